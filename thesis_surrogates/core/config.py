@@ -5,27 +5,19 @@
 # %% ../../nbs/01_core/00_config.ipynb #64e21e79
 from __future__ import annotations
 
-import difflib
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
+from .mappings import ConfigError, canonical, digest, flatten, merge, nearest, nested, read_yaml  # noqa: F401
+
 # %% auto #0
-__all__ = ['Model', 'ConfigError', 'StrictModel', 'ModelConfig', 'DataConfig', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig',
-           'RunConfig', 'nearest', 'check', 'check_run', 'canonical', 'as_mapping', 'digest', 'config_hash',
-           'SuiteFile', 'merge', 'nested', 'expand_suite', 'read_yaml', 'flatten', 'config_diff']
+__all__ = ['Model', 'StrictModel', 'ModelConfig', 'DataConfig', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig', 'RunConfig',
+           'check', 'check_run', 'as_mapping', 'config_hash', 'SuiteFile', 'expand_suite', 'config_diff']
 
 # %% ../../nbs/01_core/00_config.ipynb #245eef92
-class ConfigError(ValueError):
-    "A configuration that cannot be run: the message names each wrong value and its remedy."
-
-
 class StrictModel(BaseModel):
     "Base of all configuration types: immutable, and an unknown key is an error."
 
@@ -92,12 +84,6 @@ class RunConfig(StrictModel):
     train: SerializeAsAny[TrainConfig]
 
 # %% ../../nbs/01_core/00_config.ipynb #b7845708
-def nearest(word: str, choices: Sequence[str]) -> str:
-    "Return a remedy: the closest choice if there is one, else all choices."
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(sorted(choices))}"
-
-
 def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     "Names of the fields of the (nested) type that encloses `location`."
     for key in location[:-1]:
@@ -167,19 +153,9 @@ def check_run(
     })
 
 # %% ../../nbs/01_core/00_config.ipynb #750640c1
-def canonical(values: Any) -> str:
-    "JSON with sorted keys and no spaces: equal configurations give equal text."
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
 def as_mapping(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
     "The plain, complete mapping of a configuration (what is recorded and handed to a template)."
     return config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
-
-
-def digest(values: Any, length: int = 10) -> str:
-    "First `length` hexadecimal digits of the SHA-256 of the canonical text."
-    return hashlib.sha256(canonical(values).encode()).hexdigest()[:length]
 
 
 def config_hash(config: RunConfig | Mapping[str, Any]) -> str:
@@ -198,20 +174,6 @@ class SuiteFile(StrictModel):
     grid: dict[str, Any] = {}
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    "Deep merge: `over` wins, nested mappings are merged key by key."
-    result = dict(base)
-    for key, value in over.items():
-        old = result.get(key)
-        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return result
-
-
-def nested(path: str, value: Any) -> dict[str, Any]:
-    "`nested('a.b', 1)` is `{'a': {'b': 1}}`."
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    return value
 
 # %% ../../nbs/01_core/00_config.ipynb #6e464c19
 def _grid_points(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -254,50 +216,7 @@ def expand_suite(values: Mapping[str, Any], where: str = "suite") -> list[dict[s
         raise ConfigError(f"{where}: two runs are called {sorted(twice)[0]!r}; rename one")
     return result
 
-# %% ../../nbs/01_core/00_config.ipynb #b57e1c25
-class _UniqueKeys(yaml.SafeLoader):
-    "The safe loader, refusing a key given twice."
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ConfigError(f"line {node.start_mark.line + 1}: the key {key!r} is given twice; remove one")
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read one mapping from a YAML file.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or does not hold a mapping.
-    """
-    path = Path(path)
-    if not path.is_file():
-        beside = [other.name for other in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: no such file" + (f"; {nearest(path.name, beside)}" if beside else ""))
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())}); repair the file") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    if not isinstance(values, dict) or not values:
-        raise ConfigError(f"{path}: expected a mapping of keys, got {type(values).__name__}; see the suites for examples")
-    return values
-
 # %% ../../nbs/01_core/00_config.ipynb #2209d3bb
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    "Nested mapping to dotted keys; lists become canonical text so that they can be compared and tabulated."
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result |= flatten(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = canonical(value) if isinstance(value, list | tuple) else value
-    return result
-
-
 def config_diff(configs: Sequence[RunConfig | Mapping[str, Any]]) -> dict[str, list[Any]]:
     "Dotted keys whose values differ between the given runs, each with the list of values (None where absent)."
     flat = [flatten(as_mapping(config)) for config in configs]

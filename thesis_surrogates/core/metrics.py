@@ -39,7 +39,8 @@ def quantile_summary(
     ending = f"_{unit}" if unit else ""
     if np.isnan(flat).any():
         return {f"{prefix}_{name}{ending}": math.nan for name in ("mean", "median", "p95", "p99", "max")}
-    median, p95, p99 = np.quantile(flat, [0.5, 0.95, 0.99])
+    with np.errstate(invalid="ignore"):  # between two infinities
+        median, p95, p99 = np.quantile(flat, [0.5, 0.95, 0.99])
     numbers = {"mean": flat.mean(), "median": median, "p95": p95, "p99": p99, "max": flat.max()}
     return {f"{prefix}_{name}{ending}": float(value) for name, value in numbers.items()}
 
