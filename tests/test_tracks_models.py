@@ -1,0 +1,161 @@
+"""Track networks: true sizes, exact limits, honest losses, deployment, and a short training that must learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from thesis_surrogates.core.config import ConfigError, OptimizerConfig
+from thesis_surrogates.core.export import export_onnx
+from thesis_surrogates.core.metrics import compete
+from thesis_surrogates.core.models import count_parameters
+from thesis_surrogates.core.training import fit
+from thesis_surrogates.tracks.data import TracksData, load_data, make_data, straight_line
+from thesis_surrogates.tracks.field import LHCbLikeField
+from thesis_surrogates.tracks.losses import TracksTrain, loss_terms
+from thesis_surrogates.tracks.models import MODELS, SIZES, build_model
+from thesis_surrogates.tracks.system import SYSTEM
+
+COUNTS = {"tiny": (4868, 18388, 4932), "small": (17924, 69524, 18052), "medium": (100996, 201748, 101252),
+          "large": (398596, 796692, 399108), "wide": (430980, 531732, 431492)}
+FIXED, VARIABLE = TracksData(n_tracks=4000), TracksData(n_tracks=4000, legs="variable", p_low=1.0)
+
+
+@pytest.fixture(scope="module", params=["fixed", "variable"])
+def prepared(request, tmp_path_factory):
+    config = FIXED if request.param == "fixed" else VARIABLE
+    path = tmp_path_factory.mktemp("tracks") / "tracks.h5"
+    make_data(config, path)
+    return config, load_data(config, path)
+
+
+def model_config(name, data, **options):
+    inputs = {} if name == "residual" else {"inputs": 7 if data.legs == "variable" else 6}
+    return MODELS[name](name=name, **inputs, **options)
+
+
+def prepared_model(name, prepared, **options):
+    config, data = prepared
+    torch.manual_seed(0)
+    model = build_model(model_config(name, config, size="tiny", **options), config)
+    SYSTEM.fit_scalers(model, data)
+    return model
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a8_parameter_counts(size):
+    plain, staged, seven = COUNTS[size]
+    count = {name: count_parameters(build_model(MODELS[name](name=name, size=size), FIXED)) for name in MODELS}
+    assert (count["mlp"], count["pinn"], count["rk_pinn"]) == (plain, plain, staged)
+    assert count_parameters(build_model(MODELS["mlp"](name="mlp", size=size, inputs=7), FIXED)) == seven
+
+
+def test_a_residual_of_the_prototype_size():
+    assert count_parameters(build_model(MODELS["residual"](name="residual", size="small"), FIXED)) == 17796
+
+
+@pytest.mark.parametrize("name", ["mlp", "pinn", "rk_pinn"])
+def test_six_inputs_cannot_describe_variable_legs(name):
+    with pytest.raises(ConfigError, match="model.inputs"):
+        build_model(MODELS[name](name=name), VARIABLE)
+    with pytest.raises(ConfigError, match="two hidden widths"):
+        build_model(MODELS["rk_pinn"](name="rk_pinn", hidden=(64,)), FIXED)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scales_are_sound(name, prepared):
+    model = prepared_model(name, prepared)
+    assert all((module.std > 1e-7).all() for module in (model.normalize_inputs, model.normalize_outputs))
+    assert torch.isfinite(model(prepared[1].splits["train"]["inputs"])).all()
+
+
+def test_a6_exact_limits_of_the_residual(prepared):
+    model = prepared_model("residual", prepared)
+    inputs = prepared[1].splits["test"]["inputs"].clone()
+    neutral = inputs.clone()
+    neutral[:, 4] = 0
+    assert torch.equal(model(neutral), straight_line(neutral))
+    inputs[:, 6] = 0
+    assert (model(inputs) - inputs[:, :4]).abs().max() <= 1e-5
+
+
+def test_stage_weights_start_as_runge_kutta(prepared):
+    assert torch.allclose(prepared_model("rk_pinn", prepared).stage_weights, torch.tensor([1, 2, 2, 1]) / 6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_of_the_terms_are_applied(name, prepared):
+    model, batch = prepared_model(name, prepared), {k: v[:64] for k, v in prepared[1].splits["train"].items()}
+    field = LHCbLikeField()
+
+    def terms(**weights):
+        return {k: float(v.detach()) for k, v in loss_terms(field, TracksTrain(n_collocation=2, **weights))(model, batch).items()}
+
+    base, dominated, plain = terms(), terms(lambda_data=0.1), terms(lambda_pde=0, lambda_ic=0)
+    assert base["loss"] - dominated["loss"] == pytest.approx(0.9 * base["data"], rel=1e-3)
+    assert plain["loss"] == pytest.approx(base["data"], rel=1e-6) and not {"pde", "ic", "stage_1"} & set(plain)
+    expected = {"mlp": set(), "residual": set(), "pinn": {"pde", "ic"}, "rk_pinn": {f"stage_{k}" for k in (1, 2, 3, 4)}}[name]
+    assert set(base) == {"loss", "data"} | expected
+    if name == "pinn":
+        assert base["loss"] == pytest.approx(base["data"] + base["pde"] + base["ic"], rel=1e-5)
+        assert terms(lambda_pde=10.0)["loss"] - base["loss"] == pytest.approx(9 * base["pde"], rel=1e-4)
+        model.physics_share.fill_(0.5)
+        assert terms()["loss"] == pytest.approx(base["data"] + 0.5 * (base["pde"] + base["ic"]), rel=1e-5)
+
+
+def test_the_derivative_along_the_leg_is_exact(prepared):
+    model = prepared_model("pinn", prepared).double()
+    inputs = prepared[1].splits["test"]["inputs"][:20].double()
+    zeta, h = torch.full((20, 1), 0.4, dtype=torch.float64), 1e-5
+    _, along = torch.func.jvp(lambda s: model.trajectory(inputs, s), (zeta,), (torch.ones_like(zeta),))
+    brute = (model.trajectory(inputs, zeta + h) - model.trajectory(inputs, zeta - h)) / (2 * h)
+    assert torch.allclose(along, brute, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_short_training_learns_and_is_deployed(name, prepared):
+    config, data = prepared
+    model = prepared_model(name, prepared)
+    train = TracksTrain(epochs=4, batch_size=100, n_collocation=2, optimizer=OptimizerConfig(learning_rate=4e-3), steps_per_epoch=40)
+    seen = []
+    result = fit(model, SYSTEM.plan(model, data, model_config(name, config, size="tiny"), train, 0), seed=0, train=train,
+                 callbacks=[lambda event: seen.append(event.metrics) if event.moment == "epoch_end" else None])
+    assert result.status == "done"
+    assert seen[-1]["validation"]["loss"] < seen[0]["validation"]["loss"]
+    assert {"position_mean_mm", "slope_mean"} <= set(seen[-1]["validation"])
+    out = SYSTEM.deploy(model)
+    example = out.inputs["state"]
+    assert example.shape[1] == 7 and len(example) >= 2 and out.outputs == ("extrapolated",)
+    assert torch.allclose(out.module(example[:1]), out.module(example)[:1], rtol=1e-5, atol=1e-3)
+
+
+def test_contenders_and_columns(prepared):
+    config, data = prepared
+    model = prepared_model("residual", prepared)
+    test = data.splits["test"]
+    rows = compete((*SYSTEM.baselines(data), SYSTEM.surrogate(model, data)), test, SYSTEM.score, len(test["inputs"]))
+    kinds = [row["kind"] for row in rows]
+    assert kinds.count("nothing") == 1 and kinds.count("classical") >= 6 and kinds[-1] == "surrogate"
+    assert all(set(SYSTEM.columns) <= set(row) and row["cost_us"] > 0 for row in rows)
+    by_name = {row["contender"]: row["position_mean_mm"] for row in rows}
+    assert by_name["RK4 32 steps"] < by_name["RK4 8 steps"] < by_name["RK4 2 steps"] < by_name["straight line"]
+    off = {row["contender"]: SYSTEM.score({"state": test["target"] + row["position_mean_mm"]}, test) for row in rows}
+    assert len([name for name, _, table in SYSTEM.figures(off, data) if len(table)]) >= 3
+
+
+@pytest.mark.parametrize("name", ["residual", "rk_pinn"])
+def test_b2_onnx_has_everything_inside(name, prepared, tmp_path):
+    config, data = prepared
+    if config is not FIXED:
+        pytest.skip("one kind of legs is enough for an export")
+    states = data.splits["train"]["inputs"].repeat(4, 1)[:10_000]
+    out = SYSTEM.deploy(prepared_model(name, prepared))
+    export_onnx(out, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    for rows in (states, states[:1], states[:7]):
+        with torch.no_grad():
+            expected = out.module(rows).numpy()
+        found = session.run(["extrapolated"], {"state": rows.numpy()})[0]
+        scale = np.maximum(np.abs(expected), [100.0, 100.0, 0.1, 0.1])
+        assert found.shape == expected.shape and (np.abs(found - expected) / scale).max() < 1e-5
