@@ -1,0 +1,282 @@
+"""The command line: `surrogates`, and the older names `thesis-train` and `thesis-report`.
+
+Hand-written (everything else is exported from notebooks) and import-light: what needs PyTorch is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  help="Train, compare and publish neural surrogates of slow physics codes.")
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of the run directories.")]
+DataDir = Annotated[Path, typer.Option("--data-dir", help="Folder of the generated datasets.")]
+Settings = Annotated[Optional[list[str]], typer.Option("--set", help="Override a key, e.g. --set train.epochs=3 (repeatable).")]
+Budget = Annotated[Optional[float], typer.Option("--budget", help="Pause cleanly after this many seconds of training.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+RUNS, DATA = Path("outputs/runs"), Path("data")
+
+
+def _overrides(settings: list[str] | None) -> dict[str, Any]:
+    """`["train.epochs=3"]` to `{"train": {"epochs": 3}}`; values are read as YAML."""
+    import yaml
+
+    from thesis_surrogates.core.config import ConfigError, merge, nested
+
+    result: dict[str, Any] = {}
+    for setting in settings or []:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {setting}: write it as key=value, e.g. train.epochs=3")
+        result = merge(result, nested(key, yaml.safe_load(value)))
+    return result
+
+
+def _print_table(rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
+    """A table on the terminal, plain text in a pipe."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    if columns:
+        table = table[[column for column in columns if column in table]]
+    with pd.option_context("display.width", 200, "display.max_columns", 40, "display.max_rows", 500, "display.max_colwidth", 80):
+        typer.echo("nothing yet" if table.empty else table.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="-"))
+
+
+@app.command("list")
+def list_(system: Annotated[Optional[str], typer.Argument(help="A system; all when left out.")] = None) -> None:
+    """List systems, their models and the suites."""
+    from thesis_surrogates.running.registry import SYSTEMS, get_system, suites
+
+    for name in [system] if system else list(SYSTEMS):
+        record = get_system(name)
+        typer.echo(f"{name}: {record.title}\n  question  {record.question}\n  models    {', '.join(record.models)}\n"
+                   f"  headline  {record.headline}\n  suites    {', '.join(suites(name)) or '-'}")
+
+
+@app.command()
+def data(
+    targets: Annotated[list[str], typer.Argument(help="Systems (tracks) and/or suites (tracks/demo, a YAML file).")],
+    settings: Settings = None,
+    data_dir: DataDir = DATA,
+    again: Annotated[bool, typer.Option("--again", help="Make the dataset again even if its file exists.")] = False,
+) -> None:
+    """Generate the datasets of systems or suites."""
+    from thesis_surrogates.core.config import check, merge
+    from thesis_surrogates.running.datasets import ensure_dataset
+    from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite
+
+    done = set()
+    for target in targets:
+        if target in SYSTEMS:
+            values = merge({}, _overrides(settings).get("data") or _overrides(settings))
+            wanted = [(target, check(get_system(target).data_config, values, "data"))]
+        else:
+            wanted = [(config.system, config.data) for config in load_suite(target)]
+        for name, config in wanted:
+            path = ensure_dataset(get_system(name), config, data_dir, again=again and (name, config) not in done)
+            if (name, config) not in done:
+                typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+            done.add((name, config))
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="A run's YAML file, or one run of a suite: tracks/demo:mlp")],
+    settings: Settings = None,
+    out: Out = RUNS,
+    data_dir: DataDir = DATA,
+    budget: Budget = None,
+    device: Device = "auto",
+    here: Annotated[bool, typer.Option("--here", help="In this process instead of a papermill notebook.")] = False,
+) -> None:
+    """Execute one run (resuming it if it was interrupted)."""
+    from thesis_surrogates.core.config import ConfigError, as_mapping, merge, nearest, read_yaml
+    from thesis_surrogates.running.registry import load_suite, resolve
+
+    path, _, name = config.rpartition(":") if ":" in config else (config, "", "")
+    if name:
+        runs = {entry.name: entry for entry in load_suite(path)}
+        if name not in runs:
+            raise ConfigError(f"{path} has no run {name!r}; {nearest(name, list(runs))}")
+        values = as_mapping(runs[name])
+    else:
+        values = read_yaml(path)
+        values = {"name": Path(path).stem, **values}
+    entry = resolve(merge(values, _overrides(settings)))
+    if here:
+        from thesis_surrogates.running.execution import run as execute
+
+        record = execute(entry, out, data_dir=data_dir, budget_seconds=budget, device=device)
+        typer.echo(f"{record.status}: {record.path}")
+        raise typer.Exit(0 if record.status in ("done", "paused") else 1)
+    raise typer.Exit(_sweep([entry], out, data_dir, 1, budget, device))
+
+
+@app.command()
+def sweep(
+    suites: Annotated[list[str], typer.Argument(help="Suites: tracks/demo, or YAML files.")],
+    settings: Settings = None,
+    out: Out = RUNS,
+    data_dir: DataDir = DATA,
+    workers: Annotated[int, typer.Option("--workers", "-w", help="Runs at a time.")] = 2,
+    budget: Budget = None,
+    device: Device = "auto",
+    measure: Annotated[bool, typer.Option(help="Time all contenders again, alone, at the end.")] = True,
+) -> None:
+    """Execute suites, several runs at a time; what is done is skipped."""
+    from thesis_surrogates.core.config import as_mapping, merge
+    from thesis_surrogates.running.registry import load_suite, resolve
+
+    over = _overrides(settings)
+    configs = [resolve(merge(as_mapping(config), over)) for suite in suites for config in load_suite(suite)]
+    code = _sweep(configs, out, data_dir, workers, budget, device)
+    if measure:
+        _measure(configs, out, data_dir)
+    raise typer.Exit(code)
+
+
+def _sweep(configs: list[Any], out: Path, data_dir: Path, workers: int, budget: float | None, device: str) -> int:
+    """Run configurations with a progress display; exit code 1 if any did not end well."""
+    from thesis_surrogates.running.progress import SweepProgress
+    from thesis_surrogates.running.sweeps import sweep as execute
+
+    with SweepProgress(workers) as show:
+        jobs = execute(configs, out, data_dir=data_dir, workers=workers, budget_seconds=budget, device=device, watch=show)
+    _print_table([{"run": job.label, "state": job.state, "directory": str(job.run_dir), "message": job.message[:100]} for job in jobs])
+    return int(any(job.state not in ("done", "paused", "busy") for job in jobs))
+
+
+def _measure(configs: list[Any], out: Path, data_dir: Path) -> None:
+    """Evaluate all finished runs one after the other in one quiet process."""
+    from thesis_surrogates.core.facts import read_run
+    from thesis_surrogates.running.execution import run_directory
+    from thesis_surrogates.running.notebooks import execute_notebook
+    from thesis_surrogates.running.registry import experiments_folder
+
+    finished = [path for config in configs if read_run(path := run_directory(config, out)).status == "done"]
+    if finished:
+        typer.echo(f"measuring the cost of {len(finished)} surrogates and their baselines, one after the other ...")
+        execute_notebook(experiments_folder() / "evaluate.ipynb", out.parent / "sweeps" / "evaluate.ipynb",
+                         {"run_dirs": [str(path.resolve()) for path in finished], "data_dir": str(data_dir.resolve())})
+
+
+@app.command()
+def status(path: Annotated[Path, typer.Argument(help="A run directory or a folder of runs.")] = RUNS) -> None:
+    """Show where every run stands, from its facts."""
+    from thesis_surrogates.core.facts import load_runs
+
+    table = load_runs(path)
+    best = [column for column in table if str(column).startswith("best_")]
+    _print_table(table.to_dict("records"), ["system", "name", "seed", "status", "attempt", "epochs", *best, "training_seconds", "problem"])
+
+
+@app.command()
+def compare(target: Annotated[str, typer.Argument(help="A folder of runs or a suite.")] = str(RUNS), out: Out = RUNS) -> None:
+    """Compare runs: what differs in their configurations, and how they did beside the baselines."""
+    from thesis_surrogates.core.config import config_diff
+    from thesis_surrogates.core.facts import read_run
+    from thesis_surrogates.core.report import comparison_table
+    from thesis_surrogates.running.registry import get_system
+    from thesis_surrogates.running.reports import by_system, runs_of
+
+    for name, run_dirs in by_system(runs_of(target, out)).items():
+        system, facts = get_system(name), [read_run(path) for path in run_dirs]
+        typer.echo(f"\n{system.title}\n")
+        keys = {key: values for key, values in config_diff([run.config for run in facts]).items() if key not in ("name", "question")}
+        _print_table([{"key": key, **dict(zip((run.config["name"] for run in facts), values, strict=True))} for key, values in keys.items()])
+        typer.echo("")
+        _print_table(comparison_table(run_dirs, columns=system.columns, headline=system.headline).to_dict("records"))
+
+
+@app.command()
+def report(
+    targets: Annotated[list[str], typer.Argument(help="Folders of runs or suites.")],
+    out: Out = RUNS,
+    reports: Annotated[Path, typer.Option("--reports", help="Folder of the reports.")] = Path("outputs/reports"),
+) -> None:
+    """Write tables, figures and a page per system, from facts alone."""
+    from thesis_surrogates.running.reports import make_reports
+
+    for target in targets:
+        for folder in make_reports(target, out, reports):
+            typer.echo(f"report: {folder}")
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
+    form: Annotated[str, typer.Option("--format", help="onnx or torchscript.")] = "onnx",
+    path: Annotated[Optional[Path], typer.Option("--path", help="Where to write; in the run directory by default.")] = None,
+) -> None:
+    """Export a trained surrogate in physical units, checked against PyTorch."""
+    from thesis_surrogates.core.config import ConfigError, nearest
+    from thesis_surrogates.core.export import export_onnx, export_torchscript
+    from thesis_surrogates.running.execution import load_surrogate
+
+    writers = {"onnx": (export_onnx, "model.onnx"), "torchscript": (export_torchscript, "model.ts")}
+    if form not in writers:
+        raise ConfigError(f"--format {form}: unknown; {nearest(form, list(writers))}")
+    write, name = writers[form]
+    target = path or run_dir / "export" / name
+    write(load_surrogate(run_dir).deployable, target)
+    typer.echo(f"{form}: {target} (checked against PyTorch)")
+
+
+@app.command()
+def publish(
+    target: Annotated[str, typer.Argument(help="A folder of runs or a suite.")],
+    out: Out = RUNS,
+    published: Annotated[Path, typer.Option("--published", help="Folder of the published facts.")] = Path("outputs/published"),
+) -> None:
+    """Copy the small facts of finished runs, without host names and paths, to the published folder."""
+    from thesis_surrogates.core.report import publish as copy
+    from thesis_surrogates.running.reports import runs_of
+
+    for folder in copy(runs_of(target, out), published):
+        typer.echo(f"published: {folder}")
+
+
+@app.command()
+def site(out: Annotated[Path, typer.Option("--out", help="Folder of the built site.")] = Path("_docs")) -> None:
+    """Build the site of a checkout: with Quarto where it is installed, with pandoc otherwise."""
+    from thesis_surrogates.running.site import build_site
+
+    typer.echo(f"site: open {build_site(Path.cwd(), out) / 'index.html'} in a browser")
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what this machine has and what is missing."""
+    from thesis_surrogates.running.doctor import examine
+
+    checks = examine()
+    for check in checks:
+        typer.echo(f"{'ok     ' if check.good else 'missing' if check.needed else 'without'}  {check.name}: {check.found}")
+    raise typer.Exit(int(any(check.needed and not check.good for check in checks)))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: an error of this package becomes one line on standard error and exit code 2."""
+    try:
+        app(args=arguments)
+    except (ValueError, RuntimeError) as error:
+        if not type(error).__module__.startswith("thesis_surrogates"):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+
+
+def train_main() -> None:
+    """`thesis-train`: the same as `surrogates run`."""
+    main(["run", *(sys.argv[1:] or ["--help"])])
+
+
+def report_main() -> None:
+    """`thesis-report`: the same as `surrogates report`."""
+    main(["report", *(sys.argv[1:] or ["--help"])])
