@@ -1,0 +1,79 @@
+# Everything a person or a machine does here: `make demo`, `make test`, `make site`. `make help` lists the rest.
+# The set-up (.venv) is made on the first call and again when pyproject.toml changes.
+SHELL   := /bin/bash
+PYTHON  ?= python3
+BIN     := .venv/bin
+READY   := .venv/.ready
+SYSTEMS := tracks orbits flavor events
+DEMO    := $(addsuffix /demo,$(SYSTEMS))
+WORKERS ?= 2
+NB      ?=
+# One thread a process: two runs, or two tests, share two cores without fighting over them.
+export OMP_NUM_THREADS ?= 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo site test drift imports lint types notebooks pytest export clean-notebooks text notebook clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+setup: $(READY)  ## make .venv and install into it (the other targets do it by themselves)
+$(READY): pyproject.toml .ci/setup
+	@.ci/setup $(PYTHON)
+
+demo: $(READY)  ## data, training, comparison and site of all four systems, in under 8 minutes
+	@start=$$SECONDS; set -e; \
+	echo "== data"; $(BIN)/surrogates data $(DEMO); \
+	echo "== training, $(WORKERS) runs at a time"; failed=0; $(BIN)/surrogates sweep $(DEMO) --workers $(WORKERS) || failed=$$?; \
+	echo "== comparison"; $(BIN)/surrogates report $(DEMO); \
+	echo "== site"; $(BIN)/surrogates site; \
+	echo "demo: $$((SECONDS - start)) s. Tables and figures: outputs/reports/ . All of it as pages: open _docs/index.html in a browser."; \
+	[ $$failed = 0 ] || echo "demo: some runs failed; see the table above, and: $(BIN)/surrogates status"; exit $$failed
+
+site: $(READY)  ## the documentation with all stored results, in _docs/
+	@$(BIN)/surrogates site
+
+test: $(READY)  ## everything that continuous integration checks, in under 15 minutes
+	@set -e; start=$$SECONDS; \
+	for check in drift imports lint types notebooks pytest; do \
+	  now=$$SECONDS; echo "== $$check"; make --no-print-directory $$check || { echo "make test: '$$check' failed; repeat it alone with: make $$check"; exit 1; }; \
+	  echo "   ($$check: $$((SECONDS - now)) s)"; \
+	done; \
+	echo "make test: all passed in $$((SECONDS - start)) s"; tail -n 1 .make/pytest.log
+
+drift: $(READY)  ## generated modules and notebooks are what nbdev makes of the notebooks
+	@$(BIN)/python .ci/drift export
+	@$(BIN)/python .ci/drift clean
+
+imports: $(READY)  ## the import law of .importlinter
+	@$(BIN)/lint-imports --no-cache
+
+lint: $(READY)  ## ruff on the notebooks and on what is written by hand
+	@$(BIN)/ruff check nbs tests .ci/drift $(wildcard thesis_surrogates/cli.py thesis_surrogates/__main__.py benchmarks)
+
+types: $(READY)  ## mypy on the exported package
+	@$(BIN)/mypy -p thesis_surrogates
+
+notebooks: $(READY)  ## run every notebook, two at a time
+	@$(BIN)/nbdev_test --n_workers 2 --timing
+
+pytest: $(READY)  ## the tests that only guard: contracts, faults, wheel, site, README, hygiene
+	@mkdir -p .make; set -o pipefail; $(BIN)/pytest 2>&1 | tee .make/pytest.log
+
+export: $(READY)  ## write thesis_surrogates/ from the notebooks
+	@PYTHONWARNINGS=error::UserWarning $(BIN)/nbdev_export && $(BIN)/nbdev_clean
+
+clean-notebooks: $(READY)  ## strip from the notebooks what does not belong in git
+	@$(BIN)/nbdev_clean
+
+text: $(READY)  ## NB=02_tracks/00_field: the notebook as text, .work/02_tracks/00_field.py
+	@.ci/notebook text $(NB)
+
+notebook: $(READY)  ## NB=02_tracks/00_field: the text back into the notebook, run, exported, cleaned
+	@.ci/notebook run $(NB)
+
+clean:  ## delete what can be made again, except .venv, data and outputs
+	rm -rf _docs _proc build dist .make .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

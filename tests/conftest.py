@@ -1,0 +1,35 @@
+"""Shared by all tests: one thread, and small runs that several tests look at."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from thesis_surrogates.running.execution import run
+from thesis_surrogates.running.registry import SYSTEMS, load_suite
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    "Datasets of this test session."
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def smoke_runs(tmp_path_factory, data_dir):
+    "The first run of every system's smoke suite, executed in this process on first use."
+    out, done = tmp_path_factory.mktemp("runs"), {}
+
+    def get(system):
+        if system not in done:
+            done[system] = run(load_suite(f"{system}/smoke")[0], out=out, data_dir=data_dir)
+        return done[system]
+
+    return get
+
+
+@pytest.fixture(params=list(SYSTEMS))
+def system_name(request):
+    "The test runs once for every system."
+    return request.param

@@ -1,0 +1,240 @@
+"""The notebooks are fit to be read, reviewed and kept in git. Each check names the notebook, the cell and the rule."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+PACKAGE = ROOT / "thesis_surrogates"
+HAND_WRITTEN = {"__init__.py", "_modidx.py", "cli.py", "__main__.py"}
+NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts))
+NAMES = [p.relative_to(NBS).as_posix() for p in NOTEBOOKS]
+# Cells that are shown and not run: each needs its reason in the prose before it, and its place in this list.
+SHOWN_ONLY: dict[str, int] = {}
+# Modules that may have more than 300 lines of code, and why.
+LONGER = {
+    "core/training.py": (400, "the one training loop and all that it calls, to be read in one place"),
+    "core/facts.py": (340, "writing and reading of one run directory; either half alone says little"),
+    "core/report.py": (340, "one report, from gathering to publishing"),
+}
+
+
+@cache
+def cells(name: str) -> tuple[dict, ...]:
+    """Cells of a notebook, each with its source joined."""
+    notebook = json.loads((NBS / name).read_text(encoding="utf-8"))
+    return tuple({**c, "source": "".join(c["source"])} for c in notebook["cells"])
+
+
+def code(name: str) -> list[tuple[int, str]]:
+    """Number and source of the code cells."""
+    return [(i, c["source"]) for i, c in enumerate(cells(name)) if c["cell_type"] == "code"]
+
+
+def directive(source: str, name: str) -> re.Match[str] | None:
+    return re.search(rf"^#\|\s*{name}\b:?[ \t]*(\S*)", source, re.MULTILINE)
+
+
+def outputs(name: str) -> list[tuple[int, str]]:
+    """Number of the cell and text of each stored output; pictures left out."""
+    found = []
+    for i, cell in enumerate(cells(name)):
+        for output in cell.get("outputs", []):
+            data = {k: v for k, v in output.get("data", {}).items() if not k.startswith("image/")}
+            parts = [output.get("text", ""), *data.values(), output.get("traceback", "")]
+            found.append((i, "\n".join("".join(map(str, p)) for p in parts)))
+    return found
+
+
+def module_of(name: str) -> str | None:
+    for _, source in code(name):
+        match = directive(source, "default_exp")
+        if match:
+            return match[1]
+    return None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_size(name):
+    size = (NBS / name).stat().st_size
+    assert size <= 200_000, f"{name} has {size / 1000:.0f} kB, more than 200: fewer or smaller figures (dpi 80), shorter tables"
+
+
+def test_size_of_all_notebooks():
+    total = sum(p.stat().st_size for p in NOTEBOOKS)
+    assert total <= 5_000_000, f"nbs/ holds {total / 1e6:.1f} MB of notebooks, more than 5"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_begins_with_title_and_one_line(name):
+    first = cells(name)[0]
+    if first["cell_type"] == "raw":  # front matter of a papermill template
+        assert "title:" in first["source"]
+        return
+    assert first["cell_type"] == "markdown"
+    assert re.match(r"# \S[^\n]*\n\n> \S[^\n]*(\n|$)", first["source"]), f"{name}: the first cell begins with '# Title', an empty line, '> one line'"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_are_short(name):
+    long = [f"cell {i}: {s.count(chr(10)) + 1} lines" for i, s in code(name) if s.count("\n") + 1 > 80]
+    plain = []
+    for i, source in code(name):
+        if source.count("\n") + 1 > 60 and not re.search(r"^(@.*\n)*class \w", source, re.MULTILINE):
+            plain.append(f"cell {i}: {source.count(chr(10)) + 1} lines without a class")
+    assert not long + plain, f"{name}: split {long + plain}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_hidden_assertions(name):
+    hidden = [i for i, s in code(name) if directive(s, "hide") and re.search(r"^\s*assert\b|expect_fail|pytest\.raises", s, re.MULTILINE)]
+    assert not hidden, f"{name}: cells {hidden} hide assertions; what teaches is shown, what only guards goes to tests/"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_are_explicit(name):
+    starred = [i for i, s in code(name) if re.search(r"^\s*from\s+\S+\s+import\s+\*", s, re.MULTILINE)]
+    assert not starred, f"{name}: star imports in cells {starred}"
+    patched = [i for i, s in code(name) if directive(s, "export") and re.search(r"^@patch", s, re.MULTILINE)]
+    assert not patched, f"{name}: @patch in cells {patched}; type checkers cannot follow it"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_belong_in_git(name):
+    bad = []
+    for i, text in outputs(name):
+        for what, pattern in {
+            "an absolute path": r"(?<![\w.:/])/(?:home|root|tmp|work|Users|var|opt|mnt|usr|private)/[\w.-]+",
+            "a progress bar": r"\d+%\|[ █▏▎▍▌▋▊▉#]*\||it/s\]",
+            "a warning": r"\b\w*Warning: ",
+            "a widget": r"application/vnd\.jupyter\.widget|HBox\(|FloatProgress\(",
+            "a memory address": r" at 0x[0-9a-f]{6,}",
+        }.items():
+            match = re.search(pattern, text)
+            if match:
+                bad.append(f"cell {i}: {what} ({match[0]!r})")
+    widgets = [i for i, c in enumerate(cells(name)) for o in c.get("outputs", []) if any("widget" in k for k in o.get("data", {}))]
+    assert not bad and not widgets, f"{name}: {bad} {widgets}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_are_few_and_small(name):
+    pictures = [(i, len("".join(v))) for i, c in enumerate(cells(name)) for o in c.get("outputs", []) for k, v in o.get("data", {}).items() if k == "image/png"]
+    assert len(pictures) <= 6, f"{name}: {len(pictures)} figures, at most 6 serve a reader"
+    large = [f"cell {i}: {n * 3 // 4000} kB" for i, n in pictures if n * 3 / 4 > 75_000]
+    assert not large, f"{name}: {large}; draw at dpi 80"
+
+
+def test_one_notebook_a_module():
+    seen = defaultdict(list)
+    for name in NAMES:
+        seen[module_of(name)].append(name)
+    seen.pop(None, None)
+    double = {k: v for k, v in seen.items() if len(v) > 1}
+    assert not double, f"the last one silently wins: {double}"
+
+
+def test_every_module_has_a_notebook():
+    exported = {m.replace(".", "/") + ".py" for m in map(module_of, NAMES) if m}
+    there = {p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py")}
+    orphans = {p for p in there - exported if Path(p).name != "__init__.py"} - HAND_WRITTEN
+    assert not orphans, f"no notebook exports {sorted(orphans)}: delete them, or write the notebook"
+    assert not exported - there, f"run `make export`: {sorted(exported - there)} are missing"
+
+
+@pytest.mark.parametrize("path", sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if p.name != "_modidx.py"))
+def test_modules_are_short(path):
+    text = (PACKAGE / path).read_text(encoding="utf-8")
+    lines = sum(1 for line in text.splitlines() if line.strip() and not line.startswith("# %%"))
+    most, _ = LONGER.get(path, (300, ""))
+    assert lines <= most, f"{path} has {lines} lines of code, more than {most}: divide its notebook where its story divides"
+
+
+@pytest.mark.parametrize("path", sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if p.name != "_modidx.py"))
+def test_what_is_public_says_what_it_is(path):
+    definitions = [n for n in ast.parse((PACKAGE / path).read_text(encoding="utf-8")).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    silent = [n.name for n in definitions if not n.name.startswith("_") and not ast.get_docstring(n)]
+    assert not silent, f"{path}: no docstring on {silent}"
+
+
+@pytest.mark.parametrize("path", sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if p.name != "_modidx.py"))
+def test_public_functions_are_typed(path):
+    bare = []
+    for node in ast.parse((PACKAGE / path).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            compiled = any(re.search("jit|compiled", ast.unparse(d)) for d in node.decorator_list)
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            if not compiled and node.returns is None or any(a.annotation is None and not compiled for a in arguments):
+                bare.append(node.name)
+    assert not bare, f"{path}: types are missing on {bare}"
+
+
+def test_cells_that_are_not_run_are_listed():
+    found = {}
+    for name in NAMES:
+        n = sum(1 for _, s in code(name) if (directive(s, "eval") or [None, ""])[1] == "false")
+        if n:
+            found[name] = n
+    assert found == SHOWN_ONLY, "a cell with `eval: false` needs a reason in prose and its notebook in SHOWN_ONLY"
+
+
+def test_templates_have_no_outputs_and_one_parameters_cell():
+    for path in sorted((NBS / "experiments").glob("*.ipynb")):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        tagged = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
+        assert len(tagged) == 1, f"{path.name}: papermill needs exactly one cell tagged 'parameters'"
+        assert not any(c.get("outputs") for c in notebook["cells"]), f"{path.name}: templates are kept without outputs"
+
+
+def test_tags_survive_nbdev_clean(tmp_path):
+    """nbdev_clean strips papermill's tags unless settings.ini keeps them."""
+    notebook = {
+        "cells": [{"cell_type": "code", "id": "a1", "metadata": {"tags": ["parameters"], "scrolled": True}, "source": "x = 1", "outputs": [], "execution_count": 3}],
+        "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    (tmp_path / "settings.ini").write_text((ROOT / "settings.ini").read_text())
+    (tmp_path / "nbs").mkdir()
+    path = tmp_path / "nbs" / "template.ipynb"
+    path.write_text(json.dumps(notebook))
+    subprocess.run([Path(sys.executable).with_name("nbdev_clean"), "--fname", path], check=True, cwd=tmp_path)
+    cell = json.loads(path.read_text())["cells"][0]
+    assert cell["metadata"] == {"tags": ["parameters"]} and cell["execution_count"] is None
+
+
+def test_every_page_is_in_the_sidebar():
+    import yaml
+
+    from thesis_surrogates.running.render import expand_sidebar, sources_of
+
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
+    listed = set(sources_of(expand_sidebar(config["website"]["sidebar"]["contents"], NBS)))
+    assert set(n for n in NAMES if not n.startswith("experiments/")) == listed
+
+
+def test_nothing_names_the_machine_it_was_written_on():
+    """Tracked text says nothing of one person's folders."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    places = [re.escape(str(ROOT)), re.escape(str(Path.home())), "/root", "/work"]
+    pattern = rf"(?<![\w.*{{(|$])(?:{'|'.join(places)})/[\w./-]+"
+    bad = []
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".ini", ".yml", ".yaml", ".ipynb", ".lua", ".html", ".cpp", ".h", ".json", ".csv", ".txt"} and path.is_file():
+            match = re.search(pattern, path.read_text(encoding="utf-8", errors="replace"))
+            if match and not name.startswith("tests/test_hygiene"):
+                bad.append(f"{name}: {match[0]}")
+    assert not bad, bad

@@ -1,0 +1,168 @@
+"""Runs, sweeps and the command line: faults, isolation, and what a user sees."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from thesis_surrogates.core.config import ConfigError, as_mapping
+from thesis_surrogates.core.data import DataError
+from thesis_surrogates.core.facts import FactsError, read_run
+from thesis_surrogates.running.execution import run, run_directory
+from thesis_surrogates.running.notebooks import start_run
+from thesis_surrogates.running.registry import load_suite, resolve
+from thesis_surrogates.running.sweeps import sweep
+
+TINY = {"system": "tracks", "model": {"name": "residual", "hidden": [16]}, "data": {"n_tracks": 1000}, "train": {"epochs": 2}}
+
+
+def surrogates(*words, cwd, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run([sys.executable, "-m", "thesis_surrogates", *map(str, words)], cwd=cwd, capture_output=True, text=True,
+                          env=environment, timeout=250, **options)
+
+
+def suite_file(folder, runs, defaults=TINY):
+    path = folder / "suite.yaml"
+    path.write_text(yaml.safe_dump({"defaults": defaults, "runs": runs}))
+    return path
+
+
+def test_a_notebook_run_gives_the_numbers_of_a_cell(tmp_path, data_dir):
+    config = resolve(TINY)
+    here = run(config, out=tmp_path / "here", data_dir=data_dir)
+    assert start_run(config, tmp_path / "there", data_dir).wait() == 0
+    there = read_run(run_directory(config, tmp_path / "there"))
+    assert here.scalars[here.scalars.split == "validation"].value.tolist() == there.scalars[there.scalars.split == "validation"].value.tolist()
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"sede": 1}, "did you mean 'seed'"),
+    ({"train": {"epochs": "many"}}, "train.epochs"),
+    ({"train": {"optimizer": {"learning_rat": 1}}}, "did you mean 'learning_rate'"),
+    ({"model": {"name": "residul"}}, "did you mean 'residual'"),
+    ({"model": {"name": "residual", "hiden": [3]}}, "did you mean 'hidden'"),
+    ({"system": "trakcs"}, "did you mean 'tracks'"),
+])
+def test_a_wrong_key_is_named_before_anything_is_written(tmp_path, change, words):
+    with pytest.raises(ConfigError, match=words):
+        run({**TINY, **change}, out=tmp_path / "runs", data_dir=tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_dataset_is_named_before_anything_is_written(tmp_path):
+    with pytest.raises(DataError, match="correct the path"):
+        run({**TINY, "data": {"path": str(tmp_path / "none.h5")}}, out=tmp_path / "runs", data_dir=tmp_path / "data")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_corrupt_dataset_is_a_recorded_failure_in_words(tmp_path):
+    (tmp_path / "bad.h5").write_bytes(b"no HDF5 at all")
+    config = resolve({**TINY, "data": {"path": str(tmp_path / "bad.h5")}})
+    with pytest.raises(DataError, match=r"bad\.h5"):
+        run(config, out=tmp_path / "runs", data_dir=tmp_path / "data")
+    facts = read_run(run_directory(config, tmp_path / "runs"))
+    assert facts.status == "failed" and facts.error["type"] == "DataError"
+
+
+def test_a_directory_of_another_configuration_is_left_alone(tmp_path, data_dir):
+    config = resolve(TINY)
+    run_dir = run_directory(config, tmp_path)
+    run_dir.mkdir(parents=True)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(as_mapping(config) | {"seed": 77}))
+    before = (run_dir / "config.yaml").read_bytes()
+    with pytest.raises(FactsError, match="belongs to the configuration"):
+        run(config, out=tmp_path, data_dir=data_dir)
+    assert (run_dir / "config.yaml").read_bytes() == before and len(list(run_dir.iterdir())) == 1
+
+
+def test_a_sweep_survives_a_failure_and_a_kill_and_repeats_only_those(tmp_path, data_dir):
+    runs = {"one": {}, "fails": {"train": {"gradient_clip": None, "optimizer": {"name": "sgd", "learning_rate": 1e30}}},
+            "two": {"seed": 1}, "killed": {"seed": 2, "train": {"epochs": 400}}}
+    configs = load_suite(suite_file(tmp_path, runs))
+
+    def assassin(jobs):
+        victim = jobs[3]
+        if victim.process is not None and victim.epoch >= 2:
+            os.killpg(victim.process.pid, signal.SIGKILL)
+            for event in read_run(victim.run_dir).events[:1]:
+                os.kill(json.loads((victim.run_dir / "run.json").read_text())["pid"], signal.SIGKILL)
+
+    jobs = sweep(configs, tmp_path / "runs", data_dir=data_dir, watch=assassin, period=0.1)
+    assert [job.state for job in jobs] == ["done", "failed", "done", "killed"]
+    error = read_run(jobs[1].run_dir).error
+    assert error["type"] == "TrainingDiverged" and "Traceback" in error["traceback"] and error["epoch"] is not None
+    attempts = [read_run(job.run_dir).attempt for job in jobs]
+    again = sweep([configs[k] for k in (0, 1, 2)], tmp_path / "runs", data_dir=data_dir)
+    assert [job.state for job in again] == ["done", "failed", "done"]
+    assert [read_run(job.run_dir).attempt - before for job, before in zip(jobs, attempts, strict=True)] == [0, 1, 0, 0]
+
+
+def test_two_sweeps_on_one_folder_lose_nothing(tmp_path):
+    path = suite_file(tmp_path, {"a": {}, "b": {"seed": 1}, "c": {"seed": 2}})
+    command = [sys.executable, "-m", "thesis_surrogates", "sweep", str(path), "--no-measure", "--workers", "2"]
+    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    facts = [read_run(path.parent) for path in sorted((tmp_path / "outputs/runs/tracks").glob("*/config.yaml"))]
+    assert [run.status for run in facts] == ["done"] * 3 and all(run.torn == 0 for run in facts)
+    for record in facts:
+        assert sum(event["moment"] == "end" for event in record.events) == 1, "each run was trained once"
+
+
+def test_help_is_quick_and_lists_the_commands(tmp_path):
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        answer = surrogates("--help", cwd=tmp_path)
+        times.append(time.perf_counter() - began)
+    for command in ("list", "data", "run", "sweep", "status", "compare", "report", "export", "site", "doctor"):
+        assert re.search(rf"^\s+{command}\s", answer.stdout, re.M), command
+    code = "import sys, thesis_surrogates.cli; print([m for m in ('torch', 'pandas', 'numpy', 'matplotlib', 'pydantic') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("words, message", [
+    (("run", "tracks/dmeo"), "no such file"),
+    (("run", "tracks/smoke:resdual"), "did you mean"),
+    (("run", "tracks/smoke:residual", "--set", "train.epohcs=3"), "did you mean 'epochs'"),
+    (("run", "tracks/smoke:residual", "--set", "seed"), "key=value"),
+    (("run", "tracks/smoke:residual", "--device", "quantum"), "device 'quantum'"),
+    (("sweep", "tracks/smok"), "did you mean 'tracks/smoke'"),
+    (("sweep", "tracks/smoke", "--workers", "0"), "workers is 0"),
+    (("status", "nowhere"), "no such folder"),
+    (("report", "tracks/smoke"), "execute the suite first"),
+    (("export", "nowhere"), "not a run directory"),
+    (("data", "trakcs"), "no such suite"),
+    (("list", "trakcs"), "did you mean 'tracks'"),
+])
+def test_a_wrong_word_is_answered_in_one_line(tmp_path, words, message):
+    answer = surrogates(*words, cwd=tmp_path)
+    assert answer.returncode == 2 and answer.stderr.startswith("error: ") and message in answer.stderr, answer.stderr
+    assert "Traceback" not in answer.stderr and not list(tmp_path.rglob("run.json"))
+
+
+def test_from_suite_to_report_and_export(tmp_path):
+    path = suite_file(tmp_path, {"a": {}, "b": {"seed": 1}})
+    answer = surrogates("sweep", path, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "measuring the cost of 2 surrogates" in answer.stdout
+    assert "done" in surrogates("status", cwd=tmp_path).stdout
+    compared = surrogates("compare", path, cwd=tmp_path).stdout
+    assert "seed" in compared and "classical" in compared and "nothing" in compared
+    assert surrogates("report", path, cwd=tmp_path).returncode == 0
+    report = tmp_path / "outputs/reports/tracks-suite"
+    assert {"table.csv", "table.md", "table.tex", "convergence.csv", "manifest.json", "report.ipynb"} <= {p.name for p in report.iterdir()}
+    run_dir = next((tmp_path / "outputs/runs/tracks").iterdir())
+    for form in ("onnx", "torchscript"):
+        assert surrogates("export", run_dir, "--format", form, cwd=tmp_path).returncode == 0
+    published = surrogates("publish", path, cwd=tmp_path)
+    assert published.returncode == 0
+    text = "".join(p.read_text() for p in (tmp_path / "outputs/published").rglob("*") if p.is_file())
+    assert str(tmp_path) not in text and os.uname().nodename not in re.findall(r"[\w.-]+", text)

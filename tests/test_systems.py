@@ -1,0 +1,148 @@
+"""The contract that every system fills, checked on all of them and on all of their models."""
+
+import dataclasses
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from thesis_surrogates.core.config import TrainConfig
+from thesis_surrogates.core.export import export_onnx, export_torchscript
+from thesis_surrogates.core.metrics import score_all
+from thesis_surrogates.core.training import fit
+from thesis_surrogates.running.datasets import ensure_dataset
+from thesis_surrogates.running.execution import load_surrogate, new_model, run
+from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite, suites
+
+MODELS = [(name, config.name) for name in SYSTEMS for config in load_suite(f"{name}/smoke")]
+
+
+def prepared(name, run_name, data_dir):
+    "System, configuration, data and a fresh model with fitted scalers."
+    system = get_system(name)
+    config = next(entry for entry in load_suite(f"{name}/smoke") if entry.name == run_name)
+    data = system.load_data(config.data, ensure_dataset(system, config.data, data_dir))
+    model = new_model(system, config)
+    system.fit_scalers(model, data)
+    return system, config, data, model
+
+
+def test_the_record_is_complete(system_name):
+    system = get_system(system_name)
+    assert system.name == system_name and system.title and system.question.endswith("?")
+    assert system.headline in system.columns and issubclass(system.train_config, TrainConfig)
+    assert all(symbol.unit and symbol.meaning for symbol in system.symbols) and len(system.symbols) >= 4
+    assert all(config().name == name for name, config in system.models.items())
+
+
+def test_the_smoke_suite_has_every_model(system_name):
+    assert {config.model.name for config in load_suite(f"{system_name}/smoke")} == set(get_system(system_name).models)
+
+
+def test_every_shipped_suite_is_valid(system_name):
+    for name in suites(system_name):
+        assert load_suite(name), name
+
+
+@pytest.mark.parametrize("name, run_name", MODELS)
+def test_every_model_trains_and_every_parameter_takes_part(name, run_name, data_dir):
+    system, config, data, model = prepared(name, run_name, data_dir)
+    plan = system.plan(model, data, config.model, config.train, config.seed)
+    moved = {key: torch.zeros_like(p) for key, p in model.named_parameters()}
+    for phase in plan.phases:
+        if phase.on_start is not None:
+            with torch.no_grad():
+                phase.on_start(model.train())
+        for update in phase.updates:
+            for batch in islice(phase.source.batches(), 2):
+                terms = update.loss_terms(model, batch)
+                assert all(torch.isfinite(value) for value in terms.values()), (phase.name, terms)
+                model.zero_grad()
+                terms["loss"].backward()
+                for key, p in model.named_parameters():
+                    moved[key] += 0 if p.grad is None else p.grad.abs()
+    still = [key for key, total in moved.items() if not total.any() and dict(model.named_parameters())[key].requires_grad]
+    assert not still, f"no gradient ever reaches {still}"
+
+
+@pytest.mark.parametrize("name, run_name", MODELS)
+def test_every_model_is_exported_and_agrees(name, run_name, data_dir, tmp_path):
+    system, _, _, model = prepared(name, run_name, data_dir)
+    deployable = system.deploy(model.eval())
+    assert all(len(value) >= 2 for value in deployable.inputs.values())
+    export_onnx(deployable, tmp_path / "model.onnx")
+    export_torchscript(deployable, tmp_path / "model.ts")
+    assert {path.suffix for path in tmp_path.iterdir()} >= {".onnx", ".ts"}
+
+
+def test_the_contenders_are_of_all_three_kinds(system_name, data_dir):
+    first = load_suite(f"{system_name}/smoke")[0]
+    system, _, data, model = prepared(system_name, first.name, data_dir)
+    contenders = (*system.baselines(data), system.surrogate(model.eval(), data))
+    assert {contender.kind for contender in contenders} == {"nothing", "classical", "surrogate"}
+    scores = score_all(contenders, data.splits["test"], system.score)
+    for contender in contenders:
+        assert np.isfinite(scores[contender.name].metrics[system.headline]), contender.name
+        missing = set(system.columns) - set(scores[contender.name].metrics)
+        assert not missing, f"{contender.name} has no {missing}"
+
+
+def test_scoring_the_truth_gives_a_better_headline_than_nothing(smoke_runs, system_name):
+    rows = smoke_runs(system_name).evaluated
+    headline = get_system(system_name).headline
+    classical = min(row[headline] for row in rows if row["kind"] == "classical")
+    nothing = min(row[headline] for row in rows if row["kind"] == "nothing")
+    assert classical <= nothing
+
+
+def test_the_same_run_gives_the_same_numbers_twice(smoke_runs, system_name, data_dir, tmp_path):
+    first = smoke_runs(system_name)
+    again = run(first.config, out=tmp_path, data_dir=data_dir)
+    value = first.scalars[first.scalars.split == "validation"].value.to_numpy()
+    assert np.array_equal(value, again.scalars[again.scalars.split == "validation"].value.to_numpy())
+    headline = get_system(system_name).headline
+    ours, theirs = ([row[headline] for row in facts.evaluated] for facts in (first, again))
+    assert ours == theirs
+
+
+def test_a_dataset_is_the_same_bytes_for_the_same_seed(system_name, tmp_path):
+    system, config = get_system(system_name), load_suite(f"{system_name}/smoke")[0]
+    fingerprints = set()
+    for name, data in (("a", config.data), ("b", config.data), ("c", config.data.model_copy(update={"seed": 99}))):
+        system.make_data(data, tmp_path / f"{name}.h5")
+        fingerprints.add(system.load_data(data, tmp_path / f"{name}.h5").fingerprint)
+    assert len(fingerprints) == 2
+
+
+def test_a_trained_model_is_loaded_and_used(smoke_runs, system_name):
+    surrogate = load_surrogate(smoke_runs(system_name).path)
+    inputs = [value.numpy() for value in surrogate.deployable.inputs.values()]
+    result = surrogate.predict(*inputs)
+    arrays = list(result.values()) if isinstance(result, dict) else [result]
+    assert len(arrays) == len(surrogate.deployable.outputs)
+    assert all(len(array) == len(inputs[0]) and np.isfinite(array).all() for array in arrays)
+    single = surrogate.predict(*(value[:1] for value in inputs))
+    ones = list(single.values()) if isinstance(single, dict) else [single]
+    for one, many in zip(ones, arrays, strict=True):
+        np.testing.assert_allclose(one[0], many[0], rtol=2e-4, atol=1e-5 * np.abs(many).max())
+
+
+def test_training_on_goes_through_a_pause(smoke_runs, system_name, data_dir, tmp_path):
+    whole = smoke_runs(system_name)
+    for _ in range(400):
+        pieces = run(whole.config, out=tmp_path, data_dir=data_dir, budget_seconds=0.2)
+        if pieces.status == "done":
+            break
+    assert pieces.status == "done"
+    key = lambda facts: facts.scalars[facts.scalars.split == "validation"].set_index(["epoch", "metric"]).value.sort_index()  # noqa: E731
+    assert key(whole).equals(key(pieces))
+
+
+def test_the_loop_is_the_only_one(system_name, data_dir):
+    "GAN, curriculum, two streams: whatever a system needs, its plan runs in core.training.fit."
+    first = load_suite(f"{system_name}/smoke")[0]
+    system, config, data, model = prepared(system_name, first.name, data_dir)
+    plan = system.plan(model, data, config.model, config.train, config.seed)
+    short = dataclasses.replace(plan, phases=tuple(dataclasses.replace(phase, epochs=1, steps_per_epoch=1) for phase in plan.phases))
+    assert fit(model, short, seed=0, train=config.train).status == "done"
