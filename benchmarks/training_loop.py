@@ -19,7 +19,8 @@ from torch import nn
 from thesis_surrogates.core.config import TrainConfig
 from thesis_surrogates.core.data import TensorSource
 from thesis_surrogates.core.models import mlp
-from thesis_surrogates.core.training import fit, mean_loss, supervised_plan
+from thesis_surrogates.core.plans import mean_loss, supervised_plan
+from thesis_surrogates.core.training import fit
 
 
 def terms(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

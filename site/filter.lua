@@ -135,7 +135,7 @@ end
 -- Columns as wide as their content asks (pandoc divides wide pipe tables evenly), and a table that scrolls by itself.
 local function on_table(tbl)
   tbl.colspecs = tbl.colspecs:map(function(spec) return { spec[1], nil } end)
-  return pandoc.Div({ tbl }, { class = 'wide' })
+  return pandoc.Div({ tbl }, { class = #tbl.colspecs > 6 and 'wide many' or 'wide' })
 end
 
 -- Markdown that a cell displayed, and the one thing that a page must not show twice: front matter.

@@ -2,18 +2,8 @@
 
 import pytest
 
-from thesis_surrogates.core.config import (
-    ConfigError,
-    DataConfig,
-    TrainConfig,
-    canonical,
-    check,
-    config_diff,
-    config_hash,
-    expand_suite,
-    merge,
-    read_yaml,
-)
+from thesis_surrogates.core.config import DataConfig, TrainConfig, check, config_diff, config_hash, expand_suite
+from thesis_surrogates.core.mappings import ConfigError, canonical, merge, read_yaml
 
 
 def test_the_grid_of_the_orbit_study_has_576_runs():

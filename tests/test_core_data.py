@@ -10,17 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thesis_surrogates.core.data import (
-    DataError,
-    Hdf5Source,
-    Hdf5Writer,
-    TensorSource,
-    ZipSource,
-    moments,
-    read_hdf5,
-    split_by_group,
-    write_hdf5,
-)
+from thesis_surrogates.core.data import Hdf5Source, TensorSource, ZipSource, moments, split_by_group
+from thesis_surrogates.core.files import DataError, Hdf5Writer, read_hdf5, write_hdf5
 
 
 @settings(max_examples=50, deadline=None)

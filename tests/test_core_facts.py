@@ -18,21 +18,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from thesis_surrogates.core.facts import (
-    FactsError,
-    RunBusy,
-    RunFiles,
-    append_event,
-    find_runs,
-    load_runs,
-    natural,
-    open_run,
-    prepare_run,
-    provenance,
-    read_run,
-)
-from thesis_surrogates.core.provenance import git_state
-from thesis_surrogates.core.records import Appender, decode, encode, read_scalars
+from thesis_surrogates.core.facts import find_runs, load_runs, natural, read_run
+from thesis_surrogates.core.provenance import git_state, provenance
+from thesis_surrogates.core.recorder import RunFiles, append_event, open_run, prepare_run
+from thesis_surrogates.core.records import Appender, FactsError, RunBusy, decode, encode, read_scalars
 
 CONFIG = {"system": "toy", "name": "a", "question": "", "seed": 0, "model": {"name": "line"}, "data": {}, "train": {"epochs": 200}}
 
@@ -57,7 +46,7 @@ def write_run(path, epochs, config=CONFIG, **kwargs):
 WRITER = textwrap.dedent("""
     import json, sys, time
     from types import SimpleNamespace
-    from thesis_surrogates.core.facts import open_run
+    from thesis_surrogates.core.recorder import open_run
     path, first, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     config = json.loads(sys.argv[4])
     recorder = open_run(path, config, provenance={})
@@ -413,5 +402,5 @@ def test_reading_many_runs_is_quick(tmp_path):
 
 
 def test_importing_facts_does_not_load_torch():
-    code = "import sys, thesis_surrogates.core.facts, thesis_surrogates.core.report; print('torch' in sys.modules)"
+    code = "import sys, thesis_surrogates.core.facts, thesis_surrogates.core.report, thesis_surrogates.core.publishing; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

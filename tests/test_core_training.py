@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from thesis_surrogates.core.config import ConfigError, OptimizerConfig, ScheduleConfig, TrainConfig
+from thesis_surrogates.core.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from thesis_surrogates.core.mappings import ConfigError
 from thesis_surrogates.core.data import TensorSource
-from thesis_surrogates.core.training import Phase, Plan, TrainingDiverged, Update, fit, mean_loss, supervised_plan
+from thesis_surrogates.core.plans import Phase, Plan, Update, mean_loss, supervised_plan
+from thesis_surrogates.core.training import TrainingDiverged, fit
 
 X = torch.linspace(-1, 1, 100)[:, None]
 ROWS = {"x": X, "y": X**3}

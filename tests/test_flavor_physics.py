@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thesis_surrogates.core.data import DataError
+from thesis_surrogates.core.files import DataError
 from thesis_surrogates.flavor.asymptotics import SCHEMES, final_state, growth_rate, lebedev, product_rule
 from thesis_surrogates.flavor.closure import angular_density, inverse_langevin, langevin, species_last
 from thesis_surrogates.flavor.crossing import discriminant, unstable

@@ -24,8 +24,6 @@ SHOWN_ONLY: dict[str, int] = {}
 # Modules that may have more than 300 lines of code, and why.
 LONGER = {
     "core/training.py": (400, "the one training loop and all that it calls, to be read in one place"),
-    "core/facts.py": (340, "writing and reading of one run directory; either half alone says little"),
-    "core/report.py": (340, "one report, from gathering to publishing"),
 }
 
 

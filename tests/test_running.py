@@ -11,9 +11,11 @@ import time
 import pytest
 import yaml
 
-from thesis_surrogates.core.config import ConfigError, as_mapping
-from thesis_surrogates.core.data import DataError
-from thesis_surrogates.core.facts import FactsError, read_run
+from thesis_surrogates.core.config import as_mapping
+from thesis_surrogates.core.mappings import ConfigError
+from thesis_surrogates.core.files import DataError
+from thesis_surrogates.core.facts import read_run
+from thesis_surrogates.core.records import FactsError
 from thesis_surrogates.running.execution import run, run_directory
 from thesis_surrogates.running.notebooks import start_run
 from thesis_surrogates.running.registry import load_suite, resolve

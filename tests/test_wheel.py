@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -34,8 +35,6 @@ def clean_environment(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     """A wheel built from a copy of the tree, so that nothing built before can slip in."""
-    import shutil
-
     pytest.importorskip("build")
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -43,8 +42,6 @@ def wheel(tmp_path_factory) -> Path:
     shutil.copytree(ROOT / "nbs" / "experiments", source / "nbs" / "experiments")
     shutil.copytree(PACKAGE, source / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(out), str(source)]
-    if all(__import__("importlib.util", fromlist=["util"]).find_spec(n) for n in ("setuptools", "wheel")):
-        command.insert(4, "--no-isolation")
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return next(out.glob("*.whl"))

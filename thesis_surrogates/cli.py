@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -16,8 +16,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run directories.")]
 DataDir = Annotated[Path, typer.Option("--data-dir", help="Folder of the generated datasets.")]
-Settings = Annotated[Optional[list[str]], typer.Option("--set", help="Override a key, e.g. --set train.epochs=3 (repeatable).")]
-Budget = Annotated[Optional[float], typer.Option("--budget", help="Pause cleanly after this many seconds of training.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a key, e.g. --set train.epochs=3 (repeatable).")]
+Budget = Annotated[float | None, typer.Option("--budget", help="Pause cleanly after this many seconds of training.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RUNS, DATA = Path("outputs/runs"), Path("data")
 
@@ -26,7 +26,7 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
     """`["train.epochs=3"]` to `{"train": {"epochs": 3}}`; values are read as YAML."""
     import yaml
 
-    from thesis_surrogates.core.config import ConfigError, merge, nested
+    from thesis_surrogates.core.mappings import ConfigError, merge, nested
 
     result: dict[str, Any] = {}
     for setting in settings or []:
@@ -37,7 +37,7 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
     return result
 
 
-def _print_table(rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
+def _print_table(rows: Any, columns: list[str] | None = None) -> None:
     """A table on the terminal, plain text in a pipe."""
     import pandas as pd
 
@@ -49,7 +49,7 @@ def _print_table(rows: list[dict[str, Any]], columns: list[str] | None = None) -
 
 
 @app.command("list")
-def list_(system: Annotated[Optional[str], typer.Argument(help="A system; all when left out.")] = None) -> None:
+def list_(system: Annotated[str | None, typer.Argument(help="A system; all when left out.")] = None) -> None:
     """List systems, their models and the suites."""
     from thesis_surrogates.running.registry import SYSTEMS, get_system, suites
 
@@ -67,7 +67,8 @@ def data(
     again: Annotated[bool, typer.Option("--again", help="Make the dataset again even if its file exists.")] = False,
 ) -> None:
     """Generate the datasets of systems or suites."""
-    from thesis_surrogates.core.config import check, merge
+    from thesis_surrogates.core.config import check
+    from thesis_surrogates.core.mappings import merge
     from thesis_surrogates.running.datasets import ensure_dataset
     from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite
 
@@ -96,7 +97,8 @@ def run(
     here: Annotated[bool, typer.Option("--here", help="In this process instead of a papermill notebook.")] = False,
 ) -> None:
     """Execute one run (resuming it if it was interrupted)."""
-    from thesis_surrogates.core.config import ConfigError, as_mapping, merge, nearest, read_yaml
+    from thesis_surrogates.core.config import as_mapping
+    from thesis_surrogates.core.mappings import ConfigError, merge, nearest, read_yaml
     from thesis_surrogates.running.registry import load_suite, resolve
 
     path, _, name = config.rpartition(":") if ":" in config else (config, "", "")
@@ -130,7 +132,8 @@ def sweep(
     measure: Annotated[bool, typer.Option(help="Time all contenders again, alone, at the end.")] = True,
 ) -> None:
     """Execute suites, several runs at a time; what is done is skipped."""
-    from thesis_surrogates.core.config import as_mapping, merge
+    from thesis_surrogates.core.config import as_mapping
+    from thesis_surrogates.core.mappings import merge
     from thesis_surrogates.running.registry import load_suite, resolve
 
     over = _overrides(settings)
@@ -172,7 +175,7 @@ def status(path: Annotated[Path, typer.Argument(help="A run directory or a folde
     from thesis_surrogates.core.facts import load_runs
 
     table = load_runs(path)
-    best = [column for column in table if str(column).startswith("best_")]
+    best = [str(column) for column in table if str(column).startswith("best_")]
     _print_table(table.to_dict("records"), ["system", "name", "seed", "status", "attempt", "epochs", *best, "training_seconds", "problem"])
 
 
@@ -181,7 +184,7 @@ def compare(target: Annotated[str, typer.Argument(help="A folder of runs or a su
     """Compare runs: what differs in their configurations, and how they did beside the baselines."""
     from thesis_surrogates.core.config import config_diff
     from thesis_surrogates.core.facts import read_run
-    from thesis_surrogates.core.report import comparison_table
+    from thesis_surrogates.core.tables import comparison_table
     from thesis_surrogates.running.registry import get_system
     from thesis_surrogates.running.reports import by_system, runs_of
 
@@ -212,14 +215,14 @@ def report(
 def export(
     run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
     form: Annotated[str, typer.Option("--format", help="onnx or torchscript.")] = "onnx",
-    path: Annotated[Optional[Path], typer.Option("--path", help="Where to write; in the run directory by default.")] = None,
+    path: Annotated[Path | None, typer.Option("--path", help="Where to write; in the run directory by default.")] = None,
 ) -> None:
     """Export a trained surrogate in physical units, checked against PyTorch."""
-    from thesis_surrogates.core.config import ConfigError, nearest
+    from thesis_surrogates.core.mappings import ConfigError, nearest
     from thesis_surrogates.core.export import export_onnx, export_torchscript
     from thesis_surrogates.running.execution import load_surrogate
 
-    writers = {"onnx": (export_onnx, "model.onnx"), "torchscript": (export_torchscript, "model.ts")}
+    writers: dict[str, tuple[Any, str]] = {"onnx": (export_onnx, "model.onnx"), "torchscript": (export_torchscript, "model.ts")}
     if form not in writers:
         raise ConfigError(f"--format {form}: unknown; {nearest(form, list(writers))}")
     write, name = writers[form]
@@ -235,7 +238,7 @@ def publish(
     published: Annotated[Path, typer.Option("--published", help="Folder of the published facts.")] = Path("outputs/published"),
 ) -> None:
     """Copy the small facts of finished runs, without host names and paths, to the published folder."""
-    from thesis_surrogates.core.report import publish as copy
+    from thesis_surrogates.core.publishing import publish as copy
     from thesis_surrogates.running.reports import runs_of
 
     for folder in copy(runs_of(target, out), published):

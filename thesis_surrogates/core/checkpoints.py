@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .data import DataError
+from .files import DataError
 
 # %% auto #0
 __all__ = ['save_checkpoint', 'load_checkpoint', 'rng_state', 'set_rng_state']

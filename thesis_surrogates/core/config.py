@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
-from .mappings import ConfigError, canonical, digest, flatten, merge, nearest, nested, read_yaml  # noqa: F401
+from .mappings import ConfigError, canonical, digest, flatten, merge, nearest, nested
 
 # %% auto #0
 __all__ = ['Model', 'StrictModel', 'ModelConfig', 'DataConfig', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig', 'RunConfig',
@@ -142,7 +142,7 @@ def check_run(
     model = values.get("model")
     model = {"name": model} if isinstance(model, str) else model
     name = model.get("name") if isinstance(model, Mapping) else None
-    if not isinstance(model, Mapping) or name not in models:
+    if not isinstance(model, Mapping) or not isinstance(name, str) or name not in models:
         raise ConfigError(f"model.name: no model {name!r}; {nearest(str(name), list(models))}")
     return check(RunConfig, {
         **values,

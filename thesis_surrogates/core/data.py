@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import torch
 
-from .files import DataError, Hdf5Writer, file_fingerprint, read_hdf5, write_hdf5  # noqa: F401
+from .files import DataError
 
 # %% auto #0
 __all__ = ['Tensors', 'Batch', 'to_device', 'Data', 'numpy_rng', 'torch_rng', 'split_by_group', 'moments', 'Source',

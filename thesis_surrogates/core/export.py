@@ -47,6 +47,9 @@ class Exportable(Protocol):
     @property
     def outputs(self) -> tuple[str, ...]: ...
 
+    @property
+    def tolerance(self) -> float: ...
+
 # %% ../../nbs/01_core/08_export.ipynb #91df9180
 def check_examples(deployable: Exportable) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A copy of the module on the CPU in evaluation mode, and its examples; ExportError when they do not fit."""
@@ -241,7 +244,7 @@ def export_onnx(
     path: str | Path,
     opset: int = 18,  # at least 17
     states: int = 10_000,  # random states for the check
-    tolerance: float = 1e-5,  # largest relative difference that passes
+    tolerance: float | None = None,  # largest relative difference that passes; that of the deployable when None
 ) -> Parity:
     """Write the surrogate as ONNX with an open batch dimension and check it with onnxruntime.
 
@@ -255,7 +258,7 @@ def export_onnx(
 
     versions = {name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime")}
     about = {"format": "onnx", "opset": opset, "versions": versions}
-    return checked_export(deployable, Path(path), write, load_onnx, states, tolerance, about)
+    return checked_export(deployable, Path(path), write, load_onnx, states, deployable.tolerance if tolerance is None else tolerance, about)
 
 # %% ../../nbs/01_core/08_export.ipynb #38aeb0f2
 def write_torchscript(module: nn.Module, examples: tuple[Tensor, ...], path: Path) -> None:

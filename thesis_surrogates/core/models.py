@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from .config import ConfigError, nearest
+from .mappings import ConfigError, nearest
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'activation', 'mlp', 'count_parameters', 'Normalizer']

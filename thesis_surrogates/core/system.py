@@ -16,7 +16,7 @@ from torch import nn
 from .config import DataConfig, ModelConfig, TrainConfig
 from .data import Data, Tensors
 from .metrics import Contender, Scores
-from .training import Plan
+from .plans import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,11 +45,14 @@ class Deployable:
         module: takes the inputs in order, returns one tensor or a tuple as long as `outputs`.
         inputs: example tensors by name, batch first, at least two rows.
         outputs: names of the results.
+        tolerance: relative difference between runtimes that an export may show; more than the default only where an output
+            is ill-conditioned (an angle of a vector that may vanish).
     """
 
     module: nn.Module
     inputs: Mapping[str, torch.Tensor]
     outputs: tuple[str, ...]
+    tolerance: float = 1e-5
 
 # %% ../../nbs/01_core/09_system.ipynb #562e840b
 @dataclass(frozen=True, kw_only=True)

@@ -19,17 +19,7 @@ from torch import nn
 from .checkpoints import load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from .config import ConfigError, TrainConfig
 from .data import to_device
-from thesis_surrogates.core.plans import (  # noqa: F401
-    Callback,
-    Event,
-    Phase,
-    Plan,
-    Update,
-    describe,
-    mean_loss,
-    rows_of,
-    supervised_plan,
-)
+from .plans import Callback, Event, Phase, Plan, Update, describe, rows_of
 from .steps import Mover, Sums, prefixes
 
 # %% auto #0

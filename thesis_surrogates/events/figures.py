@@ -59,13 +59,14 @@ def rate_figure(scores: Mapping[str, Scores]) -> tuple[Figure, pd.DataFrame]:
     columns = ["bits_per_particle", "visible_met_half_width_gev", "type_accuracy"]
     table = pd.DataFrame([{"contender": name, **{c: one.metrics[c] for c in columns}} for name, one in scores.items()])
     with style():
-        figure, (axes,) = new_figure(width=4.8, height=3.4)
+        figure, (axes,) = new_figure(width=5.8, height=3.2)
         for k, (name, bits, shift, accuracy) in enumerate(table.itertuples(index=False)):
-            axes.plot(bits, shift, "o", color=PALETTE[k % len(PALETTE)])
-            axes.annotate(f"{name} (types {accuracy:.0%})", (bits, shift), xytext=(5, 4), textcoords="offset points", fontsize=7)
+            axes.plot(bits, shift, "osD^v<>"[k % 7], color=PALETTE[k % len(PALETTE)], label=f"{name} (types {accuracy:.0%})")
         positive = bool((table["visible_met_half_width_gev"] > 0).all())
         axes.set(xlabel="bits per particle", ylabel="shift of the visible sum per axis [GeV]", yscale="log" if positive else "linear")
-        axes.margins(x=0.3, y=0.15)
+        axes.set_xscale("symlog", base=2, linthresh=4)
+        axes.set_xticks([0, 4, 8, 16, 32, 64, 128], ["0", "4", "8", "16", "32", "64", "128"])
+        figure.legend(loc="outside right upper")
     return figure, table
 
 # %% ../../nbs/05_events/06_figures.ipynb #2a9ee3c6
@@ -103,9 +104,9 @@ def type_figure(scores: Mapping[str, Scores]) -> tuple[Figure, pd.DataFrame]:
     names = list(dict.fromkeys(table["type"]))
     with style():
         figure, (axes,) = new_figure(width=5.6, height=3.0)
-        for k, (name, group) in enumerate(table.groupby("contender", sort=False)):
+        for k, (contender, group) in enumerate(table.groupby("contender", sort=False)):
             place = np.arange(len(names)) + (k - (len(scores) - 1) / 2) * 0.8 / len(scores)
-            axes.bar(place, group["share"], width=0.8 / len(scores), color=PALETTE[k % len(PALETTE)], label=str(name))
+            axes.bar(place, group["share"], width=0.8 / len(scores), color=PALETTE[k % len(PALETTE)], label=str(contender))
         axes.set_xticks(range(len(names)), names)
         axes.set(ylabel="share decoded right", ylim=(0, 1.05))
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(scores), 5))

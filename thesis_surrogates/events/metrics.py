@@ -31,7 +31,7 @@ def half_width(values: torch.Tensor) -> float:
 
 def r_squared(predicted: torch.Tensor, truth: torch.Tensor) -> float:
     "1 - (squared error) / (squared error of the best constant) of values `[N]` or vectors `[N, 2]`."
-    predicted, truth = predicted.double(), truth.double()
+    predicted, truth = predicted.detach().double(), truth.detach().double()
     constant = (truth - truth.mean(0)).pow(2).sum()
     return float(1 - (predicted - truth).pow(2).sum() / constant)
 

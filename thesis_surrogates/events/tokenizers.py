@@ -20,7 +20,7 @@ from .kinematics import missing_momentum
 from .losses import FEATURE_WEIGHTS
 
 # %% auto #0
-__all__ = ['Axis', 'quantile_axis', 'circle_axis', 'BinnedTokenizer', 'fit_bins', 'KMeansTokenizer', 'fit_k_means',
+__all__ = ['Axis', 'quantile_axis', 'circle_axis', 'BinnedTokenizer', 'fit_bins', 'KMeansTokenizer', 'fit_k_means', 'trust',
            'tokenizer_predictions', 'constant_predictions']
 
 # %% ../../nbs/05_events/05b_tokenizers.ipynb #88b15997
@@ -128,15 +128,24 @@ def fit_k_means(
     return KMeansTokenizer(mean=mean, std=weighted, type_scale=type_scale, centres=centres)
 
 # %% ../../nbs/05_events/05b_tokenizers.ipynb #ba96b427
-def tokenizer_predictions(tokenizer: BinnedTokenizer | KMeansTokenizer) -> Callable[[Tensors], Tensors]:
-    "A function from a split to what `events.metrics.score` takes."
+def trust(tokenizer: BinnedTokenizer | KMeansTokenizer, split: Tensors, most: int = 5_000) -> float:
+    "Least-squares factor of the decoded momentum sum, from at most `most` events of a split."
+    few = {name: split[name][:most].cpu() for name in ("particles", "types", "met")}
+    particles, types = tokenizer.decode(tokenizer.encode(few["particles"], few["types"]))
+    decoded = missing_momentum(particles[..., 0], particles[..., 2], types != 0)
+    return float((decoded * few["met"]).sum() / decoded.pow(2).sum())
+
+def tokenizer_predictions(
+    tokenizer: BinnedTokenizer | KMeansTokenizer, factor: float = 1.0
+) -> Callable[[Tensors], Tensors]:
+    "A function from a split to what `events.metrics.score` takes; `factor` multiplies the momentum sum."
     vocabulary = tokenizer.vocabulary if isinstance(tokenizer, BinnedTokenizer) else len(tokenizer.centres)
 
     def predict(split: Tensors) -> Tensors:
         split = to_device(split, "cpu")
         codes = tokenizer.encode(split["particles"], split["types"])
         particles, types = tokenizer.decode(codes)
-        met = missing_momentum(particles[..., 0], particles[..., 2], types != 0)
+        met = factor * missing_momentum(particles[..., 0], particles[..., 2], types != 0)
         return {"particles": particles, "types": types, "met": met, "codes": codes,
                 "vocabulary": torch.tensor(vocabulary), "bits": torch.tensor(math.log2(vocabulary))}
 

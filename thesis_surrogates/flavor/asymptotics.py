@@ -125,7 +125,7 @@ def _final_block(f4: np.ndarray, rule: Quadrature, survival: Survival) -> np.nda
     moments = change @ (components * rule.weights[:, None])
     return f4 + np.moveaxis(moments, -1, 1)
 
-
+# %% ../../nbs/04_flavor/02_asymptotics.ipynb #2a033b92
 def final_state(
     f4: np.ndarray,  # initial cells [B, 4, 2, 3] in 1/ccm
     rule: Quadrature,

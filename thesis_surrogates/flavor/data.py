@@ -20,13 +20,14 @@ from pydantic import Field
 from tqdm import tqdm
 
 from ..core.config import DataConfig
-from ..core.data import Data, DataError, Tensors, file_fingerprint, numpy_rng, read_hdf5, split_by_group, write_hdf5
+from ..core.data import Data, Tensors, numpy_rng, split_by_group
+from ..core.files import DataError, file_fingerprint, read_hdf5, write_hdf5
 from .asymptotics import lebedev
 from .generator import label_cells, mixture
 
 # %% auto #0
 __all__ = ['INITIAL', 'FINAL', 'RATE', 'STABLE', 'FIELDS', 'SECTOR_ORDERS', 'FLAVOR_ORDERS', 'write_streams', 'grid_groups',
-           'Report', 'clean', 'conservation', 'read_stream', 'subsample', 'permutation_copies', 'row_groups',
+           'Report', 'conservation', 'clean', 'read_stream', 'subsample', 'permutation_copies', 'row_groups',
            'FlavorData', 'make_data', 'load_data']
 
 # %% ../../nbs/04_flavor/04_data.ipynb #fc99bb9d
@@ -93,6 +94,13 @@ class Report:
     lepton_number_change: float = 0.0
 
 
+def conservation(initial: np.ndarray, final: np.ndarray) -> tuple[float, float]:
+    "Largest change of a sector's flavor sum and of a flavor's N - Nbar between two states, as fractions of ntot."
+    total = np.maximum(initial[:, 3].sum((1, 2)), 1e-300)
+    change = (final - initial) / total[:, None, None, None]
+    return float(np.abs(change.sum(-1)).max()), float(np.abs(change[:, 3, 0] - change[:, 3, 1]).max())
+
+# %% ../../nbs/04_flavor/04_data.ipynb #3066ead9
 def clean(arrays: Mapping[str, np.ndarray], fields: Sequence[str]) -> tuple[dict[str, np.ndarray], Report]:
     "Drop rows with a bad value in any of `fields`, empty species of negative initial density, and report both."
     rows = len(arrays[INITIAL])
@@ -108,13 +116,6 @@ def clean(arrays: Mapping[str, np.ndarray], fields: Sequence[str]) -> tuple[dict
     if FINAL in kept and keep.any():
         report.flavor_sum_change, report.lepton_number_change = conservation(kept[INITIAL], kept[FINAL])
     return kept, report
-
-
-def conservation(initial: np.ndarray, final: np.ndarray) -> tuple[float, float]:
-    "Largest change of a sector's flavor sum and of a flavor's N - Nbar between two states, as fractions of ntot."
-    total = np.maximum(initial[:, 3].sum((1, 2)), 1e-300)
-    change = (final - initial) / total[:, None, None, None]
-    return float(np.abs(change.sum(-1)).max()), float(np.abs(change[:, 3, 0] - change[:, 3, 1]).max())
 
 # %% ../../nbs/04_flavor/04_data.ipynb #198bdbdd
 def read_stream(

@@ -30,10 +30,10 @@ def tail_figure(samples: Mapping[str, np.ndarray], label: str, floor: float) -> 
         for name, values in samples.items():
             quantiles = np.quantile(values, LEVELS)
             axes.plot(np.maximum(quantiles, floor), 1 - LEVELS, label=name)
-            rows += [{"contender": name, "share_above": 1 - level, "value": value} for level, value in zip(LEVELS, quantiles, strict=True)]
+            rows.append(pd.DataFrame({"contender": name, "share_above": 1 - LEVELS, "value": quantiles}))
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="share of cells above")
         axes.legend()
-    return figure, pd.DataFrame(rows)
+    return figure, pd.concat(rows, ignore_index=True)
 
 # %% ../../nbs/04_flavor/08_figures.ipynb #a1007eb4
 LAWS = {"trace_violation": "flavor sum [ntot]", "eln_violation": "lepton number [ntot]",

@@ -49,6 +49,11 @@ def rate_factor(predicted: Tensor, true: Tensor) -> np.ndarray:
     return torch.exp((predicted[both].double() / true[both].double()).log().abs()).cpu().numpy()
 
 
+def _root_mean_square(values: Tensor) -> float:
+    "Root of the mean square; NaN without values."
+    return float(values.square().mean().sqrt()) if values.numel() else math.nan
+
+# %% ../../nbs/04_flavor/07_metrics.ipynb #ef8b0de6
 def score(predictions: Tensors, truth: Tensors) -> Scores:
     "All metrics of predicted f4_final, growthrate and stability against a split; samples hold the error of each cell."
     initial, moving = truth["f4_initial"], truth["asymptotic"] > 0
@@ -71,11 +76,6 @@ def score(predictions: Tensors, truth: Tensors) -> Scores:
                "ne_final": in_units_of_total(predictions["f4_final"], initial)[moving][:, 3, 0, 0].cpu().numpy()}
     return Scores(metrics={**metrics, **law_violations(predictions["f4_final"], initial)}, samples=samples)
 
-
-def _root_mean_square(values: Tensor) -> float:
-    "Root of the mean square; NaN without values."
-    return float(values.square().mean().sqrt()) if values.numel() else math.nan
-
 # %% ../../nbs/04_flavor/07_metrics.ipynb #7c3883cb
 Predict = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -93,7 +93,7 @@ def turn_cells(cells: Tensor, matrix: Tensor) -> Tensor:
     flux = torch.einsum("ij,bjsf->bisf", matrix.to(cells.dtype), cells[:, :3])
     return torch.cat([flux, cells[:, 3:]], dim=1)
 
-
+# %% ../../nbs/04_flavor/07_metrics.ipynb #c8ef5f8e
 def equivariance_errors(predict: Predict, cells: Tensor, transform: Callable[[Tensor], Tensor]) -> dict[str, float]:
     "Largest differences between predict(transform(cells)) and transform(predict(cells))."
     final, rate, stability = predict(cells)

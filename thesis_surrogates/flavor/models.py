@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from ..core.config import ModelConfig
 from ..core.models import Normalizer, activation, mlp
 from .asymptotics import RATE_PER_DENSITY
+from .mixing import StochasticMixing, YMatrixMixing, normalised_species, step_of
 
 # %% auto #0
-__all__ = ['MODELS', 'NetworkConfig', 'YMatrixConfig', 'StochasticConfig', 'normalised_species', 'gram_features',
-           'log_amplitudes', 'closure_features', 'exchange_orders', 'Backbone', 'conserve', 'largest_physical_step',
-           'YMatrixMixing', 'step_of', 'common_flow', 'balance', 'StochasticMixing', 'trivial_gate', 'FlavorNet',
-           'mixed_cells', 'build_network']
+__all__ = ['MODELS', 'NetworkConfig', 'YMatrixConfig', 'StochasticConfig', 'gram_features', 'log_amplitudes', 'closure_features',
+           'exchange_orders', 'Backbone', 'trivial_gate', 'mixed_cells', 'FlavorNet', 'build_network']
 
 # %% ../../nbs/04_flavor/05_models.ipynb #4ab26920
 class NetworkConfig(ModelConfig):
     "What both kinds of networks share: features, trunk and heads."
 
-    features: Literal["gram", "closure"] = Field(default="gram", description="27 invariants of the four-fluxes, or these and 42 that know the closure")
+    features: Literal["gram", "closure"] = Field(
+        default="gram", description="27 invariants of the four-fluxes, or these and 42 that know the closure")
     f_dot_u: bool = Field(default=True, description="add the six densities (or amplitudes) to the 21 products")
     width: int = Field(default=64, ge=1)
     trunk_layers: int = Field(default=2, ge=1)
@@ -53,13 +53,6 @@ class StochasticConfig(NetworkConfig):
     name: Literal["stochastic"] = "stochastic"
 
 # %% ../../nbs/04_flavor/05_models.ipynb #4c28f564
-def normalised_species(f4: Tensor) -> tuple[Tensor, Tensor]:
-    "Species divided by the total density, [B, 6, 4], and that density [B] in 1/ccm, of cells [B, 4, 2, 3]."
-    total = f4[:, 3].sum(dim=(1, 2))
-    species = f4.flatten(2).transpose(1, 2) / total.clamp(min=1e-30)[:, None, None]
-    return species, total
-
-
 def gram_features(species: Tensor, metric: Tensor) -> Tensor:
     "Products F_a.F_b and F_a.u = -N_a of normalised species [..., 6, 4], as [..., 6, 6] and [..., 6] in one [..., 42]."
     products = torch.matmul(species * metric, species.transpose(-1, -2))
@@ -95,7 +88,7 @@ def exchange_orders(symmetry: str) -> list[list[int]]:
     sectors = [(0, 1), (1, 0)] if symmetry == "heavies_and_sectors" else [(0, 1)]
     return [[3 * s + f for s in sector for f in flavor] for sector, flavor in itertools.product(sectors, [(0, 1, 2), (0, 2, 1)])]
 
-
+# %% ../../nbs/04_flavor/05_models.ipynb #cfb8a36f
 class Backbone(nn.Module):
     """Species [B, 6, 4] to task outputs, exact under `exchange_orders`.
 
@@ -148,99 +141,6 @@ class Backbone(nn.Module):
             found.append(raw.gather(2, self.put_back[None].expand(raw.shape[0], -1, -1)).mean(1).reshape(-1, 6, 6))
         return logit, rate, torch.stack(found, dim=1)
 
-# %% ../../nbs/04_flavor/05_models.ipynb #6a4959f8
-def conserve(change: Tensor, lepton_number: bool, average_heavies: bool) -> Tensor:
-    "Project a raw change [B, 6, 6] on flavor-sum (and lepton-number) conservation; heavies alike on request."
-    change = change.reshape(-1, 2, 3, 6)
-    change = change - change.mean(2, keepdim=True)
-    if average_heavies:
-        heavy = change[:, :, 1:].mean(2, keepdim=True)
-        change = torch.cat([change[:, :, :1], heavy, heavy], dim=2)
-    if lepton_number:
-        change = change.mean(1, keepdim=True).expand(-1, 2, -1, -1)
-    return change.reshape(-1, 6, 6)
-
-
-def largest_physical_step(species: Tensor, step: Tensor) -> Tensor:
-    """Largest beta in [0, 1] such that all species + beta * step are physical (N >= |F|), shape [B].
-
-    Physical states form a convex cone, so the way back to the (physical) initial state always helps, and a common beta keeps
-    every linear conservation law, lepton number included. A state that is unphysical to begin with is left alone (beta = 0).
-    The root is kept off zero, where it has no derivative.
-    """
-    sign = torch.tensor([1.0, 1.0, 1.0, -1.0], dtype=species.dtype, device=species.device)
-    a = (step * step * sign).sum(-1)
-    b = 2 * (species * step * sign).sum(-1)
-    c = (species * species * sign).sum(-1).clamp(max=0.0)
-    fits = (a + b + c <= 0) & (species[..., 3] + step[..., 3] >= 0)
-    exit_at = -2 * c / (b + (b * b - 4 * a * c).clamp(min=1e-30).sqrt()).clamp(min=1e-30)
-    return torch.where(fits, torch.ones_like(c), exit_at.clamp(0.0, 1.0)).amin(1)
-
-# %% ../../nbs/04_flavor/05_models.ipynb #818cd974
-class YMatrixMixing(nn.Module):
-    "Raw matrices [B, 2, 6, 6] to the changes of densities and of fluxes, [B, 6, 6] each."
-
-    matrices = 2
-
-    def __init__(self, config: YMatrixConfig):
-        super().__init__()
-        self.lepton_number = config.lepton_number != "off"
-        self.average_heavies, self.physical = config.average_heavies, config.physical
-
-    def forward(self, raw: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
-        density = conserve(raw[:, 0], self.lepton_number, self.average_heavies)
-        flux = conserve(raw[:, 1], False, self.average_heavies)
-        if self.physical:
-            beta = largest_physical_step(species, step_of(density, flux, species))[:, None, None]
-            density, flux = beta * density, beta * flux
-        return density, flux
-
-
-def step_of(density: Tensor, flux: Tensor, species: Tensor) -> Tensor:
-    "What two change matrices do to the species, [B, 6, 4]."
-    return torch.cat([torch.matmul(flux, species[..., :3]), torch.matmul(density, species[..., 3:])], dim=-1)
-
-# %% ../../nbs/04_flavor/05_models.ipynb #48ebb624
-def common_flow(net: Tensor) -> Tensor:
-    "Net flow that both sectors can agree on, [B, 2, 3, 3] to [B, 1, 3, 3]: the smaller of equal sign, else zero."
-    smaller = net.abs().amin(1, keepdim=True)
-    return torch.where(net[:, :1] * net[:, 1:] > 0, net[:, :1].sign() * smaller, torch.zeros_like(smaller))
-
-
-def balance(stochastic: Tensor, density: Tensor) -> Tensor:
-    "Column-stochastic [B, 2, 3, 3] made lepton-number conserving for densities [B, 2, 3]; still column-stochastic."
-    flow = stochastic * density[:, :, None, :]
-    net = flow - flow.transpose(2, 3)
-    excess = net.clamp(min=0.0) - common_flow(net).clamp(min=0.0)
-    kept = stochastic * (1 - excess / flow.clamp(min=1e-12)).clamp(min=0.0)
-    off = kept * (1 - torch.eye(3, dtype=kept.dtype, device=kept.device))
-    return off + torch.diag_embed(1 - off.sum(2))
-
-
-class StochasticMixing(nn.Module):
-    "Raw matrices [B, 1, 6, 6] to one change matrix for densities and fluxes alike, returned twice."
-
-    matrices = 1
-
-    def __init__(self, config: StochasticConfig):
-        super().__init__()
-        self.average_heavies = config.average_heavies
-
-    def forward(self, raw: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
-        six = raw[:, 0].reshape(-1, 2, 3, 2, 3)
-        logits = torch.stack([six[:, 0, :, 0], six[:, 1, :, 1]], dim=1)
-        unit = torch.eye(3, dtype=raw.dtype, device=raw.device)
-        mixed = torch.softmax(2 * unit + logits, dim=2)
-        if self.average_heavies:
-            swapped = mixed.index_select(2, torch.tensor([0, 2, 1], device=raw.device)).index_select(
-                3, torch.tensor([0, 2, 1], device=raw.device))
-            mixed = 0.5 * (mixed + swapped)
-        change = balance(mixed, species[..., 3].reshape(-1, 2, 3)) - unit
-        first, second = change[:, 0], change[:, 1]
-        empty = torch.zeros_like(first)
-        both = torch.cat([torch.cat([first, empty], 2), torch.cat([empty, second], 2)], 1)
-        return both, both
-
 # %% ../../nbs/04_flavor/05_models.ipynb #776cb0c6
 def trivial_gate(species: Tensor) -> Tensor:
     "Zero without flux or with one species only, close to one for ordinary cells; shape [B]."
@@ -249,6 +149,12 @@ def trivial_gate(species: Tensor) -> Tensor:
     return flux / (flux + 1e-5) * others / (others + 1e-3)
 
 
+def mixed_cells(density: Tensor, flux: Tensor, f4: Tensor) -> Tensor:
+    "Add to cells [B, 4, 2, 3] what the change matrices [B, 6, 6] do to them."
+    step = step_of(density, flux, f4.flatten(2).transpose(1, 2))
+    return f4 + step.transpose(1, 2).reshape(-1, 4, 2, 3)
+
+# %% ../../nbs/04_flavor/05_models.ipynb #95c40947
 class FlavorNet(nn.Module):
     """The surrogate: cells [B, 4, 2, 3] in 1/ccm to final cells, growth rate and stability.
 
@@ -313,18 +219,13 @@ class FlavorNet(nn.Module):
         rows = torch.stack([y[:, :, 0], y[:, :, 1:].sum(2)], dim=2)
         return torch.stack([rows[..., 0], 0.5 * rows[..., 1:].sum(-1)], dim=-1)
 
-
-def mixed_cells(density: Tensor, flux: Tensor, f4: Tensor) -> Tensor:
-    "Add to cells [B, 4, 2, 3] what the change matrices [B, 6, 6] do to them."
-    six = f4.flatten(2).transpose(1, 2)
-    step = step_of(density, flux, six)
-    return f4 + step.transpose(1, 2).reshape(-1, 4, 2, 3)
-
-# %% ../../nbs/04_flavor/05_models.ipynb #1e63f428
+# %% ../../nbs/04_flavor/05_models.ipynb #4cd5f048
 MODELS: dict[str, type[ModelConfig]] = {"ymatrix": YMatrixConfig, "stochastic": StochasticConfig}
 
 
 def build_network(config: YMatrixConfig | StochasticConfig) -> FlavorNet:
     "The network of a configuration, with fresh weights."
-    mixing = YMatrixMixing(config) if isinstance(config, YMatrixConfig) else StochasticMixing(config)
+    mixing: YMatrixMixing | StochasticMixing = StochasticMixing(config.average_heavies)
+    if isinstance(config, YMatrixConfig):
+        mixing = YMatrixMixing(config.lepton_number != "off", config.average_heavies, config.physical)
     return FlavorNet(Backbone(config, mixing.matrices), mixing, config.gate_stable)

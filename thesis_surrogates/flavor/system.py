@@ -10,18 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from ..core.config import ModelConfig
-from ..core.data import Data, DataError, Tensors, TensorSource, ZipSource, moments, numpy_rng
+from ..core.data import Data, Tensors, TensorSource, ZipSource, moments, numpy_rng
+from ..core.files import DataError
 from ..core.metrics import Contender
 from ..core.models import count_parameters
 from ..core.system import Deployable, Symbol, System
-from ..core.training import Plan, supervised_plan
+from ..core.plans import Plan, supervised_plan
 from .asymptotics import final_state, growth_rate, lebedev
 from .data import FlavorData, load_data, make_data
 from .figures import figures
 from .generator import patch_cells
 from .losses import FlavorTrain, log_rate, make_loss_terms
 from .metrics import score
-from .models import MODELS, FlavorNet, StochasticMixing, build_network, normalised_species
+from .mixing import StochasticMixing, normalised_species
+from .models import MODELS, FlavorNet, build_network
 
 # %% auto #0
 __all__ = ['SYMBOLS', 'SYSTEM', 'build_model', 'stream', 'fit_scalers', 'plan', 'surrogate', 'baselines', 'Deployed', 'deploy']
@@ -71,7 +73,7 @@ def plan(model: nn.Module, data: Data, config: ModelConfig, train: FlavorTrain, 
                         for number, (name, rows) in enumerate(streams["train"].items())})
     return supervised_plan(loss_terms=loss_terms, source=source, validate=validate, train=train)
 
-# %% ../../nbs/04_flavor/09_system.ipynb #92eff907
+# %% ../../nbs/04_flavor/09_system.ipynb #8aef8fd6
 def surrogate(model: FlavorNet, data: Data) -> Contender:
     "The network as a contender."
     kind = "stochastic" if isinstance(model.mixing, StochasticMixing) else "y-matrix"
@@ -86,7 +88,7 @@ def surrogate(model: FlavorNet, data: Data) -> Contender:
     return Contender(name=f"{kind} network", kind="surrogate", predict=predict, parameters=count_parameters(model),
                      note=f"trained on labels of {data.meta['label_method']}; {words}")
 
-
+# %% ../../nbs/04_flavor/09_system.ipynb #92eff907
 def _analytic(scheme: str, order: int, label_method: str) -> Contender:
     "An analytic scheme on a Lebedev rule as a contender."
     rule = lebedev(order)
@@ -108,7 +110,8 @@ def baselines(data: Data) -> tuple[Contender, ...]:
 
     def unchanged(tensors: Tensors) -> Tensors:
         cells = tensors["f4_initial"]
-        return {"f4_final": cells.clone(), "growthrate": torch.zeros_like(cells[:, 0, 0, 0]), "stability": torch.ones_like(cells[:, 0, 0, 0])}
+        zero = torch.zeros_like(cells[:, 0, 0, 0])
+        return {"f4_final": cells.clone(), "growthrate": zero, "stability": zero + 1}
 
     nothing = Contender(name="no change", kind="nothing", predict=unchanged, note="calls every cell stable")
     return nothing, _analytic("box3d", 17, method), _analytic("power-1/2", 17, method)
@@ -133,7 +136,8 @@ def deploy(model: FlavorNet) -> Deployable:
 
 
 SYMBOLS = (
-    Symbol(paper="$F^\\alpha$", code="f4_initial", unit="1/cm^3", shape="[B, 4, 2, 3]", meaning="number flux (0-2) and density (3), neutrino and antineutrino, e mu tau"),
+    Symbol(paper="$F^\\alpha$", code="f4_initial", unit="1/cm^3", shape="[B, 4, 2, 3]",
+           meaning="number flux (0-2) and density (3), neutrino and antineutrino, e mu tau"),
     Symbol(paper="$F'^\\alpha$", code="f4_final", unit="1/cm^3", shape="[B, 4, 2, 3]", meaning="the same after the instability"),
     Symbol(paper="$\\sigma$", code="growthrate", unit="1/s", shape="[B]", meaning="growth rate of the instability, 0 where stable"),
     Symbol(paper="", code="stability", unit="1", shape="[B]", meaning="probability that the cell is stable"),

@@ -34,7 +34,7 @@ def _radius_range(state: ArrayOrTensor) -> tuple[float, float]:
         raise UnitsError("the states hold no finite position")
     return float(radius.min()), float(radius.max())
 
-
+# %% ../../nbs/03_orbits/01_coordinates.ipynb #9a4695dd
 def require_normalized(state: ArrayOrTensor) -> None:
     """Raise UnitsError unless states [..., 6] look like normalised ones (r below 100 length units)."""
     largest = _radius_range(state)[1]

@@ -16,9 +16,8 @@ from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
 from ..core.config import DataConfig
-from thesis_surrogates.core.data import (
-    Data, DataError, Tensors, file_fingerprint, read_hdf5, split_by_group, write_hdf5,
-)
+from ..core.data import Data, Tensors, split_by_group
+from ..core.files import DataError, file_fingerprint, read_hdf5, write_hdf5
 from .coordinates import Normalization2BP, UnitsError
 from .generator import Anomaly, make_orbit_set, parse_set_name
 from thesis_surrogates.orbits.kepler import (

@@ -105,7 +105,7 @@ def figures(scores: Mapping[str, Scores], data: Data) -> Iterator[tuple[str, Fig
     moving = {name: one for name, one in scores.items() if np.nanmax(one.samples["acceleration"]) > 0}
     wrong = {name: one for name, one in moving.items() if np.nanmax(one.samples["error_percent"]) > 1e-3}
     exact = {name: one for name, one in moving.items() if name not in wrong}
-    few = {**wrong, **dict(list(exact.items())[:1])}
-    yield "orbits", *orbits_figure(few, data)
+    few = {**dict(list(exact.items())[:1]), **wrong}
+    yield "orbits", *orbits_figure(wrong or few, data)
     yield "error_per_orbit", *error_figure(few)
     yield "law_of_distance", *law_figure(few, data)

@@ -114,7 +114,7 @@ def flip_percent(acceleration: Tensor, mask: Tensor) -> float:
     turned = (acceleration[:, 1:] * acceleration[:, :-1]).sum(-1) < 0
     return 100 * float(turned[both].double().mean())
 
-
+# %% ../../nbs/03_orbits/07_metrics.ipynb #22dd9157
 def score(predictions: Tensors, truth: Tensors) -> Scores:
     """All metrics of a contender on orbits; samples are per orbit. Raises UnitsError for raw kilometres."""
     predictions = {name: value.detach().cpu().double() for name, value in predictions.items()}

@@ -14,7 +14,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..core.config import ModelConfig, nearest
+from ..core.config import ModelConfig
+from ..core.mappings import nearest
 from ..core.data import Tensors
 from ..core.models import ACTIVATIONS, mlp
 from .coordinates import Normalization2BP
@@ -89,7 +90,7 @@ class Head:
     compute: Callable[[Tensor], Tensor]
     extra: int
 
-
+# %% ../../nbs/03_orbits/04_models.ipynb #9b5d8c20
 HEADS: dict[str, Head] = {
     "mlp_simple_hybrid": Head(compute=lambda o: o, extra=0),
     "mlp_4D_signed": Head(compute=lambda o: o[..., :1] * o[..., 1:], extra=1),
@@ -125,7 +126,7 @@ def axes(dimensions: int) -> list[int]:
     """Columns of a six-component state that are alive in 2 or 3 dimensions."""
     return [0, 1, 3, 4] if dimensions == 2 else [0, 1, 2, 3, 4, 5]
 
-
+# %% ../../nbs/03_orbits/04_models.ipynb #8cd4931d
 class NeuralField(nn.Module):
     """The right-hand side of the ODE in normalised units: state [..., 6] to its time derivative [..., 6]."""
 
@@ -137,6 +138,9 @@ class NeuralField(nn.Module):
         self.features, self.head = layer.compute, head.compute
         hidden = [config.width] * config.depth
         self.network = mlp([len(layer.names(dimensions)), *hidden, dimensions + head.extra], config.activation)
+        for linear in self.network:
+            if isinstance(linear, nn.Linear):  # smaller than Xavier's weights: the first rollouts stay tame
+                linear.reset_parameters()
         self.scale_from_data = config.scale_from_data
         self.register_buffer("scale", torch.ones(()))
         self.scale: Tensor

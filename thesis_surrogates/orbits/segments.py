@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core.data import DataError, TensorSource, Tensors
+from ..core.data import TensorSource, Tensors
+from ..core.files import DataError
 
 # %% auto #0
 __all__ = ['SegmentError', 'longest_runs', 'cut_segments', 'window_slice', 'cut_window', 'CurriculumPhase',
@@ -30,7 +31,7 @@ def longest_runs(mask: torch.Tensor) -> torch.Tensor:
         best = torch.maximum(best, current)
     return best
 
-
+# %% ../../nbs/03_orbits/03a_segments.ipynb #51aafa8e
 def cut_segments(orbits: Tensors, length: int, stride: int | None = None) -> Tensors:
     """Segments of `length` samples: `time` [S, L] from zero, `state` [S, L, 6], `orbit` [S] (row of origin).
 
@@ -81,7 +82,7 @@ class CurriculumPhase:
     steps: int
     segment_length: int
 
-
+# %% ../../nbs/03_orbits/03a_segments.ipynb #ad6810b3
 def broadcast_curriculum(
     length_strategy: Sequence[tuple[float, float]],
     lr_strategy: Sequence[float],

@@ -18,7 +18,7 @@ from ..core.data import Data, Tensors
 from ..core.metrics import Contender
 from ..core.models import count_parameters
 from ..core.system import Deployable, Symbol, System
-from ..core.training import Plan
+from ..core.plans import Plan
 from .coordinates import require_normalized
 from .data import OrbitsData, load_data, make_data
 from .figures import figures
@@ -152,9 +152,9 @@ class PhysicalField(nn.Module):
 
 
 def deploy(model: nn.Module) -> Deployable:
-    """The trained field with its units inside; the examples are a low and a geostationary orbit."""
+    """The trained field with its units inside; no straight line between two of the example states meets the Earth."""
     assert isinstance(model, NeuralField)
-    example = torch.tensor([[7000.0, 0, 0, 0, 7.546, 0], [0, 42164.0, 0, -3.075, 0, 0], [-9000.0, 2000, 0, -1, -6.5, 0]])
+    example = torch.tensor([[7000.0, 0, 0, 0, 7.546, 0], [20000.0, 37000, 0, -2.6, 1.4, 0], [12000.0, -9000, 0, 3.1, 3.9, 0]])
     return Deployable(module=PhysicalField(model).eval(), inputs={"state": example}, outputs=("acceleration",))
 
 # %% ../../nbs/03_orbits/09_system.ipynb #becd45d5

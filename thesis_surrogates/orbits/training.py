@@ -12,9 +12,10 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from ..core.config import OptimizerConfig, TrainConfig, nearest
+from ..core.config import OptimizerConfig, TrainConfig
+from ..core.mappings import nearest
 from ..core.data import Batch, Data, Tensors, TensorSource, numpy_rng
-from ..core.training import Phase, Plan, Update, mean_loss
+from ..core.plans import Phase, Plan, Update, mean_loss
 from .kepler import two_body_acceleration
 from .losses import LOSSES
 from .metrics import acceleration_error_percent
@@ -75,9 +76,12 @@ class OrbitsTrain(TrainConfig):
             lists["length_strategy"] = [tuple(window)]
         if not all(isinstance(entry, list) and entry for entry in lists.values()):
             return values
-        phases = broadcast_curriculum(*lists.values())
         every = values.get("validate_every", cls.model_fields["validate_every"].default)
-        epochs = sum(phase_epochs(phase.steps, every) for phase in phases)
+        try:
+            phases = broadcast_curriculum(*lists.values())
+            epochs = sum(phase_epochs(phase.steps, every) for phase in phases)
+        except TypeError:  # an entry is not a number: the check of the fields says which
+            return values
         default = {"optimizer": {"name": "adam", "weight_decay": 0.0}, **values, **lists}
         values = derive(default, ("epochs",), epochs, "steps_strategy")
         return derive(values, ("optimizer", "learning_rate"), phases[0].learning_rate, "lr_strategy")
@@ -88,6 +92,13 @@ class OrbitsTrain(TrainConfig):
         if value not in LOSSES:
             raise ValueError(f"{value!r} is unknown; {nearest(value, list(LOSSES))}")
         return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> OrbitsTrain:
+        derived = sum(phase_epochs(phase.steps, self.validate_every) for phase in self.phases)
+        if self.epochs != derived:
+            raise ValueError("write the entries of the four lists as plain numbers")
+        return self
 
     @property
     def phases(self) -> tuple[CurriculumPhase, ...]:
@@ -134,7 +145,7 @@ def validation(orbits: Tensors, train: OrbitsTrain, dimensions: int,
 
     return validate
 
-
+# %% ../../nbs/03_orbits/07a_training.ipynb #b16f1e1e
 def make_plan(model: NeuralField, data: Data, train: OrbitsTrain, seed: int) -> Plan:
     """The plan of a curriculum: one phase of the loop per entry of the lists."""
     dtype = next(model.parameters()).dtype

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core.config import DataConfig, RunConfig, digest
-from ..core.data import DataError
+from ..core.config import DataConfig, RunConfig
+from ..core.mappings import digest
+from ..core.files import DataError
 from ..core.system import System
 from .registry import get_system, resolve
 

@@ -16,13 +16,19 @@ import torch
 from torch import nn
 
 from ..core.checkpoints import load_checkpoint
-from ..core.config import ConfigError, RunConfig, as_mapping, config_hash
-from ..core.data import Data, DataError
-from ..core.facts import Run, RunFiles, append_event, open_run, prepare_run, provenance, read_run
+from ..core.config import RunConfig, as_mapping, config_hash
+from ..core.mappings import ConfigError
+from ..core.data import Data
+from ..core.files import DataError
+from ..core.facts import Run, read_run
 from ..core.metrics import compete, score_all
 from ..core.models import count_parameters
+from ..core.provenance import provenance
+from ..core.recorder import RunFiles, append_event, open_run, prepare_run
 from ..core.system import Deployable, System
-from ..core.training import Callback, fit
+from ..core.plans import Callback
+from ..core.training import fit
+from .bars import EpochBar, wanted
 from .datasets import dataset_path, ensure_dataset
 from .registry import get_system, resolve
 
@@ -96,7 +102,7 @@ def evaluate(system: System, model: nn.Module, data: Data, figures: Path | None 
 # %% ../../nbs/06_running/02_execution.ipynb #d2ea1b0b
 def run(
     config: Mapping[str, Any] | RunConfig, out: str | Path = "outputs/runs", *, data_dir: str | Path = "data",
-    device: str = "auto", budget_seconds: float | None = None, callbacks: Sequence[Callback] = (),
+    device: str = "auto", budget_seconds: float | None = None, progress: bool | None = None, callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train and evaluate one run, going on where an earlier attempt stopped; return its facts.
 
@@ -105,6 +111,7 @@ def run(
         out: folder of the run directories.
         data_dir: folder of the generated datasets.
         budget_seconds: pause cleanly after this much training time.
+        progress: show a bar; None shows it when standard error is a terminal.
         callbacks: functions of a training event, beside the recorder of facts.
 
     Raises:
@@ -120,18 +127,19 @@ def run(
     path = ensure_dataset(system, config.data, data_dir)
     known = provenance(device=str(chosen), threads=config.train.threads)
     with open_run(run_dir, as_mapping(config), provenance=known) as recorder, threads(config.train.threads):
-        data = system.load_data(config.data, path).to(chosen)
+        data = system.load_data(config.data, path)
         check_fingerprint(run_dir, data)
         recorder.add_provenance({"data_fingerprint": data.fingerprint})
         model = new_model(system, config)
         system.fit_scalers(model, data)
         model.to(chosen)
         recorder.event("model", {"parameters": count_parameters(model), "data": data.meta})
-        result = fit(model, system.plan(model, data, config.model, config.train, config.seed), seed=config.seed,
-                     train=config.train, callbacks=(recorder, *callbacks), checkpoints=run_dir / "checkpoints",
+        bars = [EpochBar(f"{config.system}/{config.name}")] if wanted(progress) else []
+        result = fit(model, system.plan(model, data.to(chosen), config.model, config.train, config.seed), seed=config.seed,
+                     train=config.train, callbacks=(recorder, *bars, *callbacks), checkpoints=run_dir / "checkpoints",
                      budget_seconds=budget_seconds)
         if result.status == "done":
-            recorder.event("evaluated", {"split": "test", "rows": evaluate(system, model, data, run_dir / "figures")})
+            recorder.event("evaluated", {"split": "test", "rows": evaluate(system, model.cpu(), data, run_dir / "figures")})
         recorder.finish("done" if result.status == "done" else "paused")
     return read_run(run_dir)
 

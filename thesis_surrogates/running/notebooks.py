@@ -15,8 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.config import ConfigError, RunConfig, as_mapping, nearest
-from ..core.facts import RunFiles, read_run
+from ..core.config import RunConfig, as_mapping
+from ..core.mappings import ConfigError, nearest
+from ..core.facts import read_run
+from ..core.recorder import RunFiles
 from .execution import run_directory
 from .registry import experiments_folder, resolve
 

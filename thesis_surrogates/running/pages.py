@@ -13,6 +13,7 @@ import io
 import re
 import tokenize
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +151,13 @@ def documentation(source: str) -> str:
 # %% ../../nbs/06_running/04_pages.ipynb #cd9a58ca
 def documented_names() -> tuple[str, dict[str, list[str]]]:
     """Address that nbdev puts before its links, and the pages on which each exported name is documented."""
-    from thesis_surrogates._modidx import d
-
+    index: dict[str, Any] = import_module("thesis_surrogates._modidx").d
     places: dict[str, list[str]] = {}
-    for symbols in d["syms"].values():
+    for symbols in index["syms"].values():
         for full, (place, path) in symbols.items():
             module = path.removesuffix(".py").replace("/", ".")
             places.setdefault(full.removeprefix(module + "."), []).append(place)
-    return d["settings"]["doc_host"] + "/", places
+    return index["settings"]["doc_host"] + "/", places
 
 # %% ../../nbs/06_running/04_pages.ipynb #f89ea075
 def nearest(name: str, folder: str, places: Mapping[str, list[str]]) -> str:

@@ -10,7 +10,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.config import ConfigError, RunConfig, check_run, expand_suite, nearest, read_yaml
+from ..core.config import RunConfig, check_run, expand_suite
+from ..core.mappings import ConfigError, nearest, read_yaml
 
 if TYPE_CHECKING:
     from thesis_surrogates.core.system import System

@@ -116,7 +116,7 @@ def for_pandoc(notebook: Mapping[str, Any]) -> dict[str, Any]:
                 output["execution_count"] = output.get("execution_count") or 0
             if output["output_type"] != "stream":
                 output.setdefault("metadata", {})
-        extra = {"outputs": outputs, "execution_count": 0} if cell["cell_type"] == "code" else {}
+        extra: dict[str, Any] = {"outputs": outputs, "execution_count": 0} if cell["cell_type"] == "code" else {}
         cells.append({"cell_type": cell["cell_type"], "metadata": {}, "source": source, **extra})
     return {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 

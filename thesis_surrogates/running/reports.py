@@ -9,8 +9,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.config import ConfigError, read_yaml
-from ..core.facts import find_runs, read_config
+from ..core.mappings import ConfigError, read_yaml
+from ..core.facts import find_runs
+from ..core.recorder import read_config
 from .execution import run_directory
 from .notebooks import execute_notebook
 from .registry import experiments_folder, get_system, load_suite, suite_path, suites

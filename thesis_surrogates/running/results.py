@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.config import ConfigError
-from ..core.facts import find_runs, read_config, read_run
+from ..core.mappings import ConfigError
+from ..core.facts import find_runs, read_run
 from ..core.plots import axis_label
-from ..core.report import comparison_table, readable, to_markdown
+from ..core.recorder import read_config
+from ..core.tables import comparison_table, readable, to_markdown
 from .registry import SYSTEMS, get_system
 
 # %% auto #0
-__all__ = ['published_folder', 'published_runs', 'published_table', 'scalars_of', 'shown', 'quantity', 'factor',
+__all__ = ['published_folder', 'published_runs', 'published_table', 'declared', 'scalars_of', 'shown', 'quantity', 'factor',
            'against_nothing', 'against_classical', 'verdict', 'glance', 'glance_markdown']
 
 # %% ../../nbs/06_running/07_results.ipynb #c94a47b1
@@ -39,10 +40,18 @@ def published_runs(system: str, folder: str | Path | None) -> list[Path]:
 
 # %% ../../nbs/06_running/07_results.ipynb #50c4d2b4
 def published_table(system: str, folder: str | Path | None) -> pd.DataFrame:
-    """Comparison table of a system's published runs (`core.report.comparison_table`); an empty one where there are none."""
+    """Comparison table of a system's published runs (`core.tables.comparison_table`); an empty one where there are none."""
     runs = published_runs(system, folder)
     record = get_system(system) if runs else None
     return comparison_table(runs, record.columns, record.headline) if record else pd.DataFrame()
+
+
+def declared(table: pd.DataFrame) -> str:
+    """Markdown list of what contenders declare about their numbers, contenders with the same words together."""
+    if table.empty or not (table.note.fillna("") != "").any():
+        return "*Nothing declared.*"
+    said = table[table.note.fillna("") != ""].groupby("note", sort=False).contender.agg(lambda names: ", ".join(dict.fromkeys(names)))
+    return "\n".join(f"- **{names}**: {note}" for note, names in said.items())
 
 
 def scalars_of(runs: list[Path]) -> pd.DataFrame:
@@ -77,7 +86,7 @@ def against_nothing(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
     idle = table[table.kind == "nothing"]
     if idle.empty:
         return "The table does not say what doing nothing gives."
-    rival = idle.loc[idle[headline].idxmin()]
+    rival = idle.sort_values(headline).iloc[0]
     ratio = rival[headline] / best[headline]
     if ratio <= 1:
         return f"**It is no better than doing nothing** ({rival.contender}: {quantity(rival[headline], headline)})."
@@ -91,17 +100,19 @@ def against_classical(best: pd.Series, table: pd.DataFrame, headline: str) -> st
         return "The table holds no classical method to compare with."
     exact = classical[classical[headline] <= best[headline]]
     if exact.empty:
-        rival = classical.loc[classical[headline].idxmin()]
+        rival = classical.sort_values(headline).iloc[0]
         return f"No classical method in the table is as exact; the closest, {rival.contender}, has {quantity(rival[headline], headline)}."
-    rival = exact.loc[exact.cost_us.idxmin()]
-    ratio = rival.cost_us / best.cost_us
+    rival = exact.sort_values("cost_us").iloc[0]
+    ratio, sharper = rival.cost_us / best.cost_us, best[headline] / max(rival[headline], 1e-300)
+    name = f"The cheapest classical method that is at least as exact, {rival.contender} ({quantity(rival[headline], headline)}),"
+    less = f" with {factor(sharper)} less error" if sharper > 1.05 else ""
+    if ratio >= 2:
+        return f"{name} costs {factor(ratio)} the surrogate's time{less}: **the surrogate pays** where its error is small enough."
     if ratio > 1.05:
-        verdict = f"costs {factor(ratio)} the surrogate's time: **the surrogate pays**"
-    elif ratio >= 0.95:
-        verdict = "costs the same: **the surrogate does not pay yet**"
-    else:
-        verdict = f"is faster, and the surrogate costs {factor(1 / ratio)} its time: **the surrogate does not pay yet**"
-    return f"The cheapest classical method that is at least as exact, {rival.contender} ({quantity(rival[headline], headline)}), {verdict}."
+        return f"{name} costs {factor(ratio)} the surrogate's time{less}: **the surrogate saves little**."
+    if ratio >= 0.95:
+        return f"{name} costs the same{less}: **the surrogate does not pay yet**."
+    return f"{name} is faster{less}, and the surrogate costs {factor(1 / ratio)} its time: **the surrogate does not pay yet**."
 
 # %% ../../nbs/06_running/07_results.ipynb #92b89a51
 def verdict(table: pd.DataFrame, headline: str, item: str) -> str:
@@ -114,7 +125,7 @@ def verdict(table: pd.DataFrame, headline: str, item: str) -> str:
         if networks.empty:
             paragraphs.append("No surrogate has a result on this dataset.")
             continue
-        best = networks.loc[networks[headline].idxmin()]
+        best = networks.sort_values(headline).iloc[0]
         seeds = f"the median of {int(best.seeds)} seeds" if best.seeds > 1 else "one seed only, so its spread is unknown"
         first = f"The best surrogate, **{best.contender}**, has {axis_label(headline).split(' [')[0]} {quantity(best[headline], headline)} ({seeds})"
         first += f" and takes {best.cost_us:.3g} µs per {item}."
@@ -132,7 +143,7 @@ def glance(folder: str | Path | None) -> pd.DataFrame:
             headline = get_system(name).headline
             group = group.dropna(subset=[headline])
             if len(group):
-                best = group.loc[group[headline].idxmin()]
+                best = group.sort_values(headline).iloc[0]
                 rows.append([name, data, kind, best.contender, axis_label(headline), best[headline], best.cost_us])
     return pd.DataFrame(rows, columns=["system", "data", "kind", "contender", "error", "value", "cost_us"])
 
@@ -143,5 +154,5 @@ def glance_markdown(folder: str | Path | None) -> str:
     if table.empty:
         return "*Nothing has been published yet. `surrogates sweep SUITE`, then `surrogates publish SUITE`, fills this table.*"
     head = ["system", "kind", "best of its kind", "error", "value", "cost [µs]"]
-    rows = [[r.system, r.kind, r.contender, r.error, f"{r.value:.3g}", f"{r.cost_us:.3g}"] for r in table.itertuples()]
+    rows = [[str(r.system), str(r.kind), str(r.contender), str(r.error), f"{r.value:.3g}", f"{r.cost_us:.3g}"] for r in table.itertuples()]
     return to_markdown([head, *rows])

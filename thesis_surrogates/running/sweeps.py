@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.config import ConfigError, RunConfig, as_mapping
-from ..core.facts import prepare_run, read_run
+from ..core.config import RunConfig, as_mapping
+from ..core.mappings import ConfigError
+from ..core.facts import read_run
+from ..core.recorder import prepare_run
 from .datasets import datasets_of, ensure_dataset
 from .execution import run_directory
 from .notebooks import BUSY, start_run
@@ -82,9 +84,9 @@ def settle(job: Job) -> None:
         job.state, job.message = "failed", f"it wrote no facts ({error}); see log.txt in {job.run_dir.name}"
         return
     job.state = facts.status if facts.status in ("done", "paused", "killed") else "failed"
-    error = facts.error or {}
+    known = facts.error or {}
     if job.state != "done":
-        job.message = f"{error.get('type', '')}: {error.get('message', '')}".strip(": ") or f"exit code {code}; see log.txt"
+        job.message = f"{known.get('type', '')}: {known.get('message', '')}".strip(": ") or f"exit code {code}; see log.txt"
 
 # %% ../../nbs/06_running/03b_sweeps.ipynb #79c17bf1
 def sweep(

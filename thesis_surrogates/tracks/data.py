@@ -13,16 +13,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..core.config import DataConfig
-from ..core.data import Data, DataError, Hdf5Writer, Tensors, file_fingerprint, numpy_rng, read_hdf5, split_by_group
+from ..core.data import Data, Tensors, numpy_rng, split_by_group
+from ..core.files import DataError, Hdf5Writer, file_fingerprint, read_hdf5
 from .field import Field as MagneticField, make_field
 from .propagation import propagate
 
 # %% auto #0
-__all__ = ['PRESETS', 'CHUNK', 'COLUMNS', 'TracksData', 'draw_tracks', 'straight_line', 'label_tracks', 'generate', 'make_data',
-           'label_note', 'write_npz', 'read_npz', 'check_columns', 'tensors_of', 'check_agreement', 'load_data',
+__all__ = ['PRESETS', 'CHUNK', 'COLUMNS', 'TracksData', 'draw_tracks', 'straight_line', 'label_tracks', 'generate', 'label_note',
+           'make_data', 'write_npz', 'read_npz', 'check_columns', 'tensors_of', 'check_agreement', 'load_data',
            'field_of']
 
 # %% ../../nbs/02_tracks/02_data.ipynb #55bab199
@@ -138,11 +139,18 @@ COLUMNS: Mapping[str, str] = {
 }
 
 
+def label_note(config: TracksData) -> str:
+    "How the labels were made, in words that stand beside every number."
+    how = f"steps of at most {config.label_step:g} mm"
+    how = how if config.label_method == "rk4" else f"{how}, tolerance {config.label_tolerance:g} mm"
+    return f"{config.label_method} in double precision, {how}; field {config.field}, polarity {config.polarity:+d}"
+
+# %% ../../nbs/02_tracks/02_data.ipynb #29d3ef60
 def make_data(config: TracksData, path: Path) -> None:
     "Generate the dataset of `config` and write it to one HDF5 file, which appears only when it is complete."
     drawn = accepted = 0
     with Hdf5Writer(path, {"columns": dict(COLUMNS), "config": config.model_dump(mode="json"), "chunk": CHUNK}) as writer:
-        with tqdm(total=config.n_tracks, desc="tracks", unit="track", unit_scale=True) as bar:
+        with tqdm(total=config.n_tracks, desc="tracks", unit="track", unit_scale=True, disable=None) as bar:
             for piece in generate(config):
                 inputs, target = piece["inputs"], piece["target"]
                 rows = np.arange(accepted, accepted + len(inputs))
@@ -151,13 +159,6 @@ def make_data(config: TracksData, path: Path) -> None:
                 drawn, accepted = drawn + int(piece["drawn"]), accepted + len(inputs)
                 bar.update(len(inputs))
         writer.attrs({"n_drawn": drawn, "n_rejected": drawn - accepted, "label": label_note(config)})
-
-
-def label_note(config: TracksData) -> str:
-    "How the labels were made, in words that stand beside every number."
-    how = f"steps of at most {config.label_step:g} mm"
-    how = how if config.label_method == "rk4" else f"{how}, tolerance {config.label_tolerance:g} mm"
-    return f"{config.label_method} in double precision, {how}; field {config.field}, polarity {config.polarity:+d}"
 
 # %% ../../nbs/02_tracks/02_data.ipynb #957e2ef6
 def write_npz(path: str | os.PathLike[str], columns: Mapping[str, np.ndarray]) -> None:
@@ -171,7 +172,7 @@ def write_npz(path: str | os.PathLike[str], columns: Mapping[str, np.ndarray]) -
         np.savez(file, X=x, Y=columns["target"], P=momentum, Z=z)
     os.replace(partial, path)
 
-
+# %% ../../nbs/02_tracks/02_data.ipynb #8edc64ed
 def read_npz(path: str | os.PathLike[str], z_start: float | None = None) -> dict[str, np.ndarray]:
     "Columns of a dataset from the exchange keys; a file without Z needs the first plane `z_start` [mm]."
     try:
@@ -247,7 +248,7 @@ def load_data(config: TracksData, path: Path) -> Data:
     splits = {name: tensors_of(columns, index) for name, index in rows.items()}
     return Data(splits=splits, fingerprint=file_fingerprint(path), meta=meta)
 
-
+# %% ../../nbs/02_tracks/02_data.ipynb #863b603d
 def field_of(data: Data) -> MagneticField:
     "The magnetic field in which a dataset was made, from its configuration."
     config = data.meta["config"]

@@ -140,7 +140,7 @@ class FieldError(ValueError):
 
 COMPILED: dict[type, Callable[..., Any]] = {}  # filled on first use
 
-
+# %% ../../nbs/02_tracks/00_field.ipynb #aa845baf
 class Field(ABC):
     "A magnetic field: call it with x, y, z in mm (numbers, arrays or tensors) to get (bx, by, bz) in tesla."
 
@@ -177,7 +177,7 @@ def check_polarity(polarity: int) -> None:
     if polarity not in (1, -1):
         raise FieldError(f"polarity is {polarity!r}; use +1 (the stored sign, By < 0 in LHCb) or -1 (all components flipped)")
 
-
+# %% ../../nbs/02_tracks/00_field.ipynb #76727dfb
 @dataclass(frozen=True)
 class UniformField(Field):
     "A uniform vertical field of `by` tesla."
@@ -194,7 +194,7 @@ class UniformField(Field):
     def formula(self, xp: Any) -> Formula:
         return uniform_formula(xp)
 
-
+# %% ../../nbs/02_tracks/00_field.ipynb #9af3772d
 @dataclass(frozen=True)
 class GaussianField(Field):
     "A vertical field with a Gaussian profile along the beam (not a solution of Maxwell's equations)."
@@ -213,7 +213,7 @@ class GaussianField(Field):
     def formula(self, xp: Any) -> Formula:
         return gaussian_formula(xp)
 
-# %% ../../nbs/02_tracks/00_field.ipynb #90fb761c
+# %% ../../nbs/02_tracks/00_field.ipynb #b57860be
 @dataclass(frozen=True)
 class DipoleField(Field):
     "Two point dipoles above and below the beam: the closed form of the twodip map."
@@ -232,7 +232,7 @@ class DipoleField(Field):
     def formula(self, xp: Any) -> Formula:
         return dipole_formula(xp)
 
-
+# %% ../../nbs/02_tracks/00_field.ipynb #859d45d0
 @dataclass(frozen=True)
 class LHCbLikeField(Field):
     "Split Gaussian profile with the Maxwell terms of second order; its second derivative jumps at `centre`."

@@ -81,7 +81,7 @@ def error_against_momentum(scores: Mapping[str, Scores], bins: int = 10) -> tupl
                   "position_median_mm": float(np.median(samples["position_mm"][number == k]))} for k in range(bins) if (number == k).any()]
     table = pd.DataFrame(rows)
     with style():
-        figure, (axes,) = new_figure(width=6.2, height=3.8)
+        figure, (axes,) = new_figure(width=5.8, height=3.6)
         ends = []
         for name, how in looks(shown(scores)).items():
             line = table[table.contender == name]
@@ -102,7 +102,7 @@ def residual_distribution(scores: Mapping[str, Scores]) -> tuple[Figure, pd.Data
             for name in names for share in shares]
     table = pd.DataFrame(rows)
     with style():
-        figure, (left, right) = new_figure(columns=2, width=7.2, height=3.1)
+        figure, (left, right) = new_figure(columns=2, width=6.8, height=3.0)
         for name, how in looks(names).items():
             line = table[table.contender == name]
             right.plot(line.position_mm, line.share, **how, label=name)
@@ -134,7 +134,7 @@ def trajectories(scores: Mapping[str, Scores], data: Data, tracks: int = 6, plan
     table = pd.DataFrame(rows)
     networks = [name for name in shown(scores) if name != "straight line" and not name.startswith(CLASSICAL)]
     with style():
-        figure, (left, right) = new_figure(columns=2, width=7.2, height=3.1)
+        figure, (left, right) = new_figure(columns=2, width=6.8, height=3.0)
         for number, track in enumerate(chosen):
             color, path = PALETTE[number % len(PALETTE)], table[table.track == track]
             charge = path.q_over_p_per_gev.iloc[0]

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..core.config import ModelConfig, TrainConfig
 from ..core.data import Batch, Data, Tensors, TensorSource
-from ..core.training import Plan, supervised_plan
+from ..core.plans import Plan, supervised_plan
 from .data import field_of
 from .field import Field as MagneticField
 from .models import STAGES, PhysicsNetwork, PlainNetwork, ResidualNetwork, StageNetwork
@@ -95,7 +95,7 @@ def plain_terms(model: PlainNetwork, batch: Batch, field: MagneticField, train: 
     data = data_loss(model, batch)
     return {"loss": train.lambda_data * data, "data": data}
 
-
+# %% ../../nbs/02_tracks/04_losses.ipynb #77e6a6ed
 def physics_terms(model: PhysicsNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
     "Data, initial condition and equation of motion; a term with weight zero is not computed."
     data, share = data_loss(model, batch), model.physics_share
@@ -108,7 +108,7 @@ def physics_terms(model: PhysicsNetwork, batch: Batch, field: MagneticField, tra
         loss = loss + share * train.lambda_pde * terms["pde"]
     return {"loss": loss, **terms}
 
-
+# %% ../../nbs/02_tracks/04_losses.ipynb #aea1c47d
 def stage_terms(model: StageNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
     "Data and the equation of motion at the four stages."
     data = data_loss(model, batch)
@@ -119,7 +119,7 @@ def stage_terms(model: StageNetwork, batch: Batch, field: MagneticField, train: 
         loss = loss + model.physics_share * train.lambda_pde * torch.stack(stages).mean()
     return {"loss": loss, **terms}
 
-
+# %% ../../nbs/02_tracks/04_losses.ipynb #ef487f86
 def residual_terms(model: ResidualNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
     "Squared error of the z-scored corrections."
     inputs = batch["inputs"]

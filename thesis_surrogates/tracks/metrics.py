@@ -56,7 +56,7 @@ def parabola(inputs: torch.Tensor, field: Field) -> torch.Tensor:
 
 # %% ../../nbs/02_tracks/05_metrics.ipynb #610c9af4
 STEP_COUNTS = (2, 4, 8, 16, 32)
-TOLERANCES = (1.0, 1e-2, 1e-4)  # mm
+TOLERANCES = (1e-2, 1e-4, 1e-6)  # mm
 
 
 def runge_kutta(inputs: torch.Tensor, field: Field, method: Method, step: float, tolerance: float = 1e-4) -> torch.Tensor:
@@ -82,7 +82,7 @@ def baselines(data: Data) -> tuple[Contender, ...]:
     return (line, bent, *fixed, *adaptive)
 
 # %% ../../nbs/02_tracks/05_metrics.ipynb #bff8b890
-BATCH = 4096  # rows that a network sees at once when it is scored and timed
+BATCH = 2048  # rows that a network sees at once when it is scored and timed
 
 
 def surrogate(model: nn.Module, data: Data) -> Contender:

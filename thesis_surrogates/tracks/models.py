@@ -12,7 +12,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ..core.config import ConfigError, ModelConfig
+from ..core.config import ModelConfig
+from ..core.mappings import ConfigError
 from ..core.data import Data, moments
 from ..core.models import Normalizer, activation, mlp
 from .data import TracksData, straight_line
@@ -47,7 +48,7 @@ class TrackModel(ModelConfig):
         "Hidden widths from input to output."
         return self.hidden if self.hidden is not None else SIZES[self.size]
 
-
+# %% ../../nbs/02_tracks/03_models.ipynb #68220928
 class MlpConfig(TrackModel):
     "A plain network. Six inputs leave out z0, which is right for a fixed leg only."
 
@@ -218,7 +219,7 @@ NETWORK_NAMES: Mapping[type[nn.Module], str] = {
     PlainNetwork: "mlp", PhysicsNetwork: "pinn", StageNetwork: "rk_pinn", ResidualNetwork: "residual",
 }
 
-
+# %% ../../nbs/02_tracks/03_models.ipynb #fa4c5b4c
 def build_model(config: ModelConfig, data: TracksData) -> nn.Module:
     """The untrained network of a configuration.
 
@@ -239,7 +240,7 @@ def build_model(config: ModelConfig, data: TracksData) -> nn.Module:
         return ResidualNetwork(config, variable)
     raise ConfigError(f"no track network for {type(config).__name__}; known: {', '.join(MODELS)}")
 
-
+# %% ../../nbs/02_tracks/03_models.ipynb #e04a29ea
 def fit_scalers(model: nn.Module, data: Data) -> None:
     "Fill the normalisation of a track network from the training split."
     train = data.splits["train"]

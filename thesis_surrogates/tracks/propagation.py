@@ -232,7 +232,7 @@ METHODS = {"rk4": (_rk4_batch, _python_rk4, 20.0), "cash_karp": (_cash_karp_batc
 class PropagationError(ValueError):
     "A track or a step cannot be propagated as given; the message names the value and the remedy."
 
-
+# %% ../../nbs/02_tracks/01_propagation.ipynb #87a235f5
 def _column(name: str, value: Any, n: int, remedy: str) -> np.ndarray:
     "A scalar or [N] input as float64 [N]; every entry must be finite."
     array = np.asarray(value, dtype=np.float64)
@@ -244,7 +244,7 @@ def _column(name: str, value: Any, n: int, remedy: str) -> np.ndarray:
         raise PropagationError(f"{name} is {array[row]} in row {row}; {remedy}")
     return array
 
-
+# %% ../../nbs/02_tracks/01_propagation.ipynb #70010a40
 def check_tracks(state: Any, q_over_p: Any, z_start: Any, z_end: Any) -> tuple[np.ndarray, ...]:
     "The four inputs as float64 arrays [N, 4], [N], [N], [N]; PropagationError names the first bad value."
     state = np.ascontiguousarray(np.asarray(state, dtype=np.float64))
