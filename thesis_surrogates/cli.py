@@ -37,6 +37,16 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
     return result
 
 
+def _seeds(text: str) -> list[int]:
+    """`"0,1,2"` to integers."""
+    from thesis_surrogates.core.mappings import ConfigError
+
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdigit() for word in words):
+        raise ConfigError(f"--seeds {text}: give non-negative integers with commas between them, e.g. 0,1,2")
+    return [int(word) for word in words]
+
+
 def _print_table(rows: Any, columns: list[str] | None = None) -> None:
     """A table on the terminal, plain text in a pipe."""
     import pandas as pd
@@ -127,6 +137,7 @@ def sweep(
     out: Out = RUNS,
     data_dir: DataDir = DATA,
     workers: Annotated[int, typer.Option("--workers", "-w", help="Runs at a time.")] = 2,
+    seeds: Annotated[str, typer.Option("--seeds", help="Repeat every run with these seeds, e.g. 0,1,2.")] = "",
     budget: Budget = None,
     device: Device = "auto",
     measure: Annotated[bool, typer.Option(help="Time all contenders again, alone, at the end.")] = True,
@@ -137,7 +148,9 @@ def sweep(
     from thesis_surrogates.running.registry import load_suite, resolve
 
     over = _overrides(settings)
-    configs = [resolve(merge(as_mapping(config), over)) for suite in suites for config in load_suite(suite)]
+    repeats = [{"seed": seed} for seed in _seeds(seeds)] or [{}]
+    configs = [resolve(merge(merge(as_mapping(config), over), repeat))
+               for suite in suites for repeat in repeats for config in load_suite(suite)]
     code = _sweep(configs, out, data_dir, workers, budget, device)
     if measure:
         _measure(configs, out, data_dir)

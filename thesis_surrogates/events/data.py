@@ -56,7 +56,8 @@ def to_unit(value_gev: np.ndarray, unit: Unit) -> np.ndarray:
 
 def from_unit(value: np.ndarray, unit: Unit) -> np.ndarray:
     "The unit of a file to GeV."
-    return np.exp(value) / MEV_PER_GEV if unit == "ln(value/MeV)" else value
+    with np.errstate(over="ignore"):  # a file in another unit; check_energies tells
+        return np.exp(value) / MEV_PER_GEV if unit == "ln(value/MeV)" else value
 
 def pack(events: Events, unit: Unit = "ln(value/MeV)") -> np.ndarray:
     "Rows `[N, 92]` (float32) of events."
@@ -95,12 +96,13 @@ def unpack(
     return particles, types, np.stack([size * np.cos(angle), size * np.sin(angle)], -1)
 
 def check_energies(real: np.ndarray, unit: str, where: str) -> None:
-    "DataError unless nearly all of the particles `[M, 4]` satisfy E >= pt cosh(eta)."
-    with np.errstate(over="ignore", invalid="ignore"):
-        wrong = ~(real[:, 3] >= 0.95 * real[:, 0] * np.cosh(real[:, 1]))
+    "DataError unless nearly all of the particles `[M, 4]` have |phi| <= pi and an energy that fits pt and eta."
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        ratio = real[:, 3] / (real[:, 0] * np.cosh(real[:, 1]))
+    wrong = ~((ratio > 0.95) & (ratio < 2.0) & (np.abs(real[:, 2]) < 3.15))
     if wrong.mean() > 0.01:
-        raise DataError(f"{where}: {wrong.mean():.0%} of the particles have E < pt cosh(eta). The columns must be "
-                        f"(E, pt, eta, phi) with energies in {unit}; correct the order or the attribute 'energy_unit'")
+        raise DataError(f"{where}: in {wrong.mean():.0%} of the particles E does not fit pt cosh(eta), or phi is no angle. "
+                        f"Columns must be (E, pt, eta, phi), energies in {unit}; correct the order or the attribute 'energy_unit'")
 
 # %% ../../nbs/05_events/02_data.ipynb #26ea7cd4
 FILE_SPLITS = {"train": ("X_train", "Y_train"), "validation": ("X_val", "y_val"), "test": ("X_test", "y_test")}

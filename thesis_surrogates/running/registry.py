@@ -59,7 +59,7 @@ def experiments_folder() -> Path:
     Raises:
         ConfigError: the installation is incomplete.
     """
-    checkout = Path(__file__).resolve().parents[2] / "nbs" / "experiments"
+    checkout = Path(str(import_module("thesis_surrogates").__file__)).resolve().parents[1] / "nbs" / "experiments"
     if checkout.is_dir():
         return checkout
     for file in metadata.files("thesis_surrogates") or []:
