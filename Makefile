@@ -60,7 +60,7 @@ notebooks: $(READY)  ## run every notebook, two at a time, within its time budge
 	@$(BIN)/python .ci/notebooks
 
 pytest: $(READY)  ## the tests that only guard: contracts, faults, wheel, site, README, hygiene
-	@mkdir -p .make; set -o pipefail; $(BIN)/pytest 2>&1 | tee .make/pytest.log
+	@mkdir -p .make; set -o pipefail; $(BIN)/pytest -n 2 --dist loadfile 2>&1 | tee .make/pytest.log
 
 export: $(READY)  ## write thesis_surrogates/ from the notebooks
 	@PYTHONWARNINGS=error::UserWarning $(BIN)/nbdev_export && $(BIN)/nbdev_clean
