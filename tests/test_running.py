@@ -118,6 +118,25 @@ def test_two_sweeps_on_one_folder_lose_nothing(tmp_path):
         assert sum(event["moment"] == "end" for event in record.events) == 1, "each run was trained once"
 
 
+def test_an_ended_sweep_leaves_no_process_behind(tmp_path):
+    path = suite_file(tmp_path, {"long": {"train": {"epochs": 5000}}})
+    process = subprocess.Popen([sys.executable, "-m", "thesis_surrogates", "sweep", str(path)], cwd=tmp_path,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    record = None
+    while record is None and process.poll() is None:
+        time.sleep(0.2)
+        record = next((p for p in tmp_path.rglob("run.json")), None)
+    worker = json.loads(record.read_text())["pid"]
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{worker}"):
+            break
+        time.sleep(0.1)
+    assert not os.path.exists(f"/proc/{worker}")
+    assert read_run(record.parent).status == "killed"
+
+
 def test_help_is_quick_and_lists_the_commands(tmp_path):
     times = []
     for _ in range(3):

@@ -159,9 +159,13 @@ def sweep(
 
 def _sweep(configs: list[Any], out: Path, data_dir: Path, workers: int, budget: float | None, device: str) -> int:
     """Run configurations with a progress display; exit code 1 if any did not end well."""
+    import signal
+
     from thesis_surrogates.running.progress import SweepProgress
     from thesis_surrogates.running.sweeps import sweep as execute
 
+    # A batch system ends a job with SIGTERM; as an exception it lets the sweep stop its own processes first.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with SweepProgress(workers) as show:
         jobs = execute(configs, out, data_dir=data_dir, workers=workers, budget_seconds=budget, device=device, watch=show)
     _print_table([{"run": job.label, "state": job.state, "directory": str(job.run_dir), "message": job.message[:100]} for job in jobs])
