@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -69,6 +69,8 @@ class System:
         score: predictions and truth of a split to numbers whose names carry units.
         figures: named figures with their tables, from the scores of all contenders.
         columns: metrics of the comparison table, in order; `headline` decides what is best.
+
+    `Any` stands for the system's own configuration types: a function of one of them does not take every configuration.
     """
 
     name: str
@@ -79,11 +81,11 @@ class System:
     data_config: type[DataConfig]
     train_config: type[TrainConfig]
     models: Mapping[str, type[ModelConfig]]
-    make_data: Callable[[DataConfig, Path], None]
-    load_data: Callable[[DataConfig, Path], Data]
-    build_model: Callable[[ModelConfig, DataConfig], nn.Module]
+    make_data: Callable[[Any, Path], None]
+    load_data: Callable[[Any, Path], Data]
+    build_model: Callable[[Any, Any], nn.Module]
     fit_scalers: Callable[[nn.Module, Data], None]
-    plan: Callable[[nn.Module, Data, ModelConfig, TrainConfig, int], Plan]
+    plan: Callable[[nn.Module, Data, Any, Any, int], Plan]
     surrogate: Callable[[nn.Module, Data], Contender]
     baselines: Callable[[Data], tuple[Contender, ...]]
     score: Callable[[Tensors, Tensors], Scores]
