@@ -14,7 +14,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo site test drift imports lint types notebooks pytest export clean-notebooks text notebook clean
+.PHONY: help setup demo published site test drift imports lint types notebooks pytest export clean-notebooks text notebook clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -31,6 +31,10 @@ demo: $(READY)  ## data, training, comparison and site of all four systems, in u
 	echo "== site"; $(BIN)/surrogates site; \
 	echo "demo: $$((SECONDS - start)) s. Tables and figures: outputs/reports/ . All of it as pages: open _docs/index.html in a browser."; \
 	[ $$failed = 0 ] || echo "demo: some runs failed; see the table above, and: $(BIN)/surrogates status"; exit $$failed
+
+published: $(READY)  ## train the comparison suites with three seeds and put their facts into outputs/published
+	@set -e; for system in $(SYSTEMS); do $(BIN)/surrogates sweep $$system/comparison --seeds 0,1,2 --workers $(WORKERS) --out outputs/comparison; done; \
+	$(BIN)/surrogates publish outputs/comparison
 
 site: $(READY)  ## the documentation with all stored results, in _docs/
 	@$(BIN)/surrogates site
