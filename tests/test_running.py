@@ -32,7 +32,7 @@ def surrogates(*words, cwd, **options):
 
 def suite_file(folder, runs, defaults=TINY):
     path = folder / "suite.yaml"
-    path.write_text(yaml.safe_dump({"defaults": defaults, "runs": runs}))
+    path.write_text(yaml.safe_dump({"defaults": defaults, "runs": runs}, sort_keys=False))
     return path
 
 

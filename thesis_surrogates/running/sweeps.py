@@ -18,7 +18,7 @@ from ..core.mappings import ConfigError
 from ..core.facts import read_run
 from ..core.recorder import prepare_run
 from .datasets import datasets_of, ensure_dataset
-from .execution import run_directory
+from .execution import pick_device, run_directory
 from .notebooks import BUSY, start_run
 from .registry import get_system
 
@@ -100,13 +100,14 @@ def sweep(
         watch: called with all jobs every `period` seconds, for a progress display.
 
     Raises:
-        ConfigError: no runs, or fewer than one worker.
+        ConfigError: no runs, fewer than one worker, or a device that is not there.
         DataError, FactsError: a dataset or a run directory that cannot be used; nothing has been started then.
     """
     if not configs:
         raise ConfigError("there is nothing to run; the suite is empty")
     if workers < 1:
         raise ConfigError(f"workers is {workers}; give at least 1")
+    pick_device(device)
     for config in datasets_of(list(configs), data_dir).values():
         ensure_dataset(get_system(config.system), config.data, data_dir)
     jobs = [Job(config, run_directory(config, out)) for config in configs]
