@@ -5,6 +5,7 @@
 # %% ../../nbs/06_running/07_results.ipynb #533cd448
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -103,9 +104,11 @@ def against_classical(best: pd.Series, table: pd.DataFrame, headline: str) -> st
         rival = classical.sort_values(headline).iloc[0]
         return f"No classical method in the table is as exact; the closest, {rival.contender}, has {quantity(rival[headline], headline)}."
     rival = exact.sort_values("cost_us").iloc[0]
-    ratio, sharper = rival.cost_us / best.cost_us, best[headline] / max(rival[headline], 1e-300)
+    ratio = rival.cost_us / best.cost_us
+    sharper = best[headline] / rival[headline] if rival[headline] > 0 else math.inf
     name = f"The cheapest classical method that is at least as exact, {rival.contender} ({quantity(rival[headline], headline)}),"
     less = f" with {factor(sharper)} less error" if sharper > 1.05 else ""
+    less = " with no error at all" if math.isinf(sharper) else less
     if ratio >= 2:
         return f"{name} costs {factor(ratio)} the surrogate's time{less}: **the surrogate pays** where its error is small enough."
     if ratio > 1.05:
