@@ -101,7 +101,7 @@ def test_a_damaged_file_is_an_error_with_a_remedy(tmp_path, damage):
     write_hdf5(path, {"x": np.arange(1e5)})
     whole = path.read_bytes()
     path.write_bytes({"empty": b"", "text": b"not a dataset", "cut": whole[: len(whole) // 2]}[damage])
-    with pytest.raises(DataError, match="make it again"):
+    with pytest.raises(DataError, match="--again; a file of your own"):
         read_hdf5(path)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from thesis_surrogates.core.checkpoints import load_checkpoint
 from thesis_surrogates.core.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from thesis_surrogates.core.mappings import ConfigError
 from thesis_surrogates.core.data import TensorSource
@@ -160,3 +161,58 @@ def test_compile_without_a_compiler_is_refused_before_training(monkeypatch):
     train = TrainConfig(epochs=1, compile=True)
     with pytest.raises(ConfigError, match="C\\+\\+ compiler"):
         fit(net(), phased(train), seed=0, train=train)
+
+
+def judged(values, train):
+    "A plan whose validation says the next of `values`."
+    stream = iter(values)
+    return supervised_plan(loss_terms=terms, source=TensorSource(ROWS, 50, seed=0), validate=lambda model: {"loss": next(stream)},
+                           train=train)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "plateau"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_transient_bad_validation_is_survived_and_recorded(schedule, bad):
+    train, events = TrainConfig(epochs=6, batch_size=50, schedule={"name": schedule, "patience": 1}), []
+    result = fit(net(), judged([3.0, bad, 2.0, bad, bad, 1.0], train), seed=0, train=train, callbacks=[events.append])
+    assert (result.status, result.best_epoch, result.best_value) == ("done", 5, 1.0)
+    told = [event.metrics["validation"]["loss"] for event in events if event.moment == "epoch_end"]
+    assert len(told) == 6 and str(told[1]) == str(bad)
+
+
+def test_a_bad_validation_is_no_improvement():
+    train = TrainConfig(epochs=20, batch_size=50, early_stopping=2)
+    result = fit(net(), judged([1.0, float("-inf"), float("nan"), 0.5], train), seed=0, train=train)
+    assert (result.epochs, result.best_epoch) == (3, 0)
+
+
+@pytest.mark.parametrize("values,epochs", [([1.0, "nan", "inf", "nan", 1.0], 9), (["nan"], 1), (["nan", "nan"], 2)])
+def test_a_permanent_bad_validation_stops_in_words(values, epochs):
+    train, events = TrainConfig(epochs=epochs, batch_size=50), []
+    with pytest.raises(TrainingDiverged, match="learning_rate"):
+        fit(net(), judged(map(float, values), train), seed=0, train=train, callbacks=[events.append])
+    assert sum(event.moment == "epoch_end" for event in events) == min(epochs, 4), "the bad epochs are facts too"
+
+
+def test_bad_validations_are_counted_across_a_pause(tmp_path):
+    train = TrainConfig(epochs=9, batch_size=50)
+    values = iter([1.0] + 8 * [float("nan")])
+    plan = supervised_plan(loss_terms=terms, source=TensorSource(ROWS, 50, seed=0), train=train,
+                           validate=lambda model: {"loss": next(values)})
+    ends = []
+    with pytest.raises(TrainingDiverged, match="3 validations"):
+        for _ in range(40):
+            fit(net(), plan, seed=0, train=train, checkpoints=tmp_path, budget_seconds=0.0, callbacks=[ends.append])
+    assert sum(event.moment == "epoch_end" for event in ends) == 4
+
+
+def test_checkpoints_are_kept_on_demand_and_after_a_kill(tmp_path):
+    train = TrainConfig(epochs=7, batch_size=50, keep_every=3, checkpoint_every=2)
+    fit(net(), judged([7.0, 6, 5, 4, 3, 2, 1], train), seed=0, train=train, checkpoints=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "epoch_3.pt", "epoch_6.pt", "last.pt"]
+    kept = [load_checkpoint(tmp_path / f"epoch_{n}.pt") for n in (3, 6)]
+    assert [state["progress"]["epoch"] for state in kept] == [3, 6]
+    (tmp_path / "epoch_3.pt").replace(tmp_path / "last.pt")  # as if killed between writing and keeping
+    (tmp_path / "epoch_6.pt").unlink()
+    fit(net(), judged([4.0, 3, 2, 1], train), seed=0, train=train, checkpoints=tmp_path)
+    assert (tmp_path / "epoch_3.pt").exists() and (tmp_path / "epoch_6.pt").exists()

@@ -52,8 +52,10 @@ def test_every_model_trains_and_every_parameter_takes_part(name, run_name, data_
     moved = {key: torch.zeros_like(p) for key, p in model.named_parameters()}
     for phase in plan.phases:
         if phase.on_start is not None:
+            before = {key: p.detach().clone() for key, p in model.named_parameters()}
             with torch.no_grad():
                 phase.on_start(model.train())
+            moved = {key: moved[key] + (p.detach() - before[key]).abs() for key, p in model.named_parameters()}  # solved, not descended
         for update in phase.updates:
             for batch in islice(phase.source.batches(), 3):
                 terms = update.loss_terms(model, batch)

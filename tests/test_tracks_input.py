@@ -8,7 +8,9 @@ import torch
 from thesis_surrogates.core.config import check
 from thesis_surrogates.core.mappings import ConfigError
 from thesis_surrogates.core.files import DataError, read_hdf5, write_hdf5
-from thesis_surrogates.tracks.data import COLUMNS, PRESETS, TracksData, generate, load_data, make_data, read_npz, write_npz
+from thesis_surrogates.tracks.data import COLUMNS, PRESETS, TracksData, generate
+from thesis_surrogates.tracks.files import load_data, read_npz, write_npz
+from thesis_surrogates.tracks.production import make_data
 from thesis_surrogates.tracks.field import DipoleField, FieldError, GridField, LHCbLikeField, UniformField, make_field
 from thesis_surrogates.tracks.propagation import propagate, propagate_with_jacobian
 

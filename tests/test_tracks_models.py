@@ -10,16 +10,25 @@ from thesis_surrogates.core.config import OptimizerConfig
 from thesis_surrogates.core.mappings import ConfigError
 from thesis_surrogates.core.export import export_onnx
 from thesis_surrogates.core.metrics import compete
-from thesis_surrogates.core.models import count_parameters
+from thesis_surrogates.core.models import Normalizer, count_parameters
 from thesis_surrogates.core.training import fit
-from thesis_surrogates.tracks.data import TracksData, load_data, make_data, straight_line
-from thesis_surrogates.tracks.field import LHCbLikeField
+from thesis_surrogates.tracks.data import TracksData, straight_line
+from thesis_surrogates.tracks.files import load_data
+from thesis_surrogates.tracks.production import make_data
+from thesis_surrogates.tracks.directions import KickFrame
+from thesis_surrogates.tracks.field import DipoleField, LHCbLikeField, UniformField
+from thesis_surrogates.tracks.field_map import GridField
 from thesis_surrogates.tracks.losses import TracksTrain, loss_terms
-from thesis_surrogates.tracks.models import MODELS, SIZES, build_model
+from thesis_surrogates.tracks.models import MODELS, build_model
+from thesis_surrogates.tracks.networks import SIZES
+from thesis_surrogates.tracks.propagation import propagate
+from thesis_surrogates.tracks.plan import prepared as columns_for
 from thesis_surrogates.tracks.system import SYSTEM
 
 COUNTS = {"tiny": (4868, 18388, 4932), "small": (17924, 69524, 18052), "medium": (100996, 201748, 101252),
           "large": (398596, 796692, 399108), "wide": (430980, 531732, 431492)}
+OF_THE_STUDY = ("mlp", "pinn", "rk_pinn")  # they read six or seven inputs and say absolute states
+FRAMED = tuple(name for name in MODELS if name not in OF_THE_STUDY)  # straight line by construction
 FIXED, VARIABLE = TracksData(n_tracks=4000), TracksData(n_tracks=4000, legs="variable", p_low=1.0)
 
 
@@ -32,12 +41,14 @@ def prepared(request, tmp_path_factory):
 
 
 def model_config(name, data, **options):
-    inputs = {} if name == "residual" else {"inputs": 7 if data.legs == "variable" else 6}
+    inputs = {"inputs": 7 if data.legs == "variable" else 6} if name in OF_THE_STUDY else {}
     return MODELS[name](name=name, **inputs, **options)
 
 
 def prepared_model(name, prepared, **options):
     config, data = prepared
+    if name == "polynomial" and config.legs == "variable":
+        pytest.skip("a polynomial belongs to one pair of planes")
     torch.manual_seed(0)
     model = build_model(model_config(name, config, size="tiny", **options), config)
     SYSTEM.fit_scalers(model, data)
@@ -56,10 +67,12 @@ def test_a_residual_of_the_prototype_size():
     assert count_parameters(build_model(MODELS["residual"](name="residual", size="small"), FIXED)) == 17796
 
 
-@pytest.mark.parametrize("name", ["mlp", "pinn", "rk_pinn"])
+@pytest.mark.parametrize("name", OF_THE_STUDY)
 def test_six_inputs_cannot_describe_variable_legs(name):
     with pytest.raises(ConfigError, match="model.inputs"):
         build_model(MODELS[name](name=name), VARIABLE)
+    with pytest.raises(ConfigError, match="pair of planes"):
+        build_model(MODELS["polynomial"](name="polynomial"), VARIABLE)
     with pytest.raises(ConfigError, match="two hidden widths"):
         build_model(MODELS["rk_pinn"](name="rk_pinn", hidden=(64,)), FIXED)
 
@@ -67,18 +80,45 @@ def test_six_inputs_cannot_describe_variable_legs(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_scales_are_sound(name, prepared):
     model = prepared_model(name, prepared)
-    assert all((module.std > 1e-7).all() for module in (model.normalize_inputs, model.normalize_outputs))
+    scales = [module.std for module in model.modules() if isinstance(module, Normalizer)]
+    assert scales and all((std > 1e-9).all() for std in scales)
     assert torch.isfinite(model(prepared[1].splits["train"]["inputs"])).all()
 
 
-def test_a6_exact_limits_of_the_residual(prepared):
-    model = prepared_model("residual", prepared)
+@pytest.mark.parametrize("name", FRAMED)
+def test_a6_exact_limits(name, prepared):
+    model = prepared_model(name, prepared)
     inputs = prepared[1].splits["test"]["inputs"].clone()
     neutral = inputs.clone()
     neutral[:, 4] = 0
-    assert torch.equal(model(neutral), straight_line(neutral))
+    assert (model(neutral) - straight_line(neutral)).abs().max() <= (0 if name == "residual" else 2e-3)  # float32 at several metres
     inputs[:, 6] = 0
     assert (model(inputs) - inputs[:, :4]).abs().max() <= 1e-5
+    kickless = model.double()
+    assert (kickless(neutral.double()) - straight_line(neutral.double())).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("name", ["kick", "polynomial"])
+def test_without_a_field_the_table_is_empty_and_the_answer_straight(name, prepared):
+    model = prepared_model(name, prepared).double()
+    train = dict(prepared[1].splits["train"])
+    model.frame.fit(train, UniformField(by=0.0))
+    inputs = train["inputs"][:500].double()
+    assert (model(inputs) - straight_line(inputs)).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("name, field", [("kick", DipoleField()), ("kick", LHCbLikeField(polarity=-1)), ("kick", GridField.sample(DipoleField()))])
+def test_kicks_and_states_are_inverse(name, field, prepared):
+    config, data = prepared
+    frame = KickFrame(config.legs == "variable").double()
+    train = {key: value[:500].double() for key, value in data.splits["train"].items()}
+    frame.fit(train, field)
+    inputs = train["inputs"]
+    final = torch.from_numpy(propagate(inputs[:, :4].numpy(), inputs[:, 4].numpy(), inputs[:, 5].numpy(),
+                                       (inputs[:, 5] + inputs[:, 6]).numpy(), field, step=20.0))
+    kicks = frame.kicks(inputs, final)
+    seen = torch.isfinite(kicks).all(1)
+    assert seen.float().mean() > 0.8 and (frame.state(inputs[seen], kicks[seen]) - final[seen]).abs().max() < 1e-7
 
 
 def test_stage_weights_start_as_runge_kutta(prepared):
@@ -87,7 +127,8 @@ def test_stage_weights_start_as_runge_kutta(prepared):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_weights_of_the_terms_are_applied(name, prepared):
-    model, batch = prepared_model(name, prepared), {k: v[:64] for k, v in prepared[1].splits["train"].items()}
+    model = prepared_model(name, prepared)
+    batch = columns_for(model, {k: v[:64] for k, v in prepared[1].splits["train"].items()})
     field = LHCbLikeField()
 
     def terms(**weights):
@@ -96,7 +137,8 @@ def test_weights_of_the_terms_are_applied(name, prepared):
     base, dominated, plain = terms(), terms(lambda_data=0.1), terms(lambda_pde=0, lambda_ic=0)
     assert base["loss"] - dominated["loss"] == pytest.approx(0.9 * base["data"], rel=1e-3)
     assert plain["loss"] == pytest.approx(base["data"], rel=1e-6) and not {"pde", "ic", "stage_1"} & set(plain)
-    expected = {"mlp": set(), "residual": set(), "pinn": {"pde", "ic"}, "rk_pinn": {f"stage_{k}" for k in (1, 2, 3, 4)}}[name]
+    expected = {"pinn": {"pde", "ic"}, "rk_pinn": {f"stage_{k}" for k in (1, 2, 3, 4)}, "quadratic": {"pde"},
+                "gauss_legendre": {"pde"}}.get(name, set())
     assert set(base) == {"loss", "data"} | expected
     if name == "pinn":
         assert base["loss"] == pytest.approx(base["data"] + base["pde"] + base["ic"], rel=1e-5)
@@ -120,10 +162,11 @@ def test_a_short_training_learns_and_is_deployed(name, prepared):
     model = prepared_model(name, prepared)
     train = TracksTrain(epochs=4, batch_size=100, n_collocation=2, optimizer=OptimizerConfig(learning_rate=4e-3), steps_per_epoch=40)
     seen = []
+    before = float(SYSTEM.plan(model, data, model_config(name, config), train, 0).validate(model)["loss"])
     result = fit(model, SYSTEM.plan(model, data, model_config(name, config, size="tiny"), train, 0), seed=0, train=train,
                  callbacks=[lambda event: seen.append(event.metrics) if event.moment == "epoch_end" else None])
     assert result.status == "done"
-    assert seen[-1]["validation"]["loss"] < seen[0]["validation"]["loss"]
+    assert seen[-1]["validation"]["loss"] < before
     assert {"position_mean_mm", "slope_mean"} <= set(seen[-1]["validation"])
     out = SYSTEM.deploy(model)
     example = out.inputs["state"]
@@ -145,7 +188,21 @@ def test_contenders_and_columns(prepared):
     assert len([name for name, _, table in SYSTEM.figures(off, data) if len(table)]) >= 3
 
 
-@pytest.mark.parametrize("name", ["residual"])
+def test_labels_are_not_needed(prepared):
+    """Gauss-Legendre stages learn from the field alone; the labels only judge."""
+    config, data = prepared
+    if config is not FIXED:
+        pytest.skip("shown on the fixed leg")
+    model = prepared_model("gauss_legendre", prepared, stages=10)
+    train = TracksTrain(epochs=5, batch_size=256, lambda_data=0.0, physics_warmup_epochs=0, steps_per_epoch=120,
+                        optimizer=OptimizerConfig(name="soap", learning_rate=4e-3, weight_decay=0.0))
+    terms = []
+    fit(model, SYSTEM.plan(model, data, model_config("gauss_legendre", config, size="tiny"), train, 0), seed=0, train=train,
+        callbacks=[lambda event: terms.append(event.metrics["train"]) if event.moment == "epoch_end" else None])
+    assert terms[-1]["pde"] < 0.05 * terms[0]["pde"] and terms[-1]["loss"] == pytest.approx(terms[-1]["pde"])
+
+
+@pytest.mark.parametrize("name", FRAMED)
 def test_b2_onnx_has_everything_inside(name, prepared, tmp_path):
     config, data = prepared
     if config is not FIXED:

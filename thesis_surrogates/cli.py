@@ -73,27 +73,79 @@ def list_(system: Annotated[str | None, typer.Argument(help="A system; all when 
 def data(
     targets: Annotated[list[str], typer.Argument(help="Systems (tracks) and/or suites (tracks/demo, a YAML file).")],
     settings: Settings = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="A named dataset of the system, e.g. seed_v1 of tracks.")] = None,
+    tracks: Annotated[int | None, typer.Option("--tracks", help="How many tracks, e.g. 50_000_000.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the dataset.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write this file (.h5, for tracks also .npz), not one named by its content.")] = None,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that share the work.")] = 1,
     data_dir: DataDir = DATA,
     again: Annotated[bool, typer.Option("--again", help="Make the dataset again even if its file exists.")] = False,
 ) -> None:
-    """Generate the datasets of systems or suites."""
-    from thesis_surrogates.core.config import check
-    from thesis_surrogates.core.mappings import merge
-    from thesis_surrogates.running.datasets import ensure_dataset
+    """Generate the datasets of systems or suites; interrupted, a large one goes on when asked for again."""
+    from thesis_surrogates.core.mappings import ConfigError
+    from thesis_surrogates.running.datasets import ensure_dataset, write_dataset
     from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite
 
+    if any(target not in SYSTEMS for target in targets) and (preset or out or tracks is not None or seed is not None):
+        raise ConfigError("--preset, --tracks, --seed and --out describe one dataset; give the name of a system, not of a suite")
+    if out is not None and len(targets) > 1:
+        raise ConfigError("--out is one file; give one system")
     done = set()
     for target in targets:
         if target in SYSTEMS:
-            values = merge({}, _overrides(settings).get("data") or _overrides(settings))
-            wanted = [(target, check(get_system(target).data_config, values, "data"))]
+            wanted = [(target, _data_config(target, preset, {"n_tracks": tracks, "seed": seed}, settings))]
         else:
             wanted = [(config.system, config.data) for config in load_suite(target)]
         for name, config in wanted:
-            path = ensure_dataset(get_system(name), config, data_dir, again=again and (name, config) not in done)
+            fresh = again and (name, config) not in done
+            if out is not None:
+                write_dataset(get_system(name), config, out, again=fresh, workers=workers)
+            path = out or ensure_dataset(get_system(name), config, data_dir, again=fresh, workers=workers)
             if (name, config) not in done:
                 typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
             done.add((name, config))
+
+
+def _data_config(name: str, preset: str | None, given: dict[str, Any], settings: list[str] | None) -> Any:
+    """The description of one dataset: a preset (or the defaults), what the command line says, and what `--set` says."""
+    from thesis_surrogates.core.config import check
+    from thesis_surrogates.core.mappings import ConfigError, merge, nearest
+    from thesis_surrogates.running.registry import get_system
+
+    system, over = get_system(name), _overrides(settings)
+    if preset is not None and preset not in system.presets:
+        raise ConfigError(f"--preset {preset}: {name} has none of this name; "
+                          f"{nearest(preset, list(system.presets)) if system.presets else 'leave it out'}")
+    base = {} if preset is None else system.presets[preset].model_dump(mode="json")
+    values = merge(base, {key: value for key, value in given.items() if value is not None})
+    return check(system.data_config, merge(values, over.get("data") or over), "data")
+
+
+tracks_app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app.add_typer(tracks_app, name="tracks", help="Merge, split and convert files of tracks.")
+
+
+@tracks_app.command()
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="Files of tracks (.h5 or .npz) of one field and polarity.")],
+    out: Annotated[Path, typer.Option("--out", help="The merged file (.h5 or .npz).")],
+) -> None:
+    """Put files of tracks together (one file is converted); refuses files that do not agree and tracks that are there twice."""
+    from thesis_surrogates.tracks.joining import merge as join
+
+    typer.echo(f"merged: {out} ({join(files, out)} tracks)")
+
+
+@tracks_app.command()
+def split(
+    file: Annotated[Path, typer.Argument(help="A file of tracks (.h5 or .npz).")],
+    folder: Annotated[Path | None, typer.Option("--folder", help="Where to write; beside the file by default.")] = None,
+) -> None:
+    """Divide a file of tracks by momentum: low 0.5 to 5, mid 5 to 20, high 20 to 100 GeV."""
+    from thesis_surrogates.tracks.joining import split_by_momentum
+
+    for path, rows in split_by_momentum(file, folder or file.parent).items():
+        typer.echo(f"split: {path} ({rows} tracks)")
 
 
 @app.command()
@@ -229,23 +281,44 @@ def report(
 
 
 @app.command()
+def views(
+    targets: Annotated[list[str], typer.Argument(help="Run directories, folders of runs or suites.")],
+    out: Out = RUNS,
+) -> None:
+    """Write again the files of runs that their system derives from facts (history.json and its like)."""
+    from thesis_surrogates.running.execution import write_views
+    from thesis_surrogates.running.reports import runs_of
+
+    for target in targets:
+        for run_dir in runs_of(target, out):
+            typer.echo(f"views: {run_dir} ({', '.join(path.name for path in write_views(run_dir)) or 'none'})")
+
+
+@app.command()
 def export(
     run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
-    form: Annotated[str, typer.Option("--format", help="onnx or torchscript.")] = "onnx",
+    form: Annotated[str, typer.Option("--format", help="onnx, torchscript or header (C++).")] = "onnx",
     path: Annotated[Path | None, typer.Option("--path", help="Where to write; in the run directory by default.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit-bytes", help="header only: refuse more bytes of constants, e.g. 65536.")] = None,
 ) -> None:
     """Export a trained surrogate in physical units, checked against PyTorch."""
     from thesis_surrogates.core.mappings import ConfigError, nearest
     from thesis_surrogates.core.export import export_onnx, export_torchscript
+    from thesis_surrogates.core.header import export_header
     from thesis_surrogates.running.execution import load_surrogate
 
-    writers: dict[str, tuple[Any, str]] = {"onnx": (export_onnx, "model.onnx"), "torchscript": (export_torchscript, "model.ts")}
+    writers: dict[str, tuple[Any, str]] = {
+        "onnx": (export_onnx, "model.onnx"), "torchscript": (export_torchscript, "model.ts"), "header": (export_header, "model.hpp")}
     if form not in writers:
         raise ConfigError(f"--format {form}: unknown; {nearest(form, list(writers))}")
+    if limit is not None and form != "header":
+        raise ConfigError(f"--limit-bytes counts the constants of a header; with --format {form} it has no meaning")
     write, name = writers[form]
     target = path or run_dir / "export" / name
-    write(load_surrogate(run_dir).deployable, target)
-    typer.echo(f"{form}: {target} (checked against PyTorch)")
+    report = write(load_surrogate(run_dir).deployable, target, **({"limit_bytes": limit} if form == "header" else {}))
+    note = f", {report.constant_bytes:,} B of constants" if form == "header" else ""
+    checked = "checked against PyTorch" if getattr(report, "compiled", True) else "not compiled: no C++ compiler here"
+    typer.echo(f"{form}: {target} ({checked}{note})")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from .files import DataError
 
 # %% auto #0
-__all__ = ['save_checkpoint', 'load_checkpoint', 'rng_state', 'set_rng_state']
+__all__ = ['save_checkpoint', 'load_checkpoint', 'keep_checkpoint', 'rng_state', 'set_rng_state']
 
 # %% ../../nbs/01_core/03b_checkpoints.ipynb #b709673c
 def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
@@ -42,6 +43,19 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable checkpoint ({reason[:120]}); delete it and train the run again") from None
+
+# %% ../../nbs/01_core/03b_checkpoints.ipynb #49a4ea63
+def keep_checkpoint(path: str | Path, name: str | Path) -> None:
+    "Give the checkpoint `path` a second name in the same folder; what was called so before is replaced."
+    path, name = Path(path), Path(name)
+    partial = name.with_name(f".{name.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(path, partial)
+    except OSError:
+        shutil.copyfile(path, partial)
+    os.replace(partial, name)
+    partial.unlink(missing_ok=True)  # renaming does nothing when both are names of one file already
 
 # %% ../../nbs/01_core/03b_checkpoints.ipynb #b27be766
 def rng_state() -> dict[str, torch.Tensor]:

@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from .mappings import ConfigError, canonical, digest, flatten, merge, nearest, nested
 
 # %% auto #0
-__all__ = ['Model', 'StrictModel', 'ModelConfig', 'DataConfig', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig', 'RunConfig',
-           'check', 'check_run', 'as_mapping', 'config_hash', 'SuiteFile', 'expand_suite', 'config_diff']
+__all__ = ['Model', 'StrictModel', 'ModelConfig', 'DataConfig', 'as_before', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig',
+           'RunConfig', 'check', 'check_run', 'as_mapping', 'config_hash', 'SuiteFile', 'expand_suite', 'config_diff']
 
 # %% ../../nbs/01_core/00_config.ipynb #245eef92
 class StrictModel(BaseModel):
@@ -31,16 +31,22 @@ class ModelConfig(StrictModel):
 
 
 class DataConfig(StrictModel):
-    "One dataset; subclasses add what the generator of their system needs."
+    "One dataset; subclasses add what the generator of their system needs. Keys in `reading` change how a file is read, not what is in it."
 
+    reading: ClassVar[frozenset[str]] = frozenset()
     seed: int = Field(default=0, ge=0, description="seed of the dataset, not of the training")
     path: str | None = Field(default=None, description="a user's own file instead of the generated one")
+
+# %% ../../nbs/01_core/00_config.ipynb #58ba7449
+def as_before(value: Any) -> Callable[[Any], bool]:
+    "For `Field(exclude_if=as_before(default))` of a key added after runs were published: at its default it is not part of the identity."
+    return lambda found: found == value
 
 # %% ../../nbs/01_core/00_config.ipynb #275fee75
 class OptimizerConfig(StrictModel):
     "Which optimizer moves the parameters (Loshchilov & Hutter 2019 for AdamW)."
 
-    name: Literal["adamw", "adam", "radam", "nadam", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "radam", "nadam", "sgd", "soap"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
 
@@ -70,6 +76,8 @@ class TrainConfig(StrictModel):
     compile: bool = Field(default=False, description="compile the loss with torch.compile (needs a C++ compiler)")
     threads: int = Field(default=1, ge=1, description="CPU threads; part of the identity, since sums depend on it")
     checkpoint_every: int = Field(default=1, ge=1, description="epochs between two checkpoints")
+    keep_every: int | None = Field(default=None, ge=1, exclude_if=as_before(None),
+                                   description="epochs between two checkpoints that are kept as epoch_N.pt; null for none")
 
 
 class RunConfig(StrictModel):

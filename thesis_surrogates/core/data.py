@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +15,11 @@ import h5py
 import numpy as np
 import torch
 
-from .files import DataError
+from .files import DataError, UNREADABLE
 
 # %% auto #0
 __all__ = ['Tensors', 'Batch', 'to_device', 'Data', 'numpy_rng', 'torch_rng', 'split_by_group', 'moments', 'Source',
-           'TensorSource', 'ZipSource', 'Hdf5Source']
+           'TensorSource', 'ZipSource', 'window_starts', 'read_window', 'Hdf5Source']
 
 # %% ../../nbs/01_core/01_data.ipynb #88960386
 Tensors = dict[str, torch.Tensor]
@@ -122,7 +122,7 @@ class Source(Protocol):
 
     def batches(self, start: int = 0) -> Iterator[Batch]: ...
 
-
+# %% ../../nbs/01_core/01_data.ipynb #78b27fba
 @dataclass(frozen=True)
 class TensorSource:
     """Batches by index from tensors that are already on the device.
@@ -191,6 +191,26 @@ class ZipSource:
             yield {name: next(stream) for name, stream in streams.items()}
 
 # %% ../../nbs/01_core/01_data.ipynb #14024c8e
+def window_starts(first: int, last: int, block: int, window: int, seed: int, number: int) -> list[np.ndarray]:
+    "First rows of the blocks of rows `first` to `last`, in the order of pass `number`, `window` at a time; a short last block comes last."
+    starts = np.arange(first, last, block)
+    short = len(starts) > 1 and (last - first) % block
+    head = starts[:-1] if short else starts
+    order = numpy_rng(seed, "blocks", number).permutation(head)
+    starts = np.r_[order, starts[-1:]] if short else order
+    return np.array_split(starts, range(window, len(starts), window))
+
+# %% ../../nbs/01_core/01_data.ipynb #5c99947e
+def read_window(file: h5py.File, names: Sequence[str], starts: np.ndarray, block: int, last: int, order: torch.Generator) -> Tensors:
+    "Rows of some blocks, shuffled together; DataError where the file is damaged."
+    try:
+        rows = {name: np.concatenate([file[name][s:min(s + block, last)] for s in starts]) for name in names}
+    except OSError as error:
+        raise DataError(f"{file.filename}: damaged in a block of rows from {starts.min()} on ({error}); {UNREADABLE}") from None
+    shuffled = torch.randperm(len(rows[names[0]]), generator=order)
+    return {name: torch.from_numpy(array)[shuffled] for name, array in rows.items()}
+
+# %% ../../nbs/01_core/01_data.ipynb #295c3bf2
 @dataclass(frozen=True)
 class Hdf5Source:
     """Batches streamed from an HDF5 file in bounded memory.
@@ -227,32 +247,17 @@ class Hdf5Source:
         full, rest = divmod(last - first, self.block * self.window)
         return full * -(-self.block * self.window // self.batch_size) + -(-rest // self.batch_size)
 
-    def _windows(self, number: int) -> Iterator[np.ndarray]:
-        "Starts of the blocks, in windows, for one pass; a short last block comes last."
-        first, last = self._range()
-        starts = np.arange(first, last, self.block)
-        short = len(starts) > 1 and (last - first) % self.block
-        head = starts[:-1] if short else starts
-        order = numpy_rng(self.seed, "blocks", number).permutation(head)
-        starts = np.r_[order, starts[-1:]] if short else order
-        yield from np.array_split(starts, range(self.window, len(starts), self.window))
-
     def batches(self, start: int = 0) -> Iterator[Tensors]:
         "Batches from step `start` on, without end; windows before `start` are skipped without reading."
-        last = self._range()[1]
+        first, last = self._range()
         number, skip = divmod(start, self.batches_per_pass)
         with h5py.File(self.path, "r") as file:
             while True:
-                for k, starts in enumerate(self._windows(number)):
-                    size = int(sum(min(self.block, last - s) for s in starts))
-                    count = -(-size // self.batch_size)
-                    if skip >= count:
-                        skip -= count
-                        continue
-                    rows = {name: np.concatenate([file[name][s:min(s + self.block, last)] for s in starts]) for name in self.names}
-                    order = torch.randperm(size, generator=torch_rng(self.seed, number, k))
-                    tensors = {name: torch.from_numpy(array)[order] for name, array in rows.items()}
-                    for i in range(skip, count):
-                        yield {name: tensor[i * self.batch_size:(i + 1) * self.batch_size] for name, tensor in tensors.items()}
-                    skip = 0
+                for k, starts in enumerate(window_starts(first, last, self.block, self.window, self.seed, number)):
+                    count = -(-int(np.minimum(self.block, last - starts).sum()) // self.batch_size)
+                    if skip < count:
+                        tensors = read_window(file, self.names, starts, self.block, last, torch_rng(self.seed, number, k))
+                        for i in range(skip, count):
+                            yield {name: tensor[i * self.batch_size:(i + 1) * self.batch_size] for name, tensor in tensors.items()}
+                    skip = max(0, skip - count)
                 number += 1

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 # %% auto #0
-__all__ = ['DataError', 'Hdf5Writer', 'write_hdf5', 'read_hdf5', 'file_fingerprint']
+__all__ = ['UNREADABLE', 'DataError', 'Hdf5Writer', 'write_hdf5', 'read_hdf5', 'replace_bytes', 'file_fingerprint']
 
 # %% ../../nbs/01_core/01a_files.ipynb #1d5ee0b2
 class DataError(ValueError):
@@ -68,12 +68,15 @@ class Hdf5Writer:
             self._partial.unlink(missing_ok=True)
 
 # %% ../../nbs/01_core/01a_files.ipynb #fcae83b1
+UNREADABLE = "a generated file is made again with --again; a file of your own has to be copied or written again where it comes from"
+
+
 def write_hdf5(path: str | Path, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any] | None = None) -> None:
     "Write all `arrays` (rows first) and root attributes at once, atomically."
     with Hdf5Writer(path, attrs) as writer:
         writer.append(arrays)
 
-
+# %% ../../nbs/01_core/01a_files.ipynb #affdd02e
 def read_hdf5(
     path: str | Path, names: Sequence[str] | None = None, rows: slice | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -94,9 +97,9 @@ def read_hdf5(
             arrays = {name: file[name][() if file[name].ndim == 0 else rows or slice(None)] for name in wanted}
             return arrays, {key: _plain(value) for key, value in file.attrs.items()}
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{path}: not a readable HDF5 file ({error}); delete it and make it again") from None
+        raise DataError(f"{path}: not a readable HDF5 file ({error}); {UNREADABLE}") from None
 
-
+# %% ../../nbs/01_core/01a_files.ipynb #f60e5276
 def _plain(value: Any) -> Any:
     "Undo the JSON of nested attributes."
     value = value.item() if isinstance(value, np.generic) else value
@@ -106,6 +109,21 @@ def _plain(value: Any) -> Any:
         except json.JSONDecodeError:
             return value
     return value
+
+# %% ../../nbs/01_core/01a_files.ipynb #35b1c8a6
+def replace_bytes(path: str | Path, content: bytes) -> None:
+    "Write a small file at once: the name holds the old content or the new, never a part."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 # %% ../../nbs/01_core/01a_files.ipynb #ec970e2a
 def file_fingerprint(path: str | Path) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,15 +14,76 @@ import torch
 from .config import OptimizerConfig, ScheduleConfig
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'make_optimizer', 'Schedule', 'guard_gradients']
+__all__ = ['OPTIMIZERS', 'Soap', 'make_optimizer', 'Schedule', 'guard_gradients']
 
 # %% ../../nbs/01_core/03a_optimization.ipynb #826f947e
+class Soap(torch.optim.Optimizer):
+    """Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv:2409.11321, algorithm 3).
+
+    Args:
+        memory: decay of all running means (the paper's beta1, beta2 and Shampoo beta).
+        refresh: steps between two turns of the frame; the eigenvectors are improved by one power iteration and a QR.
+    """
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float = 3e-3, weight_decay: float = 0.0,
+                 memory: float = 0.95, refresh: int = 10, eps: float = 1e-8):
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "memory": memory, "refresh": refresh, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        "Move every parameter that has a gradient; the first gradient of a parameter only sets its frame."
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    grad = parameter.grad.reshape(len(parameter) if parameter.dim() else 1, -1)
+                    state = self.state[parameter]
+                    if state:
+                        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                        parameter.add_(_soap_move(state, grad, group).view_as(parameter), alpha=-group["lr"])
+                    else:
+                        state.update(_soap_start(grad))
+
+
+def _soap_start(grad: torch.Tensor) -> dict[str, Any]:
+    "State of a parameter from its first gradient [m, n]."
+    moments = [grad @ grad.T, grad.T @ grad]
+    return {"count": 0, "first": torch.zeros_like(grad), "second": torch.zeros_like(grad),
+            "moments": moments, "frames": [torch.linalg.eigh(moment)[1] for moment in moments]}
+
+
+def _soap_move(state: dict[str, Any], grad: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    "The direction [m, n] of this step; updates the running means and, now and then, the frames."
+    memory, (left, right) = group["memory"], state["frames"]
+    state["count"] += 1
+    state["first"].lerp_(grad, 1 - memory)
+    turned = left.T @ grad @ right
+    state["second"].mul_(memory).addcmul_(turned, turned, value=1 - memory)
+    unbiased = 1 - memory ** state["count"]
+    size = (state["second"] / unbiased).sqrt_().add_(group["eps"])
+    move = left @ ((left.T @ state["first"] @ right) / unbiased / size) @ right.T
+    state["moments"][0].lerp_(grad @ grad.T, 1 - memory)
+    state["moments"][1].lerp_(grad.T @ grad, 1 - memory)
+    if state["count"] % group["refresh"] == 0:
+        _turn_frames(state)
+    return move
+
+# %% ../../nbs/01_core/03a_optimization.ipynb #67052b4a
+def _turn_frames(state: dict[str, Any]) -> None:
+    "One step of orthogonal iteration for both frames, keeping the mean squares beside their axes."
+    for side in (0, 1):
+        moment, frame = state["moments"][side], state["frames"][side]
+        order = (frame * (moment @ frame)).sum(0).argsort(descending=True)
+        state["second"] = state["second"].index_select(side, order)
+        state["frames"][side] = torch.linalg.qr(moment @ frame[:, order])[0]
+
+# %% ../../nbs/01_core/03a_optimization.ipynb #2524a048
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
     "radam": torch.optim.RAdam,
     "nadam": torch.optim.NAdam,
     "sgd": torch.optim.SGD,
+    "soap": Soap,
 }
 _FUSED = {"adamw", "adam", "sgd"}
 

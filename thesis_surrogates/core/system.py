@@ -5,8 +5,8 @@
 # %% ../../nbs/01_core/09_system.ipynb #eddb8ab1
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,13 @@ from .metrics import Contender, Scores
 from .plans import Plan
 
 if TYPE_CHECKING:
+    from thesis_surrogates.core.facts import Run
+
     import pandas as pd
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['Symbol', 'Deployable', 'System']
+__all__ = ['Symbol', 'Deployable', 'no_views', 'System']
 
 # %% ../../nbs/01_core/09_system.ipynb #c704a6a1
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,11 @@ class Deployable:
     outputs: tuple[str, ...]
     tolerance: float = 1e-5
 
+# %% ../../nbs/01_core/09_system.ipynb #e07928ec
+def no_views(run: Run) -> Iterable[tuple[str, bytes]]:
+    "No further files."
+    return ()
+
 # %% ../../nbs/01_core/09_system.ipynb #562e840b
 @dataclass(frozen=True, kw_only=True)
 class System:
@@ -69,6 +76,11 @@ class System:
         score: predictions and truth of a split to numbers whose names carry units.
         figures: named figures with their tables, from the scores of all contenders.
         columns: metrics of the comparison table, in order; `headline` decides what is best.
+        presets: named datasets, for the command line.
+        produce: as `make_data`, with a number of processes, for datasets of any size and for every suffix that the system can write;
+            called again after a kill it goes on.
+        views: name and content of each further file of a run directory, derived from the run's facts, configuration and checkpoints
+            alone; one at a time, so that no more than one is in memory.
 
     `Any` stands for the system's own configuration types: a function of one of them does not take every configuration.
     """
@@ -93,3 +105,6 @@ class System:
     deploy: Callable[[nn.Module], Deployable]
     headline: str
     columns: tuple[str, ...]
+    presets: Mapping[str, DataConfig] = field(default_factory=dict)
+    produce: Callable[[Any, Path, int], None] | None = None
+    views: Callable[[Run], Iterable[tuple[str, bytes]]] = no_views

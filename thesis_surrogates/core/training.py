@@ -16,16 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checkpoints import load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from .checkpoints import keep_checkpoint, load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from .config import ConfigError, TrainConfig
 from .data import to_device
 from .plans import Callback, Event, Phase, Plan, Update, describe, rows_of
 from .steps import Mover, Sums, prefixes
 
 # %% auto #0
-__all__ = ['TrainingDiverged', 'FitResult', 'fit']
+__all__ = ['PATIENCE', 'REMEDY', 'TrainingDiverged', 'FitResult', 'fit']
 
 # %% ../../nbs/01_core/03e_training.ipynb #682b62af
+PATIENCE = 3  # validations in a row that may fail to be a number before a training is given up
+REMEDY = "lower train.optimizer.learning_rate or train.gradient_clip"
+
+
 class TrainingDiverged(RuntimeError):
     "The loss is no longer a number: the message says where and what to try."
 
@@ -55,8 +59,10 @@ class _Progress:
     best_epoch: int = -1
     waited: int = 0
     seconds: float = 0.0
+    bad_validations: int = 0  # in a row
+    judged: bool = False  # some validation of this phase was finite
 
-
+# %% ../../nbs/01_core/03e_training.ipynb #5f8b11b9
 @dataclass
 class _Work:
     "One training under way."
@@ -109,8 +115,21 @@ def _save(work: _Work) -> None:
         "progress": {**asdict(work.at), "seconds": work.elapsed}, "model": work.model.state_dict(), "rng": rng_state(),
         "updates": [mover.state() for mover in work.movers], "sums": work.sums.values, "rows": work.sums.rows,
         "loop": describe(work.plan), "seed": work.seed})
+    _keep(work)
+
+# %% ../../nbs/01_core/03e_training.ipynb #5f63553b
+def _to_keep(work: _Work) -> bool:
+    "Whether the training stands at the end of an epoch whose checkpoint is wanted later."
+    every = work.train.keep_every
+    return every is not None and work.at.epoch > 0 and work.at.step_in_epoch == 0 and work.at.epoch % every == 0
 
 
+def _keep(work: _Work) -> None:
+    "Keep `last.pt` as `epoch_N.pt` where N epochs are done and N is asked for."
+    if work.checkpoints is not None and work.movers and _to_keep(work):
+        keep_checkpoint(work.checkpoints / "last.pt", work.checkpoints / f"epoch_{work.at.epoch}.pt")
+
+# %% ../../nbs/01_core/03e_training.ipynb #1b789ed4
 def _resume(work: _Work) -> bool:
     "Go on from `last.pt` if there is one; refuse a checkpoint of another plan or seed."
     path = work.checkpoints / "last.pt" if work.checkpoints is not None else None
@@ -128,13 +147,15 @@ def _resume(work: _Work) -> bool:
         for mover, saved in zip(work.movers, state["updates"], strict=True):
             mover.restore(saved)
     set_rng_state(state["rng"])
+    _keep(work)  # a kill may have come between writing and keeping
     return True
 
 # %% ../../nbs/01_core/03e_training.ipynb #cad78cb2
 def _keep_if_best(work: _Work, value: float) -> None:
     "Compare with the best value so far and keep the weights of a better one."
     at = work.at
-    improved = value < at.best_value - (work.train.min_delta if math.isfinite(at.best_value) else 0.0)
+    least = work.train.min_delta if math.isfinite(at.best_value) else 0.0
+    improved = math.isfinite(value) and value < at.best_value - least
     at.waited = 0 if improved else at.waited + 1
     if not improved:
         return
@@ -175,8 +196,10 @@ def _run(work: _Work) -> str:
                 _save(work)
                 _emit(work, "paused", phase.name)
                 return "paused"
+        if not at.judged:
+            raise TrainingDiverged(f"phase {phase.name!r}: no validation was finite up to its end; {REMEDY}")
         _emit(work, "phase_end", phase.name)
-        at.phase, at.epoch_in_phase, at.waited, work.movers = at.phase + 1, 0, 0, []
+        at.phase, at.epoch_in_phase, at.waited, at.judged, work.movers = at.phase + 1, 0, 0, False, []
         _save(work)
     _take_best(work)
     _emit(work, "end", details={"best_epoch": at.best_epoch, "best_value": at.best_value})
@@ -208,21 +231,24 @@ def _epoch_end(work: _Work, phase: Phase) -> None:
     "Validate, compare with the best, tell, save."
     at = work.at
     train, bad = work.sums.means(prefixes(phase))
-    train |= {"learning_rate": work.movers[0].optimizer.param_groups[0]["lr"]} | ({"bad_steps": float(bad)} if bad else {})
+    train |= {"learning_rate": work.movers[0].optimizer.param_groups[0]["lr"]} if work.movers else {}
+    train |= {"bad_steps": float(bad)} if bad else {}
     work.model.eval()
     with torch.no_grad():
         validation = {name: float(value) for name, value in work.plan.validate(work.model).items()}
     value = validation[work.plan.monitor]
-    if not math.isfinite(value) or 2 * bad > phase.epoch_steps * len(phase.updates):
-        raise TrainingDiverged(
-            f"phase {phase.name!r}, epoch {at.epoch}: validation {work.plan.monitor} is {value}, {bad} steps without a "
-            "finite gradient; lower train.optimizer.learning_rate or train.gradient_clip")
+    finite = math.isfinite(value)
+    at.bad_validations, at.judged = 0 if finite else at.bad_validations + 1, at.judged or finite
     _keep_if_best(work, value)
     for mover in work.movers:
-        mover.schedule.epoch_end(value)
+        mover.schedule.epoch_end(value if finite else math.inf)
     _emit(work, "epoch_end", phase.name, {"train": train, "validation": validation})
+    if at.bad_validations >= PATIENCE or 2 * bad > phase.epoch_steps * len(phase.updates):
+        raise TrainingDiverged(
+            f"phase {phase.name!r}, epoch {at.epoch}: validation {work.plan.monitor} is {value} ({at.bad_validations} validations in "
+            f"a row were not finite), {bad} steps without a finite gradient; {REMEDY}")
     at.epoch, at.epoch_in_phase, at.step_in_epoch, work.sums = at.epoch + 1, at.epoch_in_phase + 1, 0, Sums()
-    if at.epoch % work.train.checkpoint_every == 0:
+    if at.epoch % work.train.checkpoint_every == 0 or _to_keep(work):
         _save(work)
 
 # %% ../../nbs/01_core/03e_training.ipynb #c0ab7652
@@ -234,11 +260,13 @@ def fit(
 
     Args:
         seed: seeds what the training draws itself (dropout, noise); the batches have their own.
-        checkpoints: folder of `last.pt` and `best.pt`; training goes on from there if `last.pt` exists.
+        checkpoints: folder of `last.pt` and `best.pt` (and `epoch_N.pt`, with `train.keep_every`); training goes on from there
+            if `last.pt` exists.
         budget_seconds: pause cleanly, with a checkpoint, when this much time is spent in this call.
 
     Raises:
-        TrainingDiverged: the validation is not finite, or most steps of an epoch had no finite gradient.
+        TrainingDiverged: most steps of an epoch had no finite gradient, three validations in a row were not finite, or none
+            was by the end of a phase.
         ConfigError: the checkpoint belongs to another plan or seed.
     """
     work = _Work(model, plan, seed, train, callbacks, Path(checkpoints) if checkpoints else None, budget_seconds,

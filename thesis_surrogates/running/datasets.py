@@ -17,14 +17,14 @@ from ..core.system import System
 from .registry import get_system, resolve
 
 # %% auto #0
-__all__ = ['dataset_path', 'locked', 'ensure_dataset', 'datasets_of']
+__all__ = ['dataset_path', 'locked', 'ensure_dataset', 'write_dataset', 'datasets_of']
 
 # %% ../../nbs/06_running/01_datasets.ipynb #57ec6bd7
 def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
     "File of a dataset: the user's own, or a name with the hash of what describes it."
     if config.path is not None:
         return Path(config.path).expanduser()
-    return Path(data_dir) / system / f"{system}-{digest(config.model_dump(mode='json'))}.h5"
+    return Path(data_dir) / system / f"{system}-{digest(config.model_dump(mode='json', exclude=set(config.reading)))}.h5"
 
 
 @contextmanager
@@ -36,11 +36,12 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 # %% ../../nbs/06_running/01_datasets.ipynb #0e9ca0db
-def ensure_dataset(system: System, config: DataConfig, data_dir: str | Path, *, again: bool = False) -> Path:
+def ensure_dataset(system: System, config: DataConfig, data_dir: str | Path, *, again: bool = False, workers: int = 1) -> Path:
     """The file of the dataset, made now if it is a generated one that is not there yet.
 
     Args:
         again: make a generated dataset even if the file exists.
+        workers: processes that make it, where the system can share the work.
 
     Raises:
         DataError: a user's file that does not exist.
@@ -50,12 +51,26 @@ def ensure_dataset(system: System, config: DataConfig, data_dir: str | Path, *, 
         if not path.is_file():
             raise DataError(f"data.path: no file {path}; correct the path, or leave it out to use generated data")
         return path
-    with locked(path):
-        if again or not path.is_file():
-            system.make_data(config, path)
+    write_dataset(system, config, path, again=again, workers=workers)
     return path
 
+# %% ../../nbs/06_running/01_datasets.ipynb #976b0c3a
+def write_dataset(system: System, config: DataConfig, path: Path, *, again: bool = False, workers: int = 1) -> None:
+    """Make a dataset at a place of one's own choice, unless the file is there.
 
+    Raises:
+        DataError: the system cannot write such a file, or cannot share the work.
+    """
+    if system.produce is None and (workers > 1 or path.suffix not in (".h5", ".hdf5")):
+        raise DataError(f"{path.name}: {system.name} writes .h5 files, with one process; choose such a name and leave out --workers")
+    with locked(path):
+        if again or not path.is_file():
+            if system.produce is not None:
+                system.produce(config, path, workers)
+            else:
+                system.make_data(config, path)
+
+# %% ../../nbs/06_running/01_datasets.ipynb #72f3758d
 def datasets_of(configs: list[RunConfig], data_dir: str | Path) -> dict[Path, RunConfig]:
     "The distinct dataset files of several runs, each with the first run that needs it."
     found: dict[Path, RunConfig] = {}

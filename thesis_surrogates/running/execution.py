@@ -19,7 +19,7 @@ from ..core.checkpoints import load_checkpoint
 from ..core.config import RunConfig, as_mapping, config_hash
 from ..core.mappings import ConfigError
 from ..core.data import Data
-from ..core.files import DataError
+from ..core.files import DataError, replace_bytes
 from ..core.facts import Run, read_run
 from ..core.metrics import compete, score_all
 from ..core.models import count_parameters
@@ -33,8 +33,8 @@ from .datasets import dataset_path, ensure_dataset
 from .registry import get_system, resolve
 
 # %% auto #0
-__all__ = ['run_directory', 'pick_device', 'threads', 'new_model', 'items_in', 'evaluate', 'run', 'check_fingerprint',
-           'Surrogate', 'trained_model', 'load_surrogate', 'evaluate_runs']
+__all__ = ['OWN_FILES', 'run_directory', 'pick_device', 'threads', 'new_model', 'items_in', 'evaluate', 'write_views', 'run',
+           'check_fingerprint', 'Surrogate', 'trained_model', 'load_surrogate', 'evaluate_runs']
 
 # %% ../../nbs/06_running/02_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
@@ -69,6 +69,9 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 # %% ../../nbs/06_running/02_execution.ipynb #4e043a80
+OWN_FILES = ("config.yaml", "run.json", "notebook.ipynb", "log.txt")  # no view may be called so
+
+
 def new_model(system: System, config: RunConfig) -> nn.Module:
     "An untrained model with the first weights of `config.seed`."
     with torch.random.fork_rng():
@@ -81,7 +84,7 @@ def items_in(split: Mapping[str, Any]) -> int:
     first = next(iter(split.values()))
     return items_in(first) if isinstance(first, Mapping) else len(first)
 
-
+# %% ../../nbs/06_running/02_execution.ipynb #0ae965a2
 def evaluate(system: System, model: nn.Module, data: Data, figures: Path | None = None) -> list[dict[str, Any]]:
     """Rows of the competition on the test split: doing nothing, the classical methods, and the model, on the same inputs.
 
@@ -98,6 +101,22 @@ def evaluate(system: System, model: nn.Module, data: Data, figures: Path | None 
         for name, figure, table in system.figures(scores, data):
             save_figure(figure, figures / name, table)
     return rows
+
+# %% ../../nbs/06_running/02_execution.ipynb #0555e0c7
+def write_views(run_dir: str | Path) -> list[Path]:
+    """Write the files of a run directory that its system derives from facts; returns their paths.
+
+    Raises:
+        FactsError, DataError: no run directory, or a checkpoint that cannot be read.
+        ConfigError: the system wants to write over the facts themselves.
+    """
+    record, written = read_run(run_dir), []
+    for name, content in get_system(record.config["system"]).views(record):
+        if Path(name).name != name or name in OWN_FILES:
+            raise ConfigError(f"view {name!r}: choose another plain file name; {', '.join(OWN_FILES)} hold the facts of the run")
+        replace_bytes(record.path / name, content)
+        written.append(record.path / name)
+    return written
 
 # %% ../../nbs/06_running/02_execution.ipynb #d2ea1b0b
 def run(
@@ -140,10 +159,11 @@ def run(
                      budget_seconds=budget_seconds)
         if result.status == "done":
             recorder.event("evaluated", {"split": "test", "rows": evaluate(system, model.cpu(), data, run_dir / "figures")})
+            write_views(run_dir)
         recorder.finish("done" if result.status == "done" else "paused")
     return read_run(run_dir)
 
-
+# %% ../../nbs/06_running/02_execution.ipynb #bec7a898
 def check_fingerprint(run_dir: Path, data: Data) -> None:
     """Refuse to go on with other data than those the run began with.
 

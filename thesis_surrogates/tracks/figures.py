@@ -17,11 +17,12 @@ from ..core.data import Data
 from ..core.metrics import Scores
 from ..core.plots import PALETTE, accuracy_cost, new_figure, style
 from .data import field_of
+from .limits import MATERIAL_MM, draw_material, draw_resolutions, momentum_ticks
 from .propagation import propagate
 
 # %% auto #0
 __all__ = ['CLASSICAL', 'LINES', 'look', 'looks', 'shown', 'name_lines', 'error_against_momentum', 'residual_distribution',
-           'trajectories', 'accuracy_against_cost', 'figures']
+           'trajectories', 'number_points', 'accuracy_against_cost', 'figures']
 
 # %% ../../nbs/02_tracks/06_figures.ipynb #b25626cb
 CLASSICAL = ("parabola", "RK4", "Cash-Karp")  # first words of the classical contenders' names
@@ -89,7 +90,11 @@ def error_against_momentum(scores: Mapping[str, Scores], bins: int = 10) -> tupl
             ends.append((name, line.momentum_gev.iloc[-1], line.position_median_mm.iloc[-1], how["color"]))
         axes.set(xscale="log", yscale="log", xlabel="momentum [GeV]", ylabel="median position error [mm]")
         axes.set_xlim(edges[0], edges[-1] * 2.2)
+        draw_material(axes)
+        draw_resolutions(axes)
+        momentum_ticks(axes)
         name_lines(axes, ends)
+        axes.legend(loc="upper right", fontsize=7)
     return figure, table
 
 # %% ../../nbs/02_tracks/06_figures.ipynb #ff419970
@@ -149,9 +154,28 @@ def trajectories(scores: Mapping[str, Scores], data: Data, tracks: int = 6, plan
     return figure, table
 
 # %% ../../nbs/02_tracks/06_figures.ipynb #24b1e2d1
-def accuracy_against_cost(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, pd.DataFrame]:
-    "Mean position error against microseconds per track, from the rows of a competition."
-    return accuracy_cost(pd.DataFrame(rows), x="cost_us", y="position_mean_mm")
+def number_points(axes: Axes, drawn: pd.DataFrame, family: str, y: str) -> None:
+    "Write the number of 'RK4 8 steps' or 'Cash-Karp 0.01 mm' under every point of a family but the best, which has its name."
+    members = drawn[drawn.contender.astype(str).str.startswith(f"{family} ")].sort_values(y)
+    for name, cost, error in members[["contender", "cost_us", y]].iloc[1:].itertuples(index=False):
+        words = str(name).split()
+        if len(words) == 3:
+            axes.annotate(words[1], (cost, error), xytext=(0, -9), textcoords="offset points", ha="center", fontsize=6, color=PALETTE[1])
+
+
+def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], y: str = "position_mean_mm") -> tuple[Figure, pd.DataFrame]:
+    "Position error `y` against microseconds per track, from the rows of a competition, with the limits of the detector."
+    figure, drawn = accuracy_cost(pd.DataFrame(rows), x="cost_us", y=y, most_labels=0)
+    axes = figure.axes[0]
+    figure.draw_without_rendering()  # settles the limits, which the lines below must not widen
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+    axes.axhspan(MATERIAL_MM[-1], MATERIAL_MM[0], color="#777777", alpha=0.12, lw=0, zorder=0.3)
+    axes.annotate("scattering in matter, above 50 to below 3 GeV", (0.99, MATERIAL_MM[0]), xycoords=axes.get_yaxis_transform(), xytext=(0, -7),
+                  textcoords="offset points", ha="right", fontsize=6, color="#777777")
+    draw_resolutions(axes, right=True)
+    for family in ("RK4", "Cash-Karp"):
+        number_points(axes, drawn, family, y)
+    return figure, drawn
 
 # %% ../../nbs/02_tracks/06_figures.ipynb #011ab6de
 def figures(scores: Mapping[str, Scores], data: Data) -> Iterator[tuple[str, Figure, pd.DataFrame]]:

@@ -6,23 +6,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from typing import cast
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from ..core.config import ModelConfig, TrainConfig
-from ..core.data import Batch, Data, Tensors, TensorSource
-from ..core.plans import Plan, supervised_plan
-from .data import field_of
+from ..core.config import TrainConfig
+from ..core.data import Batch, Tensors
 from .field import Field as MagneticField
-from .models import STAGES, PhysicsNetwork, PlainNetwork, ResidualNetwork, StageNetwork
+from .kick import KickNetwork, PolynomialNetwork
+from .networks import STAGES, PhysicsNetwork, PlainNetwork, StageNetwork
 from .propagation import CURVATURE, lorentz_formula
+from .residual import BendFrame, ChainedNetwork, GaussLegendreNetwork, QuadraticNetwork, ResidualNetwork
 
 # %% auto #0
-__all__ = ['LOSSES', 'TracksTrain', 'state_slope', 'data_loss', 'ic_loss', 'equation_residual', 'pde_loss', 'stage_losses',
-           'plain_terms', 'physics_terms', 'stage_terms', 'residual_terms', 'loss_terms', 'validation', 'plan']
+__all__ = ['RESOLUTION', 'LOSSES', 'TracksTrain', 'state_slope', 'data_loss', 'ic_loss', 'equation_residual', 'pde_loss',
+           'stage_losses', 'plain_terms', 'physics_terms', 'stage_terms', 'correction_terms', 'in_own_bends',
+           'path_terms', 'stage_rule_terms', 'loss_terms']
 
 # %% ../../nbs/02_tracks/04_losses.ipynb #d4128b1d
 class TracksTrain(TrainConfig):
@@ -120,18 +121,61 @@ def stage_terms(model: StageNetwork, batch: Batch, field: MagneticField, train: 
     return {"loss": loss, **terms}
 
 # %% ../../nbs/02_tracks/04_losses.ipynb #ef487f86
-def residual_terms(model: ResidualNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
+def correction_terms(model: nn.Module, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
     "Squared error of the z-scored corrections."
-    inputs = batch["inputs"]
-    data = ((model.predicted(inputs) - model.corrections(inputs, batch["bend"])) ** 2).mean()
+    data = ((model.predicted(batch["inputs"]) - batch["corrections"]) ** 2).mean()  # type: ignore[operator]
     return {"loss": train.lambda_data * data, "data": data}
+
+# %% ../../nbs/02_tracks/04_losses.ipynb #05981d76
+RESOLUTION = (1e-3, 1e-3, 1e-6, 1e-6)  # mm and slope: what single precision resolves at several metres
+
+
+def in_own_bends(model: nn.Module, inputs: torch.Tensor, misses: torch.Tensor) -> torch.Tensor:
+    "Misses [B, ..., 4] in mm and slope over the bend of each track, of order one when the bend is missed altogether."
+    frame = cast(BendFrame, model.frame)
+    usual = torch.hypot(frame.normalize.mean, frame.normalize.std)
+    size = frame.scale(inputs).abs() * usual + inputs.new_tensor(RESOLUTION)
+    return misses / size.view(len(inputs), *[1] * (misses.dim() - 2), 4)
+
+
+def path_terms(model: QuadraticNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
+    "Corrections at the end, and the equation of motion along the path; the start is exact by construction."
+    terms = correction_terms(model, batch, field, train)
+    if train.lambda_pde > 0:
+        points, inputs = train.n_collocation, batch["inputs"].repeat(train.n_collocation, 1)
+        zeta = torch.linspace(1 / points, 1, points, dtype=inputs.dtype, device=inputs.device)
+        zeta = zeta.repeat_interleave(len(batch["inputs"]))[:, None]
+        misses = equation_residual(lambda s: model.trajectory(inputs, s), inputs, zeta, field)
+        terms["pde"] = (in_own_bends(model, inputs, misses) ** 2).mean()
+        terms["loss"] = terms["loss"] + model.physics_share * train.lambda_pde * terms["pde"]
+    return terms
+
+# %% ../../nbs/02_tracks/04_losses.ipynb #9bc41265
+def stage_rule_terms(model: GaussLegendreNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
+    "Corrections at the end (if wanted) and the implicit Runge-Kutta equations of stages and end."
+    terms = correction_terms(model, batch, field, train)
+    if train.lambda_pde > 0:
+        inputs, path = batch["inputs"], model.path(batch["inputs"])
+        stages = path[:, :-1].flatten(0, 1)
+        each = inputs.repeat_interleave(model.stages, dim=0)
+        z = (inputs[:, 5:6] + model.nodes[:-1] * inputs[:, 6:7]).flatten()
+        slopes = state_slope(stages, each[:, 4], z, field).view(len(inputs), model.stages, 4)
+        misses = path - inputs[:, None, :4] - inputs[:, None, 6:7] * (model.matrix @ slopes)
+        terms["pde"] = (in_own_bends(model, inputs, misses) ** 2).mean()
+        terms["loss"] = terms["loss"] + model.physics_share * train.lambda_pde * terms["pde"]
+    return terms
 
 # %% ../../nbs/02_tracks/04_losses.ipynb #b9b25b61
 LOSSES: Mapping[type[nn.Module], Callable[..., Tensors]] = {
     PlainNetwork: plain_terms,
     PhysicsNetwork: physics_terms,
     StageNetwork: stage_terms,
-    ResidualNetwork: residual_terms,
+    ResidualNetwork: correction_terms,
+    QuadraticNetwork: path_terms,
+    GaussLegendreNetwork: stage_rule_terms,
+    ChainedNetwork: correction_terms,
+    KickNetwork: correction_terms,
+    PolynomialNetwork: correction_terms,
 }
 
 
@@ -142,37 +186,3 @@ def loss_terms(field: MagneticField, train: TracksTrain) -> Callable[[nn.Module,
         return LOSSES[type(model)](model, batch, field, train)
 
     return track_loss
-
-# %% ../../nbs/02_tracks/04_losses.ipynb #f5bf0103
-def validation(field: MagneticField, train: TracksTrain, tensors: Tensors, rows: int = 20_000) -> Callable[[nn.Module], dict[str, float]]:
-    "Data term, mean position error [mm] and mean slope error on the first rows of a split."
-    batch = {name: value[:rows] for name, value in tensors.items()}
-    data_only = loss_terms(field, train.model_copy(update={"lambda_pde": 0.0, "lambda_ic": 0.0, "lambda_data": 1.0}))
-
-    def validate(model: nn.Module) -> dict[str, float]:
-        error = model(batch["inputs"]).double() - batch["target"]
-        return {"loss": float(data_only(model, batch)["loss"]),
-                "position_mean_mm": float(error[:, :2].norm(dim=1).mean()),
-                "slope_mean": float(error[:, 2:].norm(dim=1).mean())}
-
-    return validate
-
-# %% ../../nbs/02_tracks/04_losses.ipynb #a1042e50
-def plan(model: nn.Module, data: Data, config: ModelConfig, train: TracksTrain, seed: int) -> Plan:
-    "The training plan of a track network: shuffled batches from memory, one optimizer, physics warm-up."
-    field = field_of(data)
-    source = TensorSource(dict(data.splits["train"]), train.batch_size, seed)
-    warm_steps = train.physics_warmup_epochs * (train.steps_per_epoch or source.batches_per_pass)
-
-    def physics_warmup(model: nn.Module, step: int) -> None:
-        model.physics_share.fill_(min(1.0, (step + 1) / warm_steps))  # type: ignore[operator]
-
-    def start_without_physics(model: nn.Module) -> None:
-        model.physics_share.zero_()  # type: ignore[operator]
-
-    warms = hasattr(model, "physics_share") and warm_steps > 0
-    usual = supervised_plan(
-        loss_terms=loss_terms(field, train), source=source, train=train,
-        validate=validation(field, train, dict(data.splits["validation"])),
-        after_step=physics_warmup if warms else None, on_start=start_without_physics if warms else None)
-    return replace(usual, phases=(replace(usual.phases[0], steps_per_epoch=train.steps_per_epoch),))

@@ -16,7 +16,7 @@ from ..core.metrics import Contender, Scores, quantile_summary
 from ..core.models import count_parameters
 from .data import field_of, straight_line
 from .field import Field
-from .models import NETWORK_NAMES
+from .models import NAMES
 from .propagation import CURVATURE, Method, propagate
 
 # %% auto #0
@@ -55,7 +55,7 @@ def parabola(inputs: torch.Tensor, field: Field) -> torch.Tensor:
     return torch.stack([x + (tx + 0.5 * ax * dz) * dz, y + (ty + 0.5 * ay * dz) * dz, tx + ax * dz, ty + ay * dz], dim=1)
 
 # %% ../../nbs/02_tracks/05_metrics.ipynb #610c9af4
-STEP_COUNTS = (2, 4, 8, 16, 32)
+STEP_COUNTS = (2, 3, 4, 5, 6, 8, 12, 16, 32)
 TOLERANCES = (1e-2, 1e-4, 1e-6)  # mm
 
 
@@ -82,7 +82,7 @@ def baselines(data: Data) -> tuple[Contender, ...]:
     return (line, bent, *fixed, *adaptive)
 
 # %% ../../nbs/02_tracks/05_metrics.ipynb #bff8b890
-BATCH = 2048  # rows that a network sees at once when it is scored and timed
+BATCH = 4096  # rows that a network sees at once when it is scored and timed
 
 
 def surrogate(model: nn.Module, data: Data) -> Contender:
@@ -92,7 +92,7 @@ def surrogate(model: nn.Module, data: Data) -> Contender:
         device = next(model.parameters()).device
         return {"state": torch.cat([model(rows.to(device)) for rows in tensors["inputs"].split(BATCH)])}
 
-    return Contender(name=NETWORK_NAMES.get(type(model), type(model).__name__), kind="surrogate", predict=predict, parameters=count_parameters(model),
+    return Contender(name=NAMES.get(type(model), type(model).__name__), kind="surrogate", predict=predict, parameters=count_parameters(model),
                      note=f"single precision, batches of {BATCH}; labels: {data.meta['label']}")
 
 # %% ../../nbs/02_tracks/05_metrics.ipynb #75e14faf

@@ -10,183 +10,32 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .field import Field, compiled
+from .analytic_fields import Field
+from thesis_surrogates.tracks.steppers import (
+    CASH_KARP_A,
+    CASH_KARP_B5,
+    CASH_KARP_C,
+    CASH_KARP_ERROR,
+    CURVATURE,
+    cash_karp_batch,
+    helix,
+    lorentz_formula,
+    rk4_batch,
+)
 
 # %% auto #0
-__all__ = ['CURVATURE', 'lorentz', 'STEEP', 'INNER', 'CASH_KARP_C', 'CASH_KARP_A', 'CASH_KARP_B5', 'CASH_KARP_B4',
-           'CASH_KARP_ERROR', 'FieldFunction', 'Method', 'METHODS', 'TINY', 'DIFFERENCE', 'helix', 'lorentz_formula',
-           'PropagationError', 'check_tracks', 'propagate', 'field_lookups', 'propagate_with_jacobian',
-           'liouville_ratio']
-
-# %% ../../nbs/02_tracks/01_propagation.ipynb #890014be
-CURVATURE = 0.299792458e-3  # 1/(T mm) for a charge-to-momentum ratio of 1/GeV: the speed of light in these units
-
-# %% ../../nbs/02_tracks/01_propagation.ipynb #fc872fcd
-def helix(state: np.ndarray, q_over_p: np.ndarray, dz: float, by: float) -> np.ndarray:
-    "Exact states [N, 4] after dz mm in a uniform vertical field of `by` tesla (not zero); the test of every stepper."
-    x, y, tx, ty = np.asarray(state, dtype=np.float64).T
-    w = CURVATURE * np.asarray(q_over_p, dtype=np.float64) * by
-    norm = np.sqrt(1 + tx**2 + ty**2)
-    ux, uy, uz = tx / norm, ty / norm, 1 / norm
-    ux_end = ux - w * dz
-    uz_end = np.sqrt(ux**2 + uz**2 - ux_end**2)
-    path = (np.arctan2(ux, uz) - np.arctan2(ux_end, uz_end)) / w
-    return np.stack([x + (uz_end - uz) / w, y + uy * path, ux_end / uz_end, uy / uz_end], axis=1)
-
-# %% ../../nbs/02_tracks/01_propagation.ipynb #380a6dc1
-def lorentz_formula(xp: Any) -> Callable[..., tuple[Any, Any]]:
-    "The slope derivatives (dtx/dz, dty/dz) [1/mm] as a function of tx, ty, kappa [1/(T mm)], bx, by, bz [T]."
-
-    def formula(tx, ty, kappa, bx, by, bz):
-        n = kappa * xp.sqrt(1 + tx * tx + ty * ty)
-        return n * (tx * ty * bx - (1 + tx * tx) * by + ty * bz), n * ((1 + ty * ty) * bx - tx * ty * by - tx * bz)
-
-    return formula
-
-
-lorentz = compiled(lorentz_formula(np))
-
-
-@compiled
-def _rhs(b, p, z, x, y, tx, ty, kappa):
-    "Right-hand side of the four equations in the field b(x, y, z, p)."
-    bx, by, bz = b(x, y, z, p)
-    ax, ay = lorentz(tx, ty, kappa, bx, by, bz)
-    return tx, ty, ax, ay
-
-# %% ../../nbs/02_tracks/01_propagation.ipynb #46536e70
-STEEP = 10.0  # slope at which a track counts as turned over, as in LHCb's own extrapolator
-INNER = 1.0 - 1e-12  # the field is read this close to the ends of a leg, on the inner side
-
-
-@compiled
-def _next_stop(z, z_end, planes):
-    "The next plane strictly between z and z_end, or z_end."
-    stop = z_end
-    for plane in planes:
-        if (plane - z) * (plane - stop) < 0:
-            stop = plane
-    return stop
-
-
-@compiled
-def _rk4_step(b, p, z0, z1, z2, h, x, y, tx, ty, kappa):
-    "One step of size h; the field is read at z0, twice at z1 and at z2."
-    a1, b1, c1, d1 = _rhs(b, p, z0, x, y, tx, ty, kappa)
-    g = 0.5 * h
-    a2, b2, c2, d2 = _rhs(b, p, z1, x + g * a1, y + g * b1, tx + g * c1, ty + g * d1, kappa)
-    a3, b3, c3, d3 = _rhs(b, p, z1, x + g * a2, y + g * b2, tx + g * c2, ty + g * d2, kappa)
-    a4, b4, c4, d4 = _rhs(b, p, z2, x + h * a3, y + h * b3, tx + h * c3, ty + h * d3, kappa)
-    s = h / 6
-    return (x + s * (a1 + 2 * (a2 + a3) + a4), y + s * (b1 + 2 * (b2 + b3) + b4),
-            tx + s * (c1 + 2 * (c2 + c3) + c4), ty + s * (d1 + 2 * (d2 + d3) + d4))
-
-# %% ../../nbs/02_tracks/01_propagation.ipynb #8cdb6936
-@compiled
-def _rk4_track(b, p, planes, z, z_end, x, y, tx, ty, kappa, step, tolerance):
-    "Follow one track with equal steps of at most `step` mm; returns the state and the number of field look-ups."
-    lookups = 0
-    while z != z_end:
-        stop = _next_stop(z, z_end, planes)
-        n = max(1, int(np.ceil(abs(stop - z) / step - 1e-9)))
-        h, middle = (stop - z) / n, 0.5 * (z + stop)
-        for j in range(n):
-            z0 = middle + INNER * (z + j * h - middle)
-            z2 = middle + INNER * (z + (j + 1) * h - middle)
-            x, y, tx, ty = _rk4_step(b, p, z0, z + (j + 0.5) * h, z2, h, x, y, tx, ty, kappa)
-            lookups += 4
-            if not (abs(tx.real) < STEEP and abs(ty.real) < STEEP):
-                return x * np.nan, y * np.nan, tx * np.nan, ty * np.nan, lookups
-        z = stop
-    return x, y, tx, ty, lookups
-
-# %% ../../nbs/02_tracks/01_propagation.ipynb #5296de05
-CASH_KARP_C = np.array([0, 1 / 5, 3 / 10, 3 / 5, 1, 7 / 8])
-CASH_KARP_A = np.array([
-    [0, 0, 0, 0, 0, 0],
-    [1 / 5, 0, 0, 0, 0, 0],
-    [3 / 40, 9 / 40, 0, 0, 0, 0],
-    [3 / 10, -9 / 10, 6 / 5, 0, 0, 0],
-    [-11 / 54, 5 / 2, -70 / 27, 35 / 27, 0, 0],
-    [1631 / 55296, 175 / 512, 575 / 13824, 44275 / 110592, 253 / 4096, 0],
-])
-CASH_KARP_B5 = np.array([37 / 378, 0, 250 / 621, 125 / 594, 0, 512 / 1771])
-CASH_KARP_B4 = np.array([2825 / 27648, 0, 18575 / 48384, 13525 / 55296, 277 / 14336, 1 / 4])
-CASH_KARP_ERROR = CASH_KARP_B5 - CASH_KARP_B4
-
-# %% ../../nbs/02_tracks/01_propagation.ipynb #84005e80
-@compiled
-def _cash_karp_step(b, p, z, middle, h, x, y, tx, ty, kappa, k):
-    "One trial step; fills the stages k [6, 4]. Returns the fifth-order state and its error estimate."
-    for i in range(6):
-        sx, sy, sa, sb = x, y, tx, ty
-        for m in range(i):
-            a = h * CASH_KARP_A[i, m]
-            sx, sy, sa, sb = sx + a * k[m, 0], sy + a * k[m, 1], sa + a * k[m, 2], sb + a * k[m, 3]
-        zi = middle + INNER * (z + CASH_KARP_C[i] * h - middle)
-        k[i, 0], k[i, 1], k[i, 2], k[i, 3] = _rhs(b, p, zi, sx, sy, sa, sb, kappa)
-    ex = ey = ea = eb = 0.0
-    for i in range(6):
-        w, e = h * CASH_KARP_B5[i], h * CASH_KARP_ERROR[i]
-        x, y, tx, ty = x + w * k[i, 0], y + w * k[i, 1], tx + w * k[i, 2], ty + w * k[i, 3]
-        ex, ey, ea, eb = ex + e * k[i, 0].real, ey + e * k[i, 1].real, ea + e * k[i, 2].real, eb + e * k[i, 3].real
-    return x, y, tx, ty, max(abs(ex), abs(ey)), max(abs(ea), abs(eb))
-
-# %% ../../nbs/02_tracks/01_propagation.ipynb #58d9d76b
-@compiled
-def _cash_karp_track(b, p, planes, z, z_end, x, y, tx, ty, kappa, step, tolerance):
-    "Follow one track with steps of at most `step` mm and a local error of at most `tolerance` mm at the end plane."
-    lookups, h = 0, step
-    k = np.empty((6, 4), dtype=np.array([x]).dtype)
-    while z != z_end:
-        stop = _next_stop(z, z_end, planes)
-        begin, sign = z, 1.0 if stop > z else -1.0
-        while z != stop:
-            last = abs(stop - z) <= h * (1 + 1e-12)
-            trial = stop - z if last else sign * h
-            nx, ny, na, nb, position, slope = _cash_karp_step(
-                b, p, z, 0.5 * (begin + stop), trial, x, y, tx, ty, kappa, k)
-            lookups += 6
-            error = max(position, slope * abs(z_end - z)) / tolerance
-            if not (abs(na.real) < STEEP and abs(nb.real) < STEEP) or lookups > 600000:
-                return x * np.nan, y * np.nan, tx * np.nan, ty * np.nan, lookups
-            if error <= 1:
-                x, y, tx, ty = nx, ny, na, nb
-                z = stop if last else z + trial
-            if error > 1 or not last:
-                h = min(step, abs(trial) * min(5.0, max(0.2, 0.9 * max(error, 1e-12) ** -0.2)))
-    return x, y, tx, ty, lookups
-
-# %% ../../nbs/02_tracks/01_propagation.ipynb #5ee43802
-@compiled
-def _rk4_batch(b, p, planes, z_start, z_end, state, kappa, step, tolerance):
-    "All tracks with fixed steps: final states [N, 4] and look-ups [N]."
-    final, lookups = np.empty_like(state), np.empty(len(state), dtype=np.int64)
-    for i in range(len(state)):
-        final[i, 0], final[i, 1], final[i, 2], final[i, 3], lookups[i] = _rk4_track(
-            b, p, planes, z_start[i], z_end[i],
-            state[i, 0], state[i, 1], state[i, 2], state[i, 3], kappa[i], step, tolerance)
-    return final, lookups
-
-
-@compiled
-def _cash_karp_batch(b, p, planes, z_start, z_end, state, kappa, step, tolerance):
-    "All tracks with adaptive steps: final states [N, 4] and look-ups [N]."
-    final, lookups = np.empty_like(state), np.empty(len(state), dtype=np.int64)
-    for i in range(len(state)):
-        final[i, 0], final[i, 1], final[i, 2], final[i, 3], lookups[i] = _cash_karp_track(
-            b, p, planes, z_start[i], z_end[i],
-            state[i, 0], state[i, 1], state[i, 2], state[i, 3], kappa[i], step, tolerance)
-    return final, lookups
+__all__ = ['FieldFunction', 'Method', 'METHODS', 'TINY', 'DIFFERENCE', 'PropagationError', 'check_tracks', 'propagate',
+           'field_lookups', 'propagate_with_jacobian', 'liouville_ratio', 'CURVATURE', 'helix', 'lorentz_formula']
 
 # %% ../../nbs/02_tracks/01_propagation.ipynb #2fba10e2
+_all_ = ["CURVATURE", "helix", "lorentz_formula"]  # the physics in one place for those who only follow tracks
 FieldFunction = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
 
 
 def _python_slope(field: FieldFunction, s: float, v: np.ndarray, kappa: np.ndarray, z0: np.ndarray, dz: np.ndarray):
     "d(state)/ds [4, N] for a field given as a Python function."
     bx, by, bz = field(v[0], v[1], z0 + s * dz)
-    return dz * np.stack([v[2], v[3], *lorentz.py_func(v[2], v[3], kappa, bx, by, bz)])
+    return dz * np.stack([v[2], v[3], *lorentz_formula(np)(v[2], v[3], kappa, bx, by, bz)])
 
 
 def _python_rk4(field, z0, z1, state, kappa, step, tolerance):
@@ -226,7 +75,7 @@ def _python_cash_karp(field, z0, z1, state, kappa, step, tolerance):
 
 # %% ../../nbs/02_tracks/01_propagation.ipynb #63a654b1
 Method = Literal["rk4", "cash_karp"]
-METHODS = {"rk4": (_rk4_batch, _python_rk4, 20.0), "cash_karp": (_cash_karp_batch, _python_cash_karp, 1000.0)}
+METHODS = {"rk4": (rk4_batch, _python_rk4, 20.0), "cash_karp": (cash_karp_batch, _python_cash_karp, 1000.0)}
 
 
 class PropagationError(ValueError):

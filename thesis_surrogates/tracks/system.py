@@ -14,10 +14,14 @@ from torch import nn
 from ..core.data import Data
 from ..core.metrics import Scores
 from ..core.system import Deployable, Symbol, System
-from .data import TracksData, load_data, make_data
-from .losses import TracksTrain, plan
+from .data import PRESETS, TracksData
+from .files import load_data
+from .losses import TracksTrain
 from .metrics import baselines, score, surrogate
 from .models import MODELS, build_model, fit_scalers
+from .plan import plan
+from .production import make_data, produce
+from .views import views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +78,9 @@ SYSTEM = System(
     score=score,
     figures=figures,
     deploy=deploy,
+    presets=PRESETS,
+    produce=produce,
+    views=views,
     headline="position_mean_mm",
     columns=("position_mean_mm", "position_median_mm", "position_p95_mm", "position_p99_mm", "slope_mean", "slope_median",
              "position_mean_low_p_mm", "position_mean_high_p_mm"),

@@ -1,0 +1,327 @@
+"""What a track costs: networks in four runtimes, Runge-Kutta, Cash-Karp, straight line and parabola, one thread, one process.
+
+    python benchmarks/tracks_timing.py [RUN_DIR ...] [--batches 1 100 10000 1000000] [--budget 2] [--tracks 20000]
+
+Run directories of one leg are compared with the classical methods on that leg, on tracks that no run has seen. Each number is
+the median over at least 30 repeats after at least 200 warm-up calls, unless `--budget` seconds are spent first (then the
+row says how many there were). A repeat lasts at least half a millisecond: cheap calls are repeated inside it. Networks see large batches in pieces of
+5000. C++ rows appear where CMake and a compiler are found. Writes outputs/benchmarks/tracks/timing_results.json and figures.
+"""
+
+from __future__ import annotations
+
+import os
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[name] = "1"  # before anything that starts threads
+
+import argparse
+import json
+import math
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import onnxruntime
+import pandas as pd
+import torch
+
+from thesis_surrogates.core.export import ExportError, export_onnx, export_torchscript, silent
+from thesis_surrogates.core.models import count_parameters
+from thesis_surrogates.core.plots import KIND_COLOR, new_figure, save_figure, style
+from thesis_surrogates.core.system import Deployable
+from thesis_surrogates.tracks.data import TracksData, generate, straight_line
+from thesis_surrogates.tracks.field import Field, make_field
+from thesis_surrogates.tracks.figures import accuracy_against_cost
+from thesis_surrogates.tracks.metrics import STEP_COUNTS, parabola
+from thesis_surrogates.tracks.propagation import propagate
+from thesis_surrogates.tracks.steppers import CURVATURE, cash_karp_batch, rk4_batch
+
+PIECE = 5000  # rows that a network sees at once
+TOLERANCES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6)  # mm
+Predict = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to answer: `prepare` makes a batch's input (not timed), `call` answers it (timed)."""
+
+    contender: str
+    kind: str
+    path: str
+    prepare: Callable[[torch.Tensor], Any]
+    call: Predict
+    parameters: int = 0
+    batches: tuple[int, ...] | None = None
+
+
+def timed(call: Callable[[], Any], budget: float, warm: int = 200, repeats: int = 30) -> dict[str, float]:
+    """Median and quartiles of the seconds per call, with how often it was warmed up and repeated."""
+    began, warmed = time.perf_counter(), 0
+    while warmed < warm and (warmed < 2 or time.perf_counter() - began < 0.2 * budget):
+        call()
+        warmed += 1
+    once = max((time.perf_counter() - began) / warmed, 1e-9)
+    calls = max(1, math.ceil(5e-4 / once))
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < repeats and (len(times) < 3 or time.perf_counter() - began < budget):
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        times.append((time.perf_counter() - start) / calls)
+    low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
+    return {"seconds": float(median), "q25": float(low), "q75": float(high), "least": min(times), "warm_up": warmed, "repeats": len(times), "calls_per_repeat": calls}
+
+
+def in_pieces(call: Predict) -> Predict:
+    """Large batches in pieces of PIECE rows."""
+
+    def run(rows: torch.Tensor) -> torch.Tensor:
+        return call(rows) if len(rows) <= PIECE else torch.cat([call(piece) for piece in rows.split(PIECE)])
+
+    return run
+
+
+def onnx_call(path: Path) -> Predict:
+    """An ONNX file as a function of numpy arrays."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (name,) = (value.name for value in session.get_inputs())
+
+    def run(rows: np.ndarray) -> np.ndarray:
+        if len(rows) <= PIECE:
+            return session.run(None, {name: rows})[0]
+        return np.concatenate([session.run(None, {name: rows[at : at + PIECE]})[0] for at in range(0, len(rows), PIECE)])
+
+    return run
+
+
+def networks(name: str, module: torch.nn.Module, deployable: Deployable, folder: Path) -> Iterator[Method]:
+    """The runtimes of one network; one that cannot take it is left out with a word."""
+    size = count_parameters(module)
+
+    def same(rows: torch.Tensor) -> torch.Tensor:
+        return rows
+
+    yield Method(name, "surrogate", "torch eager", same, in_pieces(module), size)
+    try:
+        with silent():
+            compiled = torch.compile(module, dynamic=False)
+            compiled(torch.ones(PIECE, 7))
+        yield Method(name, "surrogate", "torch.compile", same, in_pieces(compiled), size, batches=(1, 100, 10_000, 1_000_000))
+    except Exception as error:  # no C++ compiler, or an operation that inductor refuses
+        print(f"  {name}: torch.compile left out ({type(error).__name__})")
+    for ending, write in (("onnx", export_onnx), ("ts", export_torchscript)):
+        try:
+            write(deployable, folder / f"{name}.{ending}", states=1000)
+        except ExportError as error:
+            print(f"  {name}: {ending} left out ({str(error).splitlines()[0][-100:]})")
+            continue
+        if ending == "onnx":
+            yield Method(name, "surrogate", "ONNX Runtime", lambda rows: np.ascontiguousarray(rows.numpy()), onnx_call(folder / f"{name}.onnx"), size)
+        else:
+            yield Method(name, "surrogate", "TorchScript", same, in_pieces(torch.jit.load(str(folder / f"{name}.ts"))), size)
+
+
+def kernel_arguments(rows: torch.Tensor, field: Field) -> tuple[Any, ...]:
+    """What the bare compiled loops take, from inputs [N, 7]."""
+    values = rows.double().numpy()
+    z_start = np.ascontiguousarray(values[:, 5])
+    return (*field.compiled(), np.array(field.planes, dtype=np.float64), z_start, z_start + values[:, 6], np.ascontiguousarray(values[:, :4]),
+            CURVATURE * values[:, 4])
+
+
+def public_arguments(rows: torch.Tensor) -> tuple[np.ndarray, ...]:
+    """What `propagate` takes, from inputs [N, 7]."""
+    values = rows.double().numpy()
+    return values[:, :4].copy(), values[:, 4].copy(), values[:, 5].copy(), values[:, 5] + values[:, 6]
+
+
+def classical(field: Field, longest: float) -> Iterator[Method]:
+    """Doing nothing, the parabola, and both steppers: by `propagate` with its checks, and by the bare compiled loop."""
+    yield Method("straight line", "nothing", "numpy", lambda rows: rows.double().numpy(), straight_line)
+    yield Method("parabola", "classical", "torch", lambda rows: rows.double(), lambda rows: parabola(rows, field))
+    for n in STEP_COUNTS:
+        step = longest / n
+        yield Method(f"RK4 {n} steps", "classical", "numba kernel", lambda rows: kernel_arguments(rows, field),
+                     lambda given, step=step: rk4_batch(*given, step, 0.0)[0])
+        yield Method(f"RK4 {n} steps", "classical", "propagate", public_arguments, lambda given, step=step: propagate(*given, field, step=step))
+    for tolerance in TOLERANCES:
+        yield Method(f"Cash-Karp {tolerance:g} mm", "classical", "numba kernel", lambda rows: kernel_arguments(rows, field),
+                     lambda given, tolerance=tolerance: cash_karp_batch(*given, 1000.0, tolerance)[0])
+        yield Method(f"Cash-Karp {tolerance:g} mm", "classical", "propagate", public_arguments,
+                     lambda given, tolerance=tolerance: propagate(*given, field, method="cash_karp", tolerance=tolerance))
+
+
+def unseen(config: TracksData, tracks: int, field: Field) -> tuple[torch.Tensor, np.ndarray]:
+    """Fresh tracks of a dataset's law with another seed: inputs [N, 7] float32 and target [N, 4]."""
+    fresh = config.model_copy(update={"seed": config.seed + 1_000_003, "n_tracks": tracks})
+    pieces = list(generate(fresh, field))
+    return (torch.from_numpy(np.concatenate([piece["inputs"] for piece in pieces]).astype(np.float32)),
+            np.concatenate([piece["target"] for piece in pieces]))
+
+
+def errors(method: Method, inputs: torch.Tensor, target: np.ndarray) -> dict[str, float]:
+    """Mean, median, p95 position error [mm] and mean slope error."""
+    answer = np.asarray(method.call(method.prepare(inputs)), dtype=np.float64)
+    position, slope = np.hypot(*(answer - target)[:, :2].T), np.hypot(*(answer - target)[:, 2:].T)
+    return {"position_mean_mm": float(position.mean()), "position_median_mm": float(np.median(position)),
+            "position_p95_mm": float(np.quantile(position, 0.95)), "slope_mean": float(slope.mean())}
+
+
+def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: dict[str, Deployable]) -> Iterator[dict[str, Any]]:
+    """Rows of the C++ programs: the steppers once, and each network from its header."""
+    try:
+        from thesis_surrogates.core.header import export_header
+        from thesis_surrogates.tracks.native import build_native, missing_tools, native_rows, run_header, run_native, time_native
+    except ImportError:
+        return
+    if (lacking := missing_tools()) is not None:
+        print(f"  C++ left out: {lacking}")
+        return
+    states, longest = inputs.double().numpy(), float(inputs[:, 6].abs().max())
+
+    def rows(contender: str, kind: str, path: str, found: dict[str, float], answer: np.ndarray, size: int) -> Iterator[dict[str, Any]]:
+        position, slope = np.hypot(*(answer - target)[:, :2].T), np.hypot(*(answer - target)[:, 2:].T)
+        about = {"contender": contender, "kind": kind, "path": path, "parameters": size, "position_mean_mm": float(position.mean()),
+                 "position_median_mm": float(np.median(position)), "position_p95_mm": float(np.quantile(position, 0.95)),
+                 "slope_mean": float(slope.mean())}
+        for batch, cost in ((1, found["single_us"]), (1_000_000, found["many_us"])):
+            yield {**about, "batch": batch, "cost_us": cost}
+
+    with tempfile.TemporaryDirectory() as place:
+        for name, deployable in deployables.items():
+            folder = Path(place) / name.replace(" ", "_")
+            folder.mkdir()
+            try:
+                export_header(deployable, folder / "model.hpp", states=1000)
+                build_native(folder / "build", folder / "model.hpp")
+            except RuntimeError as error:
+                print(f"  {name}: C++ header left out ({str(error).splitlines()[0][-100:]})")
+                continue
+            found = time_native(folder / "build" / "from_header", states)
+            yield from rows(name, "surrogate", "C++ header", {"single_us": 1e-3 * found["single_ns"], "many_us": 1e-3 * found["many_ns"]},
+                            run_header(folder / "build", states), count_parameters(deployable.module))
+        build_native(Path(place) / "baseline")
+        steps, tolerances = tuple(n for n in STEP_COUNTS if n <= 16), (1e-2, 1e-4, 1e-6)
+        for entry in native_rows(Path(place) / "baseline", states, field, steps, tolerances).to_dict("records"):
+            words = str(entry["contender"]).split()
+            options: dict[str, Any] = {"method": "rk4", "step": longest / int(words[2])} if "RK4" in words else {
+                "method": "cash_karp", "step": 1000.0, "tolerance": float(words[2])}
+            yield from rows(str(entry["contender"]).removeprefix("C++ "), "classical", "C++", {"single_us": entry["single_us"], "many_us": entry["us_per_track"]},
+                            run_native(Path(place) / "baseline", states, field, **options), 0)
+
+
+def measure(methods: list[Method], inputs: torch.Tensor, target: np.ndarray, batches: list[int], budget: float) -> Iterator[dict[str, Any]]:
+    """One row per method and batch."""
+    for method in methods:
+        quality = errors(method, inputs, target)
+        for batch in batches:
+            given = method.prepare(inputs.repeat(math.ceil(batch / len(inputs)), 1)[:batch].contiguous())
+            found = timed(lambda: method.call(given), budget)  # noqa: B023
+            per_track = {key: 1e6 * found.pop(old) / batch for key, old in (("cost_us", "seconds"), ("cost_q25_us", "q25"), ("cost_q75_us", "q75"), ("cost_least_us", "least"))}
+            yield {"contender": method.contender, "kind": method.kind, "path": method.path, "batch": batch, "parameters": method.parameters,
+                   **per_track, **found, **quality}
+        print(f"  {method.contender}, {method.path}: {per_track['cost_us']:.3g} us, mean {quality['position_mean_mm']:.3g} mm", flush=True)
+
+
+def scaling_figure(rows: pd.DataFrame, contenders: list[str]) -> tuple[Any, pd.DataFrame]:
+    """Cost per track against the batch, by contender and runtime."""
+    drawn = rows[rows.contender.isin(contenders)]
+    with style():
+        figure, (axes,) = new_figure(width=6.4, height=4.0)
+        marks = dict(zip(drawn.path.unique(), "os^vDPX*<>hd", strict=False))
+        for (contender, path), line in drawn.groupby(["contender", "path"], sort=False):
+            line = line.sort_values("batch")
+            axes.plot(line.batch, line.cost_us, marker=marks[path], ms=4, lw=1.0, color=KIND_COLOR[line.kind.iloc[0]],
+                      ls="-" if line.kind.iloc[0] == "surrogate" else "--", label=f"{contender}, {path}")
+        axes.set(xscale="log", yscale="log", xlabel="tracks in one call", ylabel="cost per track [µs]")
+        axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure, drawn
+
+
+def setting(config: TracksData, runs: dict[str, tuple[torch.nn.Module, Deployable]], options: argparse.Namespace) -> dict[str, Any]:
+    """All rows of one leg and field."""
+    field = make_field(config.field, config.polarity, config.field_map)
+    inputs, target = unseen(config, options.tracks, field)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        methods = list(classical(field, float(inputs[:, 6].abs().max())))
+        for name, (module, deployable) in runs.items():
+            methods += list(networks(name, module, deployable, Path(folder)))
+        rows = list(measure(methods, inputs, target, options.batches, options.budget))
+    if not options.no_native:
+        rows += list(native(field, inputs, target, {name: deployable for name, (_, deployable) in runs.items()}))
+    leg = f"{config.z_start:g} to {config.z_end:g} mm" if config.legs == "fixed" else f"variable, {config.dz_low:g} to {config.dz_high:g} mm"
+    return {"leg": leg, "field": config.field, "p_gev": [config.p_low, config.p_high], "tracks": len(inputs), "rows": rows}
+
+
+def figures(place: Path, number: int, found: dict[str, Any]) -> None:
+    """Frontiers at the smallest and largest batch, the best path of each contender, and the scaling with the batch."""
+    table = pd.DataFrame(found["rows"])
+    for batch in (table.batch.min(), table.batch.max()):
+        best = table[table.batch == batch].sort_values("cost_us").drop_duplicates("contender")
+        for kernel in ("propagate", "numba kernel", "C++"):  # one curve for each way to run a stepper
+            part = pd.concat([best[best.kind != "classical"], table[(table.batch == batch) & ((table.path == kernel) | (table.contender == "parabola"))]])
+            if (part.kind == "classical").sum() > 1:
+                figure, drawn = accuracy_against_cost(part.to_dict("records"))
+                save_figure(figure, place / f"frontier_{number}_{kernel.replace(' ', '_').replace('+', 'p')}_batch_{batch}", drawn)
+    surrogates = list(table[table.kind == "surrogate"].contender.unique())
+    figure, drawn = scaling_figure(table, [*surrogates[:2], "RK4 8 steps", "Cash-Karp 0.01 mm", "straight line"])
+    save_figure(figure, place / f"scaling_{number}", drawn)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="*", help="run directories of the system tracks")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 100, 10_000, 1_000_000])
+    parser.add_argument("--budget", type=float, default=2.0, help="seconds per number")
+    parser.add_argument("--tracks", type=int, default=20_000, help="fresh tracks for the errors")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/tracks"))
+    parser.add_argument("--no-native", action="store_true", help="leave out the C++ programs")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    groups: dict[str, tuple[TracksData, dict[str, tuple[torch.nn.Module, Deployable]]]] = {}
+    for run in options.runs:
+        from thesis_surrogates.running.execution import load_surrogate
+
+        surrogate = load_surrogate(run)
+        config = surrogate.config.data
+        key = json.dumps(config.model_dump(mode="json", exclude={"seed", "n_tracks", "path"}), sort_keys=True)
+        members = groups.setdefault(key, (config, {}))[1]
+        name = surrogate.config.name if surrogate.config.name not in members else Path(run).name
+        members[name] = (surrogate.model.eval().requires_grad_(False), surrogate.deployable)
+    if not groups:
+        groups["classical"] = (TracksData(), {})
+    result: dict[str, Any] = {
+        "protocol": {"threads": 1, "warm_up": 200, "repeats": 30, "budget_seconds": options.budget, "piece": PIECE, "statistic": "median and quartiles"},
+        "machine": {"processor": _processor(), "python": platform.python_version(), "torch": torch.__version__, "numba": numba.__version__,
+                    "onnxruntime": onnxruntime.__version__},
+        "settings": [],
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    for number, (config, runs) in enumerate(groups.values()):
+        print(f"setting {number}: {config.legs} legs, {len(runs)} runs", flush=True)
+        result["settings"].append(setting(config, runs, options))
+        (options.out / "timing_results.json").write_text(json.dumps(result, indent=1))
+        figures(options.out, number, result["settings"][-1])
+    print(options.out / "timing_results.json")
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.is_file() else []
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Headers: every model of every system compiles and agrees, every operation agrees with ONNX's own reference, and the audit counts."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+from onnx import parser  # noqa: E402
+from torch import nn  # noqa: E402
+
+from thesis_surrogates.core import header as header_module  # noqa: E402
+from thesis_surrogates.core.export import ExportError  # noqa: E402
+from thesis_surrogates.core.header import CONSTANT_MEMORY, compile_source, export_header, find_compiler  # noqa: E402
+from thesis_surrogates.core.loops import translate  # noqa: E402
+from thesis_surrogates.core.system import Deployable  # noqa: E402
+from thesis_surrogates.running.registry import get_system  # noqa: E402
+
+needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler found")
+
+
+def every_model():
+    """(system, model) of all systems; of the three tokenizers of events, which differ little, one."""
+    return [(system, name) for system in ("tracks", "orbits", "flavor", "events") for name in get_system(system).models
+            if name not in ("ae_identity", "ae_linear")]
+
+
+def small(system: str, name: str) -> Deployable:
+    """A small model with parameters that are not zero anywhere."""
+    record = get_system(system)
+    kind = record.models[name]
+    settings = {"hidden": (16, 16)} if "hidden" in kind.model_fields else {"width": 16} if "width" in kind.model_fields else {}
+    torch.manual_seed(0)
+    model = record.build_model(kind(**settings), record.data_config())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    return record.deploy(model)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("system", "name"), every_model())
+def test_every_model_becomes_a_header_that_agrees(tmp_path, system, name):
+    deployable = small(system, name)
+    report = export_header(deployable, tmp_path / f"{name}.hpp", states=300)
+    assert report.compiled and report.max_relative_difference <= max(deployable.tolerance, 1e-5) and 1 in report.batches
+    written = json.loads((tmp_path / f"{name}.hpp.json").read_text())
+    assert written["constant_bytes"] == report.constant_bytes and written["sha256"] == report.sha256
+    text = (tmp_path / f"{name}.hpp").read_text()
+    assert set(re.findall(r"#include (\S+)", text)) == {"<cmath>", "<cstddef>", "<cstdint>", "<cstring>"}
+    assert "new " not in text.replace("a new", "") and "static " not in text and str(tmp_path) not in text
+
+
+ELEMENT = ["Abs", "Neg", "Sqrt", "Reciprocal", "Exp", "Log", "Erf", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Tanh", "Sigmoid", "Relu",
+           "Softplus", "LeakyRelu", "Elu", "Floor", "Ceil", "Round", "Sign", "Softmax", "LogSoftmax"]
+BINARY = ["Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"]
+REDUCE = ["ReduceSum", "ReduceMean", "ReduceProd", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "ReduceLogSumExp"]
+OTHER = ["r = ArgMax<axis = 1, keepdims = 0> (x)", "r = ArgMin<axis = 1> (x)", "i = ArgMax<axis = 1> (x)  r = Gather (table, i)", "r = Clip (x, low, high)", "r = Clip (x, , high)",
+         "b = Greater (x, low)  n = Not (b)  r = Where (n, x, low)", "a = Greater (x, low)  b = Less (x, high)  c = And (a, b)  d = Or (c, a)  r = Xor (c, d)",
+         "r = Cast<to = 7> (x)", "m = MatMul (x, wide)  i = Cast<to = 7> (m)  r = Div (i, three)", "b = Cast<to = 9> (x)  r = Cast<to = 1> (b)", "r = IsNaN (x)",
+         "t = Transpose<perm = [1, 0]> (x)  r = MatMul (x, t)", "s = Slice (x, one, three, one)  t = Transpose<perm = [1, 0]> (s)  r = Concat<axis = 0> (t, t)",
+         "a, b = Split<axis = 1, num_outputs = 2> (x)  r = Sub (b, a)", "r = Pow (x, three_f)", "r = Sum (x, x, low)", "r = Gemm<transB = 1> (x, table, bias)", "r = MatMul (x, wide)",
+         "y = Unsqueeze (x, one)  m = Expand (y, shape)  r = MatMul (m, wide)", "i = ArgMax<axis = 1> (x)  r = Gather<axis = 1> (table, i)", "i = ArgMin<axis = 1> (x)  j = ArgMax<axis = 1> (y)  k = Concat<axis = 1> (i, j)  r = GatherND (table, k)",
+         "i = ArgMax<axis = 1> (x)  y1 = Unsqueeze (x, one)  r = GatherND<batch_dims = 1> (x, i)", "e = Mul (x, low)  c = Concat<axis = 1> (e, x)  r = ReduceMax (c, one)"]
+GRAPHS = [f"r = {op} (x)" for op in ELEMENT] + [f"r = {op} (x, y)" for op in BINARY] + [f"r = {op} (x, one)" for op in REDUCE] + OTHER
+CONSTANTS = """<float low = {0.25}, float high = {0.7}, float three_f = {3.0}, int64[1] one = {1}, int64[1] three = {3}, int64[3] shape = {1, 2, 4},
+  float[4, 4] table = {1, 2, 3, 4, -1, 0.5, 2, 1, 3, 3, 1, -2, 0.1, 0.2, 0.3, 0.4}, float[4] bias = {1, -1, 0.5, 2},
+  float[4, 9] wide = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, -5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, -7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8, -9}>"""
+
+
+def one_graph(body: str) -> onnx.ModelProto:
+    """A graph of x, y [N, 4] to r, in ONNX's text form."""
+    return parser.parse_model(f"""<ir_version: 10, opset_import: ["": 18]> test (float[N, 4] x, float[N, 4] y) => (r) {CONSTANTS} {{ {body} }}""")
+
+
+@needs_compiler
+def test_every_operation_agrees_with_onnx_itself(tmp_path):
+    """All graphs in one library (one compilation), each against ONNX's reference implementation."""
+    from onnx.reference import ReferenceEvaluator
+
+    x, y = np.array([[0.1, 0.3, 0.35, 0.9]], np.float32), np.array([[0.1, 0.5, 0.35, 0.2]], np.float32)
+    functions, wanted = [], []
+    for k, body in enumerate(GRAPHS):
+        program, (result,) = translate(one_graph(body), {"x": (1, 4), "y": (1, 4)}, "test")
+        program.scatter(result, "out")
+        lines = "\n  ".join(program.lines)
+        functions.append(f"namespace g{k} {{ using T = double; namespace detail {{ using namespace ::detail;\n{''.join(program.declarations)}}}\n"
+                         f'extern "C" void g{k}(const double* in, double* out) {{ using namespace g{k}::detail;\n  {lines}\n}} }}\n')
+        wanted.append(np.asarray(ReferenceEvaluator(one_graph(body)).run(None, {"x": x, "y": y})[0], np.float64))
+    source = f"#include <cmath>\n#include <cstdint>\n#include <cstring>\nnamespace detail {{ {header_module.PREAMBLE} {header_module.FUNCTIONS} }}\n" + "".join(functions)
+    compile_source(source, tmp_path / "all.so", find_compiler(), ("-O0", "-shared", "-fPIC"))
+    library, given, wrong = ctypes.CDLL(str(tmp_path / "all.so")), np.concatenate([x, y], axis=1).astype(np.float64), []
+    for k, (body, want) in enumerate(zip(GRAPHS, wanted, strict=True)):
+        out = np.full(want.size, np.nan)
+        getattr(library, f"g{k}")(ctypes.c_void_p(given.ctypes.data), ctypes.c_void_p(out.ctypes.data))
+        if not np.allclose(out, want.ravel(), rtol=3e-6, atol=1e-6):
+            wrong.append((body, out, want.ravel()))
+    assert not wrong, wrong
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["exponential", "tanh", "sigmoid"])
+def test_own_functions_are_exact_to_single_precision(tmp_path, name):
+    source = f"#include <cmath>\n#include <cstdint>\n#include <cstring>\n{header_module.FUNCTIONS}\n" \
+             f'extern "C" void f(const float* x, float* y, int n) {{ for (int i = 0; i < n; ++i) y[i] = {name}(x[i]); }}'
+    compile_source(source, tmp_path / "f.so", find_compiler(), ("-O2", "-shared", "-fPIC"))
+    x = np.concatenate([np.linspace(-80, 80, 400_001), np.linspace(-1e-3, 1e-3, 10_001)]).astype(np.float32)
+    y = np.empty_like(x)
+    ctypes.CDLL(str(tmp_path / "f.so")).f(ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data), ctypes.c_int(len(x)))
+    exact = {"exponential": np.exp, "tanh": np.tanh, "sigmoid": lambda v: 1 / (1 + np.exp(-v))}[name](x.astype(np.float64))
+    relative = np.abs(y - exact) / np.maximum(np.abs(exact), 1e-37)
+    assert relative.max() < 3e-7
+
+
+class Plain(nn.Module):
+    """An ordinary network."""
+
+    def __init__(self, sizes, batch_norm=False):
+        super().__init__()
+        layers = []
+        for a, b in zip(sizes[:-2], sizes[1:-1], strict=True):
+            layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if batch_norm else []), nn.SiLU()]
+        self.net = nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+        if batch_norm:
+            self.net.train()(torch.randn(64, sizes[0]) * 2 + 1)
+            self.net.eval()
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def plain(sizes, batch_norm=False):
+    torch.manual_seed(0)
+    return Deployable(module=Plain(sizes, batch_norm), inputs={"x": torch.randn(32, sizes[0])}, outputs=("y",))
+
+
+@needs_compiler
+def test_batch_norm_and_narrow_layers(tmp_path):
+    assert export_header(plain((3, 12, 5, 1), batch_norm=True), tmp_path / "m.hpp", states=500).max_relative_difference < 1e-5
+
+
+@needs_compiler
+@pytest.mark.parametrize(("hidden", "bytes_"), [((64, 64), 19_472), ((96, 96), 41_488), ((112, 112), 55_568)])
+def test_memory_audit_counts_what_was_written(tmp_path, hidden, bytes_):
+    report = export_header(plain((6, *hidden, 4)), tmp_path / "m.hpp", states=50, limit_bytes=CONSTANT_MEMORY)
+    assert report.constant_bytes == report.parameter_bytes == bytes_
+    numbers = sum(int(n) for n in re.findall(r"constexpr float \w+\[(\d+)\]", (tmp_path / "m.hpp").read_text()))
+    assert 4 * numbers == bytes_
+
+
+def test_memory_audit_refuses_the_rk_pinn_of_96(tmp_path):
+    record = get_system("tracks")
+    model = record.build_model(record.models["rk_pinn"](hidden=(96, 96)), record.data_config())
+    assert 4 * sum(p.numel() for p in model.parameters()) == 159_440
+    with pytest.raises(ExportError, match=r"needs 1\d\d,\d\d\d B of constants, more than the limit of 65,536 B"):
+        export_header(record.deploy(model), tmp_path / "m.hpp", states=50, limit_bytes=CONSTANT_MEMORY)
+    assert not list(tmp_path.iterdir())
+
+
+class Odd(nn.Module):
+    def forward(self, x):
+        return torch.cumsum(x, 1)
+
+
+def test_an_operation_without_translation_is_named_with_the_model(tmp_path):
+    odd = Deployable(module=Odd(), inputs={"x": torch.randn(8, 3)}, outputs=("y",))
+    with pytest.raises(ExportError, match="Odd: the operation CumSum"):
+        export_header(odd, tmp_path / "m.hpp", states=50)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_compiler_the_report_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(header_module, "find_compiler", lambda: None)
+    report = export_header(plain((3, 8, 2)), tmp_path / "m.hpp", states=100)
+    assert not report.compiled and report.versions["compiler"] == "none: not compiled" and (tmp_path / "m.hpp").is_file()
+
+
+def test_names_that_are_no_cpp_names(tmp_path):
+    with pytest.raises(ExportError, match="must be C"):
+        export_header(plain((3, 8, 2)), tmp_path / "9 lives.hpp")
+
+
+@needs_compiler
+def test_a_header_that_disagrees_is_not_written(tmp_path, monkeypatch):
+    wrong = header_module.FUNCTIONS.replace("T(1) + exponential(-x)", "T(1.001) + exponential(-x)")
+    monkeypatch.setattr(header_module, "FUNCTIONS", wrong)
+    with pytest.raises(ExportError, match="differs from torch"):
+        export_header(plain((3, 8, 2)), tmp_path / "m.hpp", states=100)
+    assert not list(tmp_path.iterdir())

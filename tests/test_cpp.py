@@ -1,0 +1,199 @@
+"""The programs of cpp/: the steppers give the numbers of Python, the surrogates reproduce the golden vector."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from thesis_surrogates.core.header import find_compiler  # noqa: E402
+from thesis_surrogates.tracks.field import DipoleField, GaussianField, GridField, LHCbLikeField, UniformField  # noqa: E402
+from thesis_surrogates.tracks.native import NativeError, build_native, call, missing_tools, native_rows, run_native, time_native  # noqa: E402
+from thesis_surrogates.tracks.propagation import propagate  # noqa: E402
+
+CPP = Path(__file__).resolve().parent.parent / "cpp"
+needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler found")
+needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """The programs, built once, rounding as Python does."""
+    return build_native(tmp_path_factory.mktemp("cpp"), exact=True)
+
+
+def tracks(n: int, seed: int, spread: float = 1.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    charge = rng.choice([-1, 1], n) / np.exp(rng.uniform(np.log(2), np.log(200), n))
+    first = rng.uniform(0, 12_000, n)
+    last = np.clip(first + np.exp(rng.uniform(np.log(25), np.log(9000), n)) * rng.choice([-1, 1], n), -400, 13_900)
+    return np.stack([*(spread * rng.uniform(-1, 1, (4, n)) * np.array([[300], [250], [0.15], [0.15]])), charge, first, last - first], axis=1)
+
+
+AXES = (np.arange(-4000.0, 4001, 400), np.arange(-4000.0, 4001, 500), np.arange(-500.0, 14_001, 290))
+COARSE = GridField.sample(DipoleField(), AXES, polarity=-1)
+
+
+@needs_tools
+@pytest.mark.parametrize("field", [UniformField(), GaussianField(), DipoleField(polarity=-1), LHCbLikeField(), LHCbLikeField(polarity=-1), COARSE],
+                         ids=["uniform", "gaussian", "dipole-", "lhcb_like", "lhcb_like-", "map-"])
+@pytest.mark.parametrize(("method", "step"), [("rk4", 75.0), ("rk4", 1500.0), ("cash_karp", 1000.0)])
+def test_baseline_is_the_python_stepper(programs, field, method, step):
+    states = tracks(300, 3)
+    states[0, 4], states[1, 6] = 0.0, 0.0  # neutral, and no distance at all
+    wanted = propagate(states[:, :4], states[:, 4], states[:, 5], states[:, 5] + states[:, 6], field, method, step)
+    found = run_native(programs, states, field, method, step)
+    assert np.array_equal(np.isnan(found), np.isnan(wanted))
+    assert np.nanmax(np.abs(found - wanted)[:, :2]) <= 1e-9 and np.nanmax(np.abs(found - wanted)[:, 2:]) <= 1e-12
+
+
+@needs_tools
+def test_tracks_that_turn_over_are_lost_in_both(programs):
+    states = tracks(50, 4)
+    states[:, 4] = 3.0  # 0.3 GeV
+    wanted = propagate(states[:, :4], states[:, 4], states[:, 5], states[:, 5] + states[:, 6], UniformField(), "rk4", 20.0)
+    found = run_native(programs, states, UniformField(), "rk4", 20.0)
+    assert np.isnan(wanted).any() and np.array_equal(np.isnan(found), np.isnan(wanted))
+
+
+@needs_tools
+def test_text_and_binary_maps_are_the_same(programs, tmp_path):
+    small_map = GridField.sample(DipoleField(), (np.arange(-4e3, 4001, 1000), np.arange(-4e3, 4001, 2000), np.arange(-500.0, 14_001, 1450)))
+    small_map.write(tmp_path / "map.txt")
+    states = tracks(100, 5)
+    states.tofile(tmp_path / "s.bin")
+    call([programs / "baseline", "--states", tmp_path / "s.bin", "--out", tmp_path / "f.bin", "--field", "grid", "--map", tmp_path / "map.txt", "--step", "100"], "baseline")
+    text = GridField.read(tmp_path / "map.txt")
+    assert np.abs(np.fromfile(tmp_path / "f.bin").reshape(-1, 4) - run_native(programs, states, text, "rk4", 100.0)).max() <= 1e-9
+
+
+@needs_tools
+def test_csv_in_and_out(programs, tmp_path):
+    states = tracks(7, 6)
+    np.savetxt(tmp_path / "s.csv", states, delimiter=",", header="x,y,tx,ty,qop,z0,dz", fmt="%.17g", comments="")
+    call([programs / "baseline", "--states", tmp_path / "s.csv", "--out", tmp_path / "f.csv", "--step", "100"], "baseline")
+    found = np.loadtxt(tmp_path / "f.csv", delimiter=",", skiprows=1)
+    assert np.array_equal(found, run_native(programs, states, LHCbLikeField(), "rk4", 100.0))
+
+
+@needs_tools
+@pytest.mark.parametrize(("options", "message"), [
+    (["--speed", "1"], "unknown option"), (["--field", "toroid"], "choose uniform"), (["--method", "euler"], "choose rk4"), (["--step", "-1"], "positive"),
+    (["--states", "nowhere.csv"], "cannot read"), (["--field", "grid", "--map", "nowhere"], "no field map"), (["--polarity", "2"], "1 or -1")])
+def test_what_the_baseline_refuses(programs, tmp_path, options, message):
+    (tmp_path / "s.csv").write_text("x\n0,0,0,0,0.1,0,100\n")
+    given = options if "--states" in options else ["--states", str(tmp_path / "s.csv"), "--out", str(tmp_path / "f.csv"), *options]
+    done = subprocess.run([programs / "baseline", *given], capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr
+
+
+@needs_tools
+def test_golden_vector_from_the_header_in_git(programs):
+    found = json.loads(call([programs / "from_header", "--golden", CPP / "golden" / "golden.csv"], "from_header"))
+    assert found["passed"] and found["golden_rows"] == 32 and found["max_relative_difference"] < 1e-6
+
+
+def make_golden(folder, monkeypatch):
+    """The documented command, in this process."""
+    monkeypatch.setattr(sys, "argv", ["make.py", "--folder", str(folder), "--all"])
+    runpy.run_path(str(CPP / "golden" / "make.py"), run_name="__main__")
+
+
+def test_golden_vector_can_be_made_again(tmp_path, monkeypatch):
+    make_golden(tmp_path, monkeypatch)
+    kept, made = (np.loadtxt(folder / "golden.csv", delimiter=",", skiprows=1) for folder in (CPP / "golden", tmp_path))
+    assert np.allclose(kept, made, rtol=1e-10, atol=1e-12)
+    assert {"golden.onnx", "golden.ts", "golden.hpp"} <= {path.name for path in tmp_path.iterdir()}
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(tmp_path / "golden.onnx"), providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {session.get_inputs()[0].name: kept[:, :7].astype(np.float32)})
+    assert (np.abs(answer - kept[:, 7:]).max(0) / np.abs(kept[:, 7:]).max(0)).max() < 1e-6
+
+
+@needs_tools
+def test_a_wrong_golden_vector_is_noticed(programs, tmp_path):
+    lines = (CPP / "golden" / "golden.csv").read_text().splitlines()
+    row = lines[3].split(",")
+    row[7] = str(float(row[7]) + 1.0)
+    (tmp_path / "wrong.csv").write_text("\n".join([*lines[:3], ",".join(row), *lines[4:]]) + "\n")
+    done = subprocess.run([programs / "from_header", "--golden", tmp_path / "wrong.csv"], capture_output=True, text=True)
+    assert done.returncode == 1 and not json.loads(done.stdout)["passed"]
+
+
+@needs_tools
+def test_rows_for_a_table_of_costs(programs):
+    states = tracks(64, 8)
+    rows = native_rows(programs, states, steps=(4,), tolerances=(1e-2,), surrogate="net", count=2000, repeats=2)
+    assert list(rows.contender) == ["net", "C++ RK4 4 steps", "C++ Cash-Karp 0.01 mm"] and list(rows.kind) == ["surrogate", "classical", "classical"]
+    assert (rows[["us_per_track", "single_us"]] > 0).all(axis=None) and (rows.states == 2000).all()
+    assert time_native(programs / "baseline", states, ["--step", "100"], 500, 1)["method"] == "rk4"
+
+
+@needs_tools
+def test_native_errors_are_ours(programs, tmp_path):
+    with pytest.raises(NativeError, match="shape"):
+        run_native(programs, np.zeros((3, 6)))
+    with pytest.raises(NativeError, match="default numbers"):
+        run_native(programs, tracks(2, 0), GaussianField(width=2.0))
+    (tmp_path / "m.hpp").write_text("int main() {}\n")
+    with pytest.raises(NativeError, match="no namespace"):
+        build_native(tmp_path / "b", tmp_path / "m.hpp")
+
+
+# The part of ONNX Runtime's C++ interface that the program uses: enough for a syntax check without its package.
+DECLARED = """#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+enum OrtLoggingLevel { ORT_LOGGING_LEVEL_WARNING = 2 };
+enum GraphOptimizationLevel { ORT_DISABLE_ALL = 0, ORT_ENABLE_ALL = 99 };
+enum OrtAllocatorType { OrtDeviceAllocator = 0, OrtArenaAllocator = 1 };
+enum OrtMemType { OrtMemTypeDefault = 0 };
+struct OrtAllocator;
+struct OrtMemoryInfo;
+namespace Ort {
+struct Env { Env(OrtLoggingLevel, const char*); };
+struct SessionOptions { SessionOptions(); SessionOptions& SetIntraOpNumThreads(int); SessionOptions& SetGraphOptimizationLevel(GraphOptimizationLevel); };
+struct RunOptions { explicit RunOptions(std::nullptr_t); };
+struct AllocatorWithDefaultOptions { AllocatorWithDefaultOptions(); operator OrtAllocator*(); };
+struct MemoryInfo { static MemoryInfo CreateCpu(OrtAllocatorType, OrtMemType); operator const OrtMemoryInfo*() const; };
+struct Value {
+  template <typename T> static Value CreateTensor(const OrtMemoryInfo*, T*, size_t, const int64_t*, size_t);
+  Value(Value&&) noexcept;
+};
+struct Free { void operator()(char*) const; };
+struct Session {
+  Session(const Env&, const char*, const SessionOptions&);
+  std::unique_ptr<char, Free> GetInputNameAllocated(size_t, OrtAllocator*) const;
+  std::unique_ptr<char, Free> GetOutputNameAllocated(size_t, OrtAllocator*) const;
+  void Run(const RunOptions&, const char* const*, const Value*, size_t, const char* const*, Value*, size_t);
+};
+}
+"""
+
+
+@needs_compiler
+def test_from_onnx_is_correct_syntax(tmp_path):
+    (tmp_path / "onnxruntime_cxx_api.h").write_text(DECLARED)
+    command = [find_compiler(), "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", f"-I{tmp_path}", f"-I{CPP / 'include'}", CPP / "src" / "from_onnx.cpp"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_tools
+@pytest.mark.skipif("THESIS_SLOW" not in os.environ, reason="compiles libtorch headers, half a minute: set THESIS_SLOW=1")
+def test_golden_vector_from_torchscript(tmp_path, monkeypatch):
+    make_golden(tmp_path, monkeypatch)
+    options = ["-DTORCHSCRIPT=ON", "-DBASELINE=OFF", "-DMODEL_HEADER=", f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"]
+    call(["cmake", "-S", CPP, "-B", tmp_path / "build", *options], "CMake")
+    call(["cmake", "--build", tmp_path / "build"], "build")
+    found = json.loads(call([tmp_path / "build" / "from_torchscript", "--model", tmp_path / "golden.ts", "--golden", tmp_path / "golden.csv"], "from_torchscript"))
+    assert found["passed"] and found["max_relative_difference"] < 1e-6

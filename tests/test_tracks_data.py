@@ -1,0 +1,263 @@
+"""Track data at scale: the same bytes again, nothing half-written, kills survived, files of several places, streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from thesis_surrogates.core.files import DataError, file_fingerprint, read_hdf5, write_hdf5
+from thesis_surrogates.running.datasets import dataset_path
+from thesis_surrogates.tracks.data import PRESETS, TracksData, generate
+from thesis_surrogates.tracks.files import load_data, read_npz, split_borders, train_source, write_npz
+from thesis_surrogates.tracks.joining import merge, split_by_momentum
+from thesis_surrogates.tracks.production import produce
+
+# ---- production
+
+COARSE = {"p_low": 0.5, "label_step": 500.0}
+MAKE = ("import sys, json, resource\nfrom pathlib import Path\nfrom thesis_surrogates.tracks.data import TracksData\n"
+        "from thesis_surrogates.tracks.production import produce\n"
+        "if __name__ == '__main__':\n    produce(TracksData(**json.loads(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3]))\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n")
+
+
+def production(tmp_path, values, path, workers=1):
+    script = tmp_path / "make.py"
+    script.write_text(MAKE)
+    return subprocess.Popen([sys.executable, str(script), json.dumps(values), str(path), str(workers)], stdout=subprocess.PIPE,
+                            stderr=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_random_moments_the_bytes_are_the_same(tmp_path, workers):
+    values, rng = {"n_tracks": 90_000, **COARSE}, random.Random(workers)
+    produce(TracksData(**values), tmp_path / "whole.h5")
+    path, folder = tmp_path / "killed.h5", tmp_path / ".killed.h5.parts"
+    most = 0
+    for _ in range(2):
+        process = production(tmp_path, values, path, workers)
+        while not list(folder.glob("0*.npz")) and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        time.sleep(0.3)  # the others notice that they are alone
+        done = len(list(folder.glob("0*.npz")))
+        assert done >= most, "what was whole is kept"
+        most = done
+    assert not path.exists() or file_fingerprint(path) == file_fingerprint(tmp_path / "whole.h5")
+    assert production(tmp_path, values, path, workers).wait(60) == 0
+    assert file_fingerprint(path) == file_fingerprint(tmp_path / "whole.h5")
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["killed.h5", "make.py", "whole.h5"]
+
+
+def test_no_process_is_left_when_the_first_is_killed(tmp_path):
+    process = production(tmp_path, {"n_tracks": 10_000_000, **COARSE}, tmp_path / "x.h5", 2)
+    folder = tmp_path / ".x.h5.parts"
+    while not list(folder.glob("0*.npz")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1.5)
+    before = len(list(folder.iterdir()))
+    time.sleep(0.5)
+    assert len(list(folder.iterdir())) == before
+
+
+def test_memory_does_not_grow_with_the_number_of_tracks(tmp_path):
+    peaks = []
+    for number in (80_000, 640_000):
+        process = production(tmp_path, {"n_tracks": number, "label_step": 2000.0}, tmp_path / f"{number}.npz")
+        peaks.append(int(process.communicate(timeout=100)[0]))
+    assert peaks[1] - peaks[0] < 30_000, f"{peaks} KiB for eight times the tracks"
+
+
+def test_the_small_generator_and_the_production_agree_where_much_is_rejected(tmp_path):
+    config = TracksData(n_tracks=700, p_low=0.6, p_high=1.2, label_step=200.0)
+    produce(config, tmp_path / "x.h5")
+    pieces = list(generate(config))
+    stored, attrs = read_hdf5(tmp_path / "x.h5")
+    assert np.array_equal(stored["target"], np.concatenate([piece["target"] for piece in pieces]))
+    assert attrs["n_drawn"] == sum(int(piece["drawn"]) for piece in pieces) > 1000
+
+
+def test_hopeless_requests_end_in_words(tmp_path):
+    with pytest.raises(DataError, match="raise p_low"):
+        produce(TracksData(n_tracks=50, largest_position=0.001, label_step=1000.0), tmp_path / "x.h5")
+    with pytest.raises(DataError, match=r"\.h5 or \.npz"):
+        produce(TracksData(n_tracks=50), tmp_path / "x.csv")
+    assert not (tmp_path / "x.h5").exists()
+
+
+def test_the_seven_input_population(tmp_path):
+    config = PRESETS["seven_inputs"].model_copy(update={"n_tracks": 5000})
+    pieces = list(generate(config))
+    x = np.concatenate([piece["inputs"] for piece in pieces])
+    end = x[:, 5] + x[:, 6]
+    assert 0 <= x[:, 5].min() and x[:, 5].max() <= 14_000 and end.min() > -400.01 and end.max() < 13_900.01
+    assert np.abs(x[:, 6]).min() >= 25 and np.abs(x[:, 6]).max() <= 10_000.01 and 0.3 < (x[:, 6] > 0).mean() < 0.7
+    assert 1 <= (1 / np.abs(x[:, 4])).min() * 1.001 and abs((x[:, 4] > 0).mean() - 0.5) < 0.03
+
+
+def test_how_a_file_is_read_does_not_change_which_file_it_is(tmp_path):
+    plain = dataset_path("tracks", TracksData(), tmp_path)
+    assert dataset_path("tracks", TracksData(max_samples=100, stream=True), tmp_path) == plain
+    assert dataset_path("tracks", TracksData(collocation=3), tmp_path) != plain
+
+
+# ---- files
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("batches")
+    for seed in (0, 1):
+        produce(TracksData(n_tracks=1000, seed=seed, collocation=3, **COARSE), folder / f"{seed}.h5")
+    produce(TracksData(n_tracks=1000, collocation=3, **COARSE), folder / "0.npz")
+    return folder
+
+
+def test_the_exchange_file_has_the_documented_keys_and_the_same_tracks(batches):
+    with np.load(batches / "0.npz", allow_pickle=False) as stored:
+        shapes = {key: stored[key].shape for key in stored}
+        about = json.loads(str(stored["metadata"]))
+    assert shapes == {"X": (1000, 6), "Y": (1000, 4), "P": (1000,), "Z": (1000, 2), "z_frac": (1000, 3), "Y_col": (1000, 3, 4), "metadata": ()}
+    assert about["config"]["field"] == "lhcb_like" and about["label"].startswith("rk4")
+    columns, exact = read_npz(batches / "0.npz"), read_hdf5(batches / "0.h5")[0]
+    assert all(np.allclose(columns[name], exact[name], rtol=1e-14) for name in exact)
+    a, b = (load_data(TracksData(), batches / name) for name in ("0.npz", "0.h5"))
+    assert torch.equal(a.splits["test"]["target"], b.splits["test"]["target"]) and a.splits["train"]["along"].shape == (800, 3, 4)
+
+
+def test_merging_checks_what_must_agree(batches, tmp_path):
+    assert merge([batches / "0.h5", batches / "1.h5"], tmp_path / "both.npz") == 2000
+    assert merge([batches / "0.npz", batches / "1.h5"], tmp_path / "both.h5") == 2000
+    columns, attrs = read_hdf5(tmp_path / "both.h5")
+    assert np.array_equal(columns["target"], read_npz(tmp_path / "both.npz")["target"]) and len(set(columns["group"])) == 2000
+    assert attrs["n_drawn"] > 2000 and attrs["config"]["n_tracks"] == 2000
+    for again in ("0.h5", "0.npz"):
+        with pytest.raises(DataError, match="again"):
+            merge([tmp_path / "both.h5", batches / again], tmp_path / "wrong.h5")
+    produce(TracksData(n_tracks=100, seed=5, polarity=-1, collocation=3), tmp_path / "turned.h5")
+    with pytest.raises(DataError, match="polarity"):
+        merge([batches / "0.h5", tmp_path / "turned.h5"], tmp_path / "wrong.h5")
+    produce(TracksData(n_tracks=100, seed=5), tmp_path / "short.h5")
+    with pytest.raises(DataError, match="columns"):
+        merge([batches / "0.h5", tmp_path / "short.h5"], tmp_path / "wrong.h5")
+    attrs = read_hdf5(tmp_path / "short.h5")[1]
+    columns = read_hdf5(tmp_path / "short.h5")[0]
+    write_hdf5(tmp_path / "mev.h5", columns, {**attrs, "columns": {**attrs["columns"], "q_over_p": "charge over momentum [1/MeV]"}})
+    with pytest.raises(DataError, match="units"):
+        merge([tmp_path / "short.h5", tmp_path / "mev.h5"], tmp_path / "wrong.h5")
+    assert not list(tmp_path.glob("*wrong*")) and not list(tmp_path.glob(".*"))
+
+
+def test_momentum_regions_hold_each_track_once(batches, tmp_path):
+    whole = read_hdf5(batches / "0.h5")[0]
+    written = split_by_momentum(batches / "0.h5", tmp_path)
+    assert [path.name for path in written] == ["0_low.h5", "0_mid.h5", "0_high.h5"] and sum(written.values()) == 1000
+    groups = np.concatenate([read_hdf5(path)[0]["group"] for path in written])
+    assert sorted(groups) == sorted(whole["group"])
+    low = read_hdf5(tmp_path / "0_low.h5")
+    assert (1 / np.abs(low[0]["q_over_p"])).max() < 5 and low[1]["config"]["p_high"] == 5
+    assert [path.suffix for path in split_by_momentum(batches / "0.npz", tmp_path)] == [".npz"] * 3
+
+
+def several_rows(path, columns, order=None):
+    "A file where particles have three rows each."
+    changed = {name: array[:999] for name, array in columns.items()} | {"group": np.repeat(np.arange(333), 3)}
+    write_hdf5(path, changed if order is None else {name: array[order] for name, array in changed.items()})
+
+
+def test_a_streamed_file_is_split_between_particles(batches, tmp_path):
+    several_rows(tmp_path / "x.h5", read_hdf5(batches / "0.h5")[0])
+    borders = split_borders(TracksData(), tmp_path / "x.h5")
+    assert borders == (0, 801, 900, 999) and all(border % 3 == 0 for border in borders)
+    data = load_data(TracksData(stream=True), tmp_path / "x.h5")
+    assert [len(split["inputs"]) for split in data.splits.values()] == [801, 99, 99]
+    source = train_source(data, 100, seed=3)
+    stream = source.batches()
+    batches_seen = [next(stream) for _ in range(source.batches_per_pass + 3)]
+    first_pass = torch.cat([batch["target"] for batch in batches_seen[: source.batches_per_pass]])
+    assert torch.equal(first_pass.sort(dim=0).values, data.splits["train"]["target"].sort(dim=0).values)
+    assert torch.equal(next(source.batches(source.batches_per_pass + 2))["inputs"], batches_seen[-1]["inputs"])
+
+
+def test_a_shuffled_file_cannot_be_streamed(batches, tmp_path):
+    several_rows(tmp_path / "x.h5", read_hdf5(batches / "0.h5")[0], np.random.default_rng(0).permutation(999))
+    with pytest.raises(DataError, match="sort it by group"):
+        load_data(TracksData(stream=True), tmp_path / "x.h5")
+    data = load_data(TracksData(stream=False), tmp_path / "x.h5")
+    assert sum(len(split["inputs"]) for split in data.splits.values()) == 999
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npz"])
+def test_a_part_of_a_file_is_spread_over_it(batches, tmp_path, suffix):
+    columns = {name: array for name, array in read_hdf5(batches / "0.h5")[0].items()}
+    columns["state"][:, 0] = np.arange(1000)
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".h5":
+        write_hdf5(path, columns)
+    else:
+        write_npz(path, columns)
+    data = load_data(TracksData(max_samples=100), path)
+    x = torch.cat([split["inputs"][:, 0] for split in data.splits.values()]).sort().values
+    assert x.tolist() == list(range(0, 1000, 10))
+
+
+def test_a_bad_row_in_a_later_block_is_named(batches, tmp_path, monkeypatch):
+    monkeypatch.setattr("thesis_surrogates.tracks.files.BLOCK", 100)
+    columns = read_hdf5(batches / "0.h5")[0]
+    columns["target"][777, 2] = np.nan
+    write_hdf5(tmp_path / "x.h5", columns)
+    for stream in (True, False):
+        with pytest.raises(DataError, match="not finite in row 777"):
+            load_data(TracksData(stream=stream), tmp_path / "x.h5")
+
+
+# ---- the command line
+
+
+def surrogates(*words, cwd):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run([sys.executable, "-m", "thesis_surrogates", *map(str, words)], cwd=cwd, capture_output=True, text=True,
+                          env=environment, timeout=100)
+
+
+def test_the_command_line_makes_merges_and_splits(tmp_path):
+    answer = surrogates("data", "tracks", "--preset", "seed_v1", "--tracks", "1_000", "--seed", 3, "--out", "a.h5", "--set", "label_step=200", cwd=tmp_path)
+    assert answer.returncode == 0 and "a.h5" in answer.stdout, answer.stderr
+    about = read_hdf5(tmp_path / "a.h5")[1]["config"]
+    assert (about["seed"], about["n_tracks"], about["p_low"], about["z_end"], about["label_step"]) == (3, 1000, 0.5, 12000.0, 200.0)
+    before = (tmp_path / "a.h5").stat().st_mtime_ns
+    words = ("data", "tracks", "--preset", "seed_v1", "--tracks", 1000, "--seed", 4, "--set", "label_step=200")
+    assert surrogates(*words, "--out", "a.h5", cwd=tmp_path).returncode == 0 and (tmp_path / "a.h5").stat().st_mtime_ns == before
+    assert surrogates(*words, "--out", "b.npz", cwd=tmp_path).returncode == 0
+    assert "2000 tracks" in surrogates("tracks", "merge", "a.h5", "b.npz", "--out", "c.h5", cwd=tmp_path).stdout
+    assert surrogates("tracks", "split", "c.h5", cwd=tmp_path).stdout.count("split:") == 3
+    assert "2000 tracks" in surrogates("tracks", "merge", "c.h5", "--out", "c.npz", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("words, message", [
+    (("data", "tracks", "--preset", "seed_v2"), "did you mean 'seed_v1'"),
+    (("data", "orbits", "--preset", "seed_v1"), "none of this name"),
+    (("data", "tracks/smoke", "--tracks", "10"), "name of a system"),
+    (("data", "tracks", "orbits", "--out", "x.h5"), "one file"),
+    (("data", "tracks", "--out", "x.csv"), ".npz"),
+    (("data", "orbits", "--out", "x.npz"), ".h5"),
+    (("data", "tracks", "--tracks", "3"), "n_tracks"),
+    (("tracks", "merge", "a.h5", "--out", "b.h5"), "no such file"),
+])
+def test_a_wrong_word_about_data_is_answered_in_one_line(tmp_path, words, message):
+    answer = surrogates(*words, cwd=tmp_path)
+    assert answer.returncode == 2 and answer.stderr.startswith("error: ") and message in answer.stderr, answer.stderr
+    assert "Traceback" not in answer.stderr and not list(tmp_path.rglob("*.h5"))
