@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from ..core.config import ModelConfig
-from ..core.data import Data, Tensors, TensorSource
+from ..core.data import Data, Tensors, to_device
 from ..core.plans import Phase, Plan, supervised_plan
 from .data import field_of
 from .field import Field as MagneticField
+from .files import train_source
 from .kick import PolynomialNetwork
 from .losses import TracksTrain, loss_terms
 
@@ -52,10 +53,11 @@ def validation(field: MagneticField, train: TracksTrain, split: Tensors, rows: i
 
 # %% ../../nbs/02_tracks/04a_plan.ipynb #57051e33
 def plan(model: nn.Module, data: Data, config: ModelConfig, train: TracksTrain, seed: int) -> Plan:
-    "The training plan of a track network: shuffled batches from memory, one optimizer, physics warm-up."
+    "The training plan of a track network: shuffled batches from memory or from a large file, one optimizer, physics warm-up."
     field = field_of(data)
     validate = validation(field, train, dict(data.splits["validation"]))
-    source = TensorSource(prepared(model, dict(data.splits["train"])), train.batch_size, seed)
+    device = next(model.parameters()).device
+    source = train_source(data, train.batch_size, seed, lambda rows: prepared(model, to_device(rows, device)))
     if isinstance(model, PolynomialNetwork):
         solve = Phase(name="least squares", source=source, updates=(), epochs=1, steps_per_epoch=1, schedule=train.schedule,
                       on_start=lambda network: network.solve(dict(data.splits["train"])))  # type: ignore[operator]
