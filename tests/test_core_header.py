@@ -1,9 +1,8 @@
-"""Headers: every model of every system compiles and agrees, every operation agrees with ONNX's own reference, and the audit counts."""
+"""Headers: every operation agrees with ONNX's own reference, the audit counts, and what cannot be exported is refused."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import re
 
 import numpy as np
@@ -18,42 +17,11 @@ from thesis_surrogates.core import header as header_module  # noqa: E402
 from thesis_surrogates.core.export import ExportError  # noqa: E402
 from thesis_surrogates.core.header import CONSTANT_MEMORY, compile_source, export_header, find_compiler  # noqa: E402
 from thesis_surrogates.core.loops import translate  # noqa: E402
+from thesis_surrogates.core.program import scatter  # noqa: E402
 from thesis_surrogates.core.system import Deployable  # noqa: E402
 from thesis_surrogates.running.registry import get_system  # noqa: E402
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler found")
-
-
-def every_model():
-    """(system, model) of all systems; of the three tokenizers of events, which differ little, one."""
-    return [(system, name) for system in ("tracks", "orbits", "flavor", "events") for name in get_system(system).models
-            if name not in ("ae_identity", "ae_linear")]
-
-
-def small(system: str, name: str) -> Deployable:
-    """A small model with parameters that are not zero anywhere."""
-    record = get_system(system)
-    kind = record.models[name]
-    settings = {"hidden": (16, 16)} if "hidden" in kind.model_fields else {"width": 16} if "width" in kind.model_fields else {}
-    torch.manual_seed(0)
-    model = record.build_model(kind(**settings), record.data_config())
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))
-    return record.deploy(model)
-
-
-@needs_compiler
-@pytest.mark.parametrize(("system", "name"), every_model())
-def test_every_model_becomes_a_header_that_agrees(tmp_path, system, name):
-    deployable = small(system, name)
-    report = export_header(deployable, tmp_path / f"{name}.hpp", states=300)
-    assert report.compiled and report.max_relative_difference <= max(deployable.tolerance, 1e-5) and 1 in report.batches
-    written = json.loads((tmp_path / f"{name}.hpp.json").read_text())
-    assert written["constant_bytes"] == report.constant_bytes and written["sha256"] == report.sha256
-    text = (tmp_path / f"{name}.hpp").read_text()
-    assert set(re.findall(r"#include (\S+)", text)) == {"<cmath>", "<cstddef>", "<cstdint>", "<cstring>"}
-    assert "new " not in text.replace("a new", "") and "static " not in text and str(tmp_path) not in text
 
 
 ELEMENT = ["Abs", "Neg", "Sqrt", "Reciprocal", "Exp", "Log", "Erf", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Tanh", "Sigmoid", "Relu",
@@ -87,7 +55,7 @@ def test_every_operation_agrees_with_onnx_itself(tmp_path):
     functions, wanted = [], []
     for k, body in enumerate(GRAPHS):
         program, (result,) = translate(one_graph(body), {"x": (1, 4), "y": (1, 4)}, "test")
-        program.scatter(result, "out")
+        scatter(program, result, "out")
         lines = "\n  ".join(program.lines)
         functions.append(f"namespace g{k} {{ using T = double; namespace detail {{ using namespace ::detail;\n{''.join(program.declarations)}}}\n"
                          f'extern "C" void g{k}(const double* in, double* out) {{ using namespace g{k}::detail;\n  {lines}\n}} }}\n')

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
-from thesis_surrogates.tracks.field import DipoleField, GaussianField, GridField, LHCbLikeField, UniformField
+from thesis_surrogates.tracks.field import DipoleField, FieldError, GaussianField, GridField, LHCbLikeField, UniformField, make_field
+from thesis_surrogates.tracks.field_map import TWODIP_GRID, read_binary_map, read_image, write_binary_map
+from thesis_surrogates.tracks.map_error import interpolation_error, pitch_scan, sample_box
 from thesis_surrogates.tracks.propagation import (
     CURVATURE,
     field_lookups,
@@ -16,6 +21,7 @@ from thesis_surrogates.tracks.propagation import (
     propagate,
     propagate_with_jacobian,
 )
+from thesis_surrogates.tracks.steppers import cash_karp_batch, rk4_batch
 
 S1, S2 = np.zeros(4), np.array([150.0, -100.0, 0.05, -0.08])
 FIELDS = [UniformField(-1.0), GaussianField(), DipoleField(), LHCbLikeField(), LHCbLikeField(polarity=-1)]
@@ -185,3 +191,82 @@ def test_maxwell_of_the_closed_forms():
 
         assert np.abs(d(0, 0) + d(1, 1) + d(2, 2)).max() < 1e-8
         assert np.abs(d(2, 1) - d(1, 2)).max() < curl_limit
+
+
+# ---- maps and their files
+
+sizes = st.tuples(st.integers(2, 5), st.integers(2, 5), st.integers(2, 5))
+
+
+@settings(max_examples=25, deadline=None)
+@given(sizes, st.floats(-5000, 5000), st.floats(0.5, 200), st.integers(0, 2**31))
+def test_binary_maps_keep_every_bit(shape, first, pitch, seed):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "map.bin"
+        axes = tuple(first + k + pitch * (k + 1) * np.arange(n) for k, n in enumerate(shape))
+        values = np.random.default_rng(seed).normal(size=(*shape, 3)).astype(np.float32)
+        write_binary_map(path, axes, values)
+        assert path.stat().st_size == 72 + 12 * np.prod(shape)
+        found_axes, found = read_binary_map(path)
+        assert np.array_equal(found, values) and found.flags.c_contiguous
+        assert all(np.allclose(a, b, rtol=1e-14, atol=1e-9) for a, b in zip(found_axes, axes, strict=True))
+        image = Path(folder) / "image.dat"
+        for order in ("zxy", "xyz", "yzx"):
+            image.write_bytes(values.transpose(*("xyz".index(name) for name in order), 3).tobytes())
+            assert np.array_equal(read_image(image, axes, order)[1], values)
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: raw + b"0", lambda raw: b"MAPFIELD" + raw[8:], lambda raw: raw[:40], lambda raw: b"",
+                                    lambda raw: raw[:8] + b"\x02" + raw[9:]], ids=["short", "long", "letters", "header", "empty", "version"])
+def test_damaged_binary_maps_are_refused(tmp_path, damage):
+    path = tmp_path / "map.bin"
+    GridField.sample(LHCbLikeField(), tuple(np.linspace(0, 100, 3) for _ in range(3))).write(path)
+    assert path.read_bytes()[:8] == b"FIELDMAP"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(FieldError, match="map.bin"):
+        GridField.read(path)
+
+
+def test_images_need_their_exact_length(tmp_path):
+    axes = tuple(np.arange(n, dtype=float) for n in (2, 3, 4))
+    (tmp_path / "image.dat").write_bytes(bytes(12 * 24))
+    assert read_image(tmp_path / "image.dat", axes)[1].shape == (2, 3, 4, 3)
+    with pytest.raises(FieldError, match="bytes"):
+        read_image(tmp_path / "image.dat", (axes[0], axes[1], axes[2][:-1]))
+    with pytest.raises(FieldError, match="order"):
+        read_image(tmp_path / "image.dat", axes, "zz")
+    assert 12 * np.prod([len(axis) for axis in TWODIP_GRID]) == 11_494_872
+
+
+@pytest.mark.parametrize("ending", ["bin", "npz", "txt"])
+def test_a_named_grid_reads_every_format(tmp_path, ending):
+    axes = tuple(np.arange(low, high + 1, 100.0) for low, high in ((-600, 900), (-600, 600), (2600, 7900)))
+    grid = GridField.sample(DipoleField(), axes)
+    grid.write(tmp_path / f"map.{ending}")
+    for polarity in (1, -1):
+        field = make_field("grid", polarity, str(tmp_path / f"map.{ending}"))
+        ends = [propagate(S2[None], 0.1, 2665.0, 7826.0, f) for f in (field, GridField(axes, grid.values, polarity))]
+        assert np.abs(ends[0] - ends[1]).max() < 1e-3 if ending == "txt" else np.array_equal(*ends)
+
+
+def test_the_price_of_the_100_mm_map():
+    """Shifts of the end point by trilinear interpolation, as measured independently."""
+    grid = GridField.sample(DipoleField())
+    cases = [(S1, 1 / 2.5, 3000.0, 7000.0, 0.39), (S1, 1 / 10, 4000.0, 12000.0, 0.22), (S2, -1 / 5, 4000.0, 12000.0, 0.08),
+             (S2, 1 / 50, 3000.0, 7000.0, 2e-4)]
+    for start, q_over_p, z0, z1, expected in cases:
+        found = interpolation_error(grid, DipoleField(), start[None], q_over_p, z0, z1)[0]
+        assert abs(found / expected - 1) < 0.1, (q_over_p, found)
+    scan = pitch_scan(DipoleField(), (200.0, 100.0, 50.0), S1[None], np.array([0.2]), 3000.0, 7000.0)[:, 0]
+    assert np.allclose(scan[:-1] / scan[1:], 4, atol=0.4)
+    box = sample_box(DipoleField(), 100.0, 300.0, 3050.0, 7000.0)
+    assert box.axes[0][0] == -300 and box.axes[2][0] == 3000 and box.axes[2][-1] == 7000
+
+
+def test_bare_loops_are_what_propagate_runs():
+    rng = np.random.default_rng(2)
+    tracks, q = rng.uniform([-300, -250, -0.15, -0.15], [300, 250, 0.15, 0.15], size=(20, 4)), rng.uniform(-0.3, 0.3, 20)
+    field = LHCbLikeField()
+    given_arguments = (*field.compiled(), np.array(field.planes), np.full(20, 7826.0), np.full(20, 2665.0), tracks, CURVATURE * q)
+    assert np.array_equal(rk4_batch(*given_arguments, 100.0, 0.0)[0], propagate(tracks, q, 7826.0, 2665.0, field, step=100.0))
+    assert np.array_equal(cash_karp_batch(*given_arguments, 1000.0, 1e-6)[0], propagate(tracks, q, 7826.0, 2665.0, field, "cash_karp", tolerance=1e-6))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .export import Exportable, ExportError, Parity, checked_export, load_onnx, write_onnx
 from .loops import translate
 from .models import count_parameters
-from .program import Cells, Program
+from .program import Cells, Program, scatter
 from .records import replace_text, to_json
 
 # %% auto #0
@@ -158,7 +158,7 @@ def read_graph(module: nn.Module, examples: tuple[Tensor, ...], inputs: Sequence
     program, results = translate(graph, shapes, type(module).__name__)
     start = 0
     for cells in results:
-        program.scatter(cells, "out", start)
+        scatter(program, cells, "out", start)
         start += cells.at.size
     return program, dict(zip(outputs, results, strict=True))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .export import ExportError
-from .program import Cells, Program, Value, affine, literal
+from .program import Cells, Program, Value, affine, literal, read, together
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -76,10 +76,10 @@ def evaluate_node(node: NodeProto, given: Sequence[np.ndarray | None], opset: in
 def elementwise(program: Program, expression: str, given: Sequence[Value], kind: np.dtype, hint: str, **words: str) -> Cells:
     """One loop over the common shape of the inputs."""
     addresses = np.broadcast_arrays(*(program.cells(value).at for value in given))
-    read = [program.read(Cells(at, program.cells(value).kind), hint) for at, value in zip(addresses, given, strict=True)]
+    texts = [read(program, Cells(at, program.cells(value).kind), hint) for at, value in zip(addresses, given, strict=True)]
     result = program.buffer(addresses[0].shape, kind, hint)
     name = program.names[-1]
-    program.loop(addresses[0].size, f"{name}[i] = {expression.format(*(text('i') for text in read), **words)};")
+    program.loop(addresses[0].size, f"{name}[i] = {expression.format(*(text('i') for text in texts), **words)};")
     return result
 
 
@@ -134,11 +134,11 @@ def reduce(program: Program, node: NodeProto, given: Sequence[Value | None]) -> 
     axes = [int(a) % cells.at.ndim for a in (range(cells.at.ndim) if axes is None or not len(axes) else axes)]
     moved = np.moveaxis(cells.at, axes, range(-len(axes), 0))
     shape, n = moved.shape[: -len(axes)], int(np.prod(moved.shape[-len(axes) :]))
-    read = program.read(Cells(moved, cells.kind), node.output[0])
+    number = read(program, Cells(moved, cells.kind), node.output[0])
     start, step, end = REDUCTIONS[op]
     result = program.buffer(shape, np.dtype(np.int64) if op.startswith("Arg") else cells.kind, node.output[0])
-    words = {"x": read(f"i * {n} + k"), "s": read(f"i * {n} + s"), "n": literal(n)}
-    program.loop(int(np.prod(shape)), f"{{ {'int' if op.startswith('Arg') else 'T'} s = {start.format(read(f'i * {n}'))}; "
+    words = {"x": number(f"i * {n} + k"), "s": number(f"i * {n} + s"), "n": literal(n)}
+    program.loop(int(np.prod(shape)), f"{{ {'int' if op.startswith('Arg') else 'T'} s = {start.format(number(f'i * {n}'))}; "
                  f"for (int k = 0; k < {n}; ++k) {step.format(**words)} {program.names[-1]}[i] = {end.format(**words)}; }}")
     at = np.expand_dims(result.at, tuple(axes)) if known.get("keepdims", 1) else result.at
     return Cells(at, result.kind)
@@ -148,12 +148,12 @@ def softmax(program: Program, node: NodeProto, given: Sequence[Value | None]) ->
     """`Softmax` or `LogSoftmax` along one axis; the largest entry is subtracted first."""
     cells, axis = program.cells(given[0]), attributes(node).get("axis", -1)  # type: ignore[arg-type]
     moved = np.moveaxis(cells.at, axis, -1)
-    n, read = moved.shape[-1], program.read(Cells(moved, cells.kind), node.output[0])
+    n, number = moved.shape[-1], read(program, Cells(moved, cells.kind), node.output[0])
     result = program.buffer(moved.shape, cells.kind, node.output[0])
-    y, x = f"{program.names[-1]}[i * {n} + k]", read(f"i * {n} + k")
+    y, x = f"{program.names[-1]}[i * {n} + k]", number(f"i * {n} + k")
     last = f"{y} /= s" if node.op_type == "Softmax" else f"{y} = {x} - m - std::log(s)"
     each = f"for (int k = 0; k < {n}; ++k)"
-    program.loop(moved.size // n, f"{{ T m = {read(f'i * {n}')}; {each} m = m < {x} ? {x} : m; T s = 0; "
+    program.loop(moved.size // n, f"{{ T m = {number(f'i * {n}')}; {each} m = m < {x} ? {x} : m; T s = 0; "
                  f"{each} {{ {y} = std::exp({x} - m); s += {y}; }} {each} {last}; }}")
     return Cells(np.moveaxis(result.at, -1, axis), result.kind)
 
@@ -175,12 +175,12 @@ def look_up_many(program: Program, data: Cells, index: Cells, batch: int, hint: 
     depth, shape = index.at.shape[-1], data.at.shape
     inner, outer = int(np.prod(shape[batch + depth :])), int(np.prod(index.at.shape[:-1]))
     result = program.buffer((*index.at.shape[:-1], *shape[batch + depth :]), data.kind, hint)
-    name, chosen = program.names[-1], program.read(index, hint)
+    name, chosen = program.names[-1], read(program, index, hint)
     terms = [f"i / {inner * outer // int(np.prod(shape[:batch]))} * {int(np.prod(shape[batch:]))}"] if batch else []
     for k in range(depth):
         one, length = chosen(f"i / {inner} * {depth} + {k}"), shape[batch + k]
         terms.append(f"int({one} < 0 ? {one} + {length} : {one}) * {int(np.prod(shape[batch + k + 1 :]))}")
-    program.loop(result.at.size, f"{name}[i] = {program.read(data, hint)(' + '.join([*terms, f'i % {inner}']))};")
+    program.loop(result.at.size, f"{name}[i] = {read(program, data, hint)(' + '.join([*terms, f'i % {inner}']))};")
     return result
 
 # %% ../../nbs/01_core/08b_loops.ipynb #3ababc7f
@@ -197,7 +197,7 @@ def product(program: Program, node: NodeProto, given: Sequence[Value | None]) ->
     if not isinstance(right, np.ndarray) or right.ndim != 2 or not (bias is None or isinstance(bias, np.ndarray)):
         return general_product(program, Cells(at, left.kind), program.cells(right), bias, hint)  # type: ignore[arg-type]
     inner, outer, rows = right.shape[0], right.shape[1], at.size // right.shape[0]
-    x = program.read(program.together(Cells(at, left.kind), hint) if affine_stride(at) != 1 else Cells(at, left.kind))
+    x = read(program, together(program, Cells(at, left.kind), hint) if affine_stride(at) != 1 else Cells(at, left.kind))
     weights = program.place(right if outer >= 8 else right.T, f"{hint}_weight")
     offset = "no_bias" if bias is None else program.place(np.broadcast_to(bias, (rows, outer))[0], f"{hint}_bias")
     first, row = (f"&{x('0')}", "") if rows == 1 else (f"&{x(f'i * {inner}')}", f" + i * {outer}")
@@ -219,8 +219,8 @@ def general_product(program: Program, left: Cells, right: Cells, bias: Value | N
     b = right.at[:, None] if right.at.ndim == 1 else right.at
     many = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     (m, n), inner = (a.shape[-2], b.shape[-1]), a.shape[-1]
-    x = program.read(Cells(np.broadcast_to(a, (*many, m, inner)), left.kind), hint)
-    y = program.read(Cells(np.broadcast_to(b, (*many, inner, n)), right.kind), hint)
+    x = read(program, Cells(np.broadcast_to(a, (*many, m, inner)), left.kind), hint)
+    y = read(program, Cells(np.broadcast_to(b, (*many, inner, n)), right.kind), hint)
     result = program.buffer((*many, m, n), left.kind, hint)
     first, second = x(f"(i / {n}) * {inner} + k"), y(f"(i / {m * n}) * {inner * n} + k * {n} + i % {n}")
     program.loop(result.at.size, f"{{ T s = 0; for (int k = 0; k < {inner}; ++k) s += {first} * {second}; {program.names[-1]}[i] = s; }}")

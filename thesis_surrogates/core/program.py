@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 # %% auto #0
-__all__ = ['BUFFER', 'Value', 'Cells', 'affine', 'literal', 'array_text', 'Program', 'subscript']
+__all__ = ['BUFFER', 'Value', 'Cells', 'affine', 'literal', 'array_text', 'Program', 'subscript', 'read', 'together', 'scatter',
+           'walk']
 
 # %% ../../nbs/01_core/08a_program.ipynb #388dc73d
 BUFFER = 1 << 32  # addresses of one buffer: number * BUFFER + place
@@ -60,7 +61,7 @@ def array_text(values: np.ndarray, ctype: str, name: str) -> str:
 # %% ../../nbs/01_core/08a_program.ipynb #39515fae
 @dataclass
 class Program:
-    """Lines of C++ and the constant arrays they use; addresses are made and read here."""
+    """Lines of C++ and the constant arrays they use; addresses are made here."""
 
     model: str  # name for error messages
     names: list[str] = field(default_factory=list)  # of the buffers
@@ -120,54 +121,11 @@ class Program:
         """Values of constant addresses [n]."""
         return np.array([self.known[number][place] for number, place in zip(at // BUFFER, at % BUFFER, strict=True)])
 
-    def read(self, value: Value, hint: str = "c") -> Callable[[str], str]:
-        """The expression of number i (row-major) as a function of the text of i."""
-        cells = self.cells(value)
-        at = cells.at.ravel()
-        buffers, constant = at // BUFFER, np.isin(at // BUFFER, list(self.known))
-        if constant.all():
-            numbers = self.numbers(at)
-            if len(numbers) and (numbers == numbers[0]).all():
-                return lambda i: literal(numbers[0])
-            name = self.place(numbers, self.names[buffers[0]] or hint)
-            return lambda i: f"T({name}[{i}])"
-        line = affine(at % BUFFER) if (buffers == buffers[0]).all() else None
-        if line is None:
-            return self.read(self.together(cells, hint))
-        return subscript(self.names[buffers[0]], *line)
-
-    def together(self, cells: Cells, hint: str) -> Cells:
-        """A copy of scattered numbers in one new buffer, in order."""
-        target = self.buffer(cells.at.shape, cells.kind, hint)
-        self.scatter(cells, self.names[-1])
-        return target
-
-    def scatter(self, value: Value, target: str, start: int = 0) -> None:
-        """Write a tensor in order to target[start], target[start + 1], ...: one loop for each source."""
-        at = self.cells(value).at.ravel()
-        source = np.where(np.isin(at // BUFFER, list(self.known)), -1, at // BUFFER)
-        for number in np.unique(source):
-            rows = np.flatnonzero(source == number)
-            here = self.walk(target, rows + start)
-            if number < 0:
-                there = self.read(self.numbers(at[rows]), f"{target}_c")
-            else:
-                there = self.walk(self.names[number], at[rows] % BUFFER)
-            self.loop(len(rows), f"{here('i')} = {there('i')};")
-
-    def walk(self, name: str, places: np.ndarray) -> Callable[[str], str]:
-        """name[places[i]], by arithmetic where the places are regular and by a table of places where not."""
-        line = affine(places)
-        if line is not None:
-            return subscript(name, *line)
-        table = self.place(places, "at", index=True)
-        return lambda i: f"{name}[{table}[{i}]]"
-
     def loop(self, count: int, body: str) -> None:
         """for i in 0 ... count: body; a loop of one turn is its body."""
         self.lines.append(f"for (int i = 0; i < {count}; ++i) {body}" if count > 1 else re.sub(r"\bi\b", "0", body))
 
-
+# %% ../../nbs/01_core/08a_program.ipynb #938b0955
 def subscript(name: str, start: int, stride: int) -> Callable[[str], str]:
     """name[start + stride * i] as a function of the text of i."""
     def text(i: str) -> str:
@@ -178,3 +136,50 @@ def subscript(name: str, start: int, stride: int) -> Callable[[str], str]:
         return f"{name}[{' + '.join(parts)}]"
 
     return text
+
+
+def read(program: Program, value: Value, hint: str = "c") -> Callable[[str], str]:
+    """The expression of number i (row-major) as a function of the text of i."""
+    cells = program.cells(value)
+    at = cells.at.ravel()
+    buffers, constant = at // BUFFER, np.isin(at // BUFFER, list(program.known))
+    if constant.all():
+        numbers = program.numbers(at)
+        if len(numbers) and (numbers == numbers[0]).all():
+            return lambda i: literal(numbers[0])
+        name = program.place(numbers, program.names[buffers[0]] or hint)
+        return lambda i: f"T({name}[{i}])"
+    line = affine(at % BUFFER) if (buffers == buffers[0]).all() else None
+    if line is None:
+        return read(program, together(program, cells, hint))
+    return subscript(program.names[buffers[0]], *line)
+
+
+def together(program: Program, cells: Cells, hint: str) -> Cells:
+    """A copy of scattered numbers in one new buffer, in order."""
+    target = program.buffer(cells.at.shape, cells.kind, hint)
+    scatter(program, cells, program.names[-1])
+    return target
+
+# %% ../../nbs/01_core/08a_program.ipynb #f94e18bc
+def scatter(program: Program, value: Value, target: str, start: int = 0) -> None:
+    """Write a tensor in order to target[start], target[start + 1], ...: one loop for each source."""
+    at = program.cells(value).at.ravel()
+    source = np.where(np.isin(at // BUFFER, list(program.known)), -1, at // BUFFER)
+    for number in np.unique(source):
+        rows = np.flatnonzero(source == number)
+        here = walk(program, target, rows + start)
+        if number < 0:
+            there = read(program, program.numbers(at[rows]), f"{target}_c")
+        else:
+            there = walk(program, program.names[number], at[rows] % BUFFER)
+        program.loop(len(rows), f"{here('i')} = {there('i')};")
+
+
+def walk(program: Program, name: str, places: np.ndarray) -> Callable[[str], str]:
+    """name[places[i]], by arithmetic where the places are regular and by a table of places where not."""
+    line = affine(places)
+    if line is not None:
+        return subscript(name, *line)
+    table = program.place(places, "at", index=True)
+    return lambda i: f"{name}[{table}[{i}]]"

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..core.config import RunConfig, config_hash
 from ..core.mappings import ConfigError
 from ..core.facts import find_runs, read_run
 from ..core.plots import axis_label
 from ..core.recorder import read_config
 from ..core.tables import comparison_table, readable, to_markdown
-from .registry import SYSTEMS, get_system
+from .registry import SYSTEMS, get_system, load_suite, resolve
 
 # %% auto #0
-__all__ = ['published_folder', 'published_runs', 'published_table', 'declared', 'scalars_of', 'shown', 'quantity', 'factor',
-           'against_nothing', 'against_classical', 'verdict', 'glance', 'glance_markdown']
+__all__ = ['published_folder', 'published_runs', 'without_seed', 'suite_runs', 'published_table', 'declared', 'scalars_of',
+           'shown', 'quantity', 'factor', 'against_nothing', 'against_classical', 'verdict', 'savings', 'glance',
+           'glance_markdown']
 
 # %% ../../nbs/06_running/07_results.ipynb #c94a47b1
 def published_folder(start: str | Path = ".") -> Path | None:
@@ -40,9 +42,26 @@ def published_runs(system: str, folder: str | Path | None) -> list[Path]:
     return [path for path in find_runs(folder) if read_config(path).get("system") == system]
 
 # %% ../../nbs/06_running/07_results.ipynb #50c4d2b4
-def published_table(system: str, folder: str | Path | None) -> pd.DataFrame:
-    """Comparison table of a system's published runs (`core.tables.comparison_table`); an empty one where there are none."""
-    runs = published_runs(system, folder)
+def without_seed(config: RunConfig) -> str:
+    """Hash of a configuration whose seed does not count."""
+    return config_hash(config.model_copy(update={"seed": 0}))
+
+
+def suite_runs(system: str, suite: str, folder: str | Path | None) -> list[Path]:
+    """Published runs of one suite, all seeds; a run whose configuration this version no longer understands belongs to none."""
+    wanted = {without_seed(config) for config in load_suite(f"{system}/{suite}")}
+    found = []
+    for path in published_runs(system, folder):
+        try:
+            found += [path] if without_seed(resolve(read_config(path))) in wanted else []
+        except ConfigError:
+            continue
+    return found
+
+# %% ../../nbs/06_running/07_results.ipynb #b9627c52
+def published_table(system: str, folder: str | Path | None, suite: str | None = None) -> pd.DataFrame:
+    """Comparison table of a system's published runs, or of one suite's (`core.tables.comparison_table`); empty where there are none."""
+    runs = published_runs(system, folder) if suite is None else suite_runs(system, suite, folder)
     record = get_system(system) if runs else None
     return comparison_table(runs, record.columns, record.headline) if record else pd.DataFrame()
 
@@ -134,6 +153,19 @@ def verdict(table: pd.DataFrame, headline: str, item: str) -> str:
         first += f" and takes {best.cost_us:.3g} µs per {item}."
         paragraphs.append(" ".join([first, against_nothing(best, group, headline), against_classical(best, group, headline)]))
     return "\n\n".join(paragraphs)
+
+# %% ../../nbs/06_running/07_results.ipynb #012f4f0f
+def savings(table: pd.DataFrame, headline: str) -> pd.DataFrame:
+    """One row per surrogate with a result: its error and cost, the cheapest classical method as exact, and the ratio of their costs."""
+    rows = []
+    done = table[(table.status == "done")].dropna(subset=[headline]) if len(table) else table
+    for own in done[done.kind == "surrogate"].itertuples() if len(done) else ():
+        exact = done[(done.kind == "classical") & (done.data == own.data) & (done[headline] <= getattr(own, headline))]
+        rival = exact.sort_values("cost_us").iloc[0] if len(exact) else None
+        rows.append({"surrogate": own.contender, "numbers": own.parameters, axis_label(headline): getattr(own, headline), "cost [µs]": own.cost_us,
+                     "classical, as exact": rival.contender if rival is not None else "none", "its cost [µs]": rival.cost_us if rival is not None else math.nan,
+                     "ratio": rival.cost_us / own.cost_us if rival is not None else math.inf})
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/06_running/07_results.ipynb #1dcddbfa
 def glance(folder: str | Path | None) -> pd.DataFrame:

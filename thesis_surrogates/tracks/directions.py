@@ -14,61 +14,65 @@ from torch import nn
 from ..core.data import Tensors
 from .field import Field as MagneticField
 from .propagation import CURVATURE
+from .residual import gauss_legendre
 
 # %% auto #0
-__all__ = ['FIRST', 'PITCH', 'NODES', 'FLAT', 'AxisField', 'Leg', 'leg_of', 'slopes_of', 'cosines_of', 'KickFrame']
+__all__ = ['FIRST', 'PITCH', 'NODES', 'FLAT', 'OnAxis', 'AxisField', 'along', 'slopes_of', 'cosines_of', 'Nominal', 'nominal',
+           'KickFrame']
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #316f6cc5
 FIRST, PITCH, NODES = -1000.0, 50.0, 321  # table of the axis: first node, distance, number of nodes [mm]
 
 
+class OnAxis(NamedTuple):
+    "What the tables say at some places."
+
+    kick: torch.Tensor  # T mm, integral of By from the beginning of the table
+    strength: torch.Tensor  # T mm, integral of |By|
+    rise: torch.Tensor  # T, integral of slope
+    by: torch.Tensor  # T
+    slope: torch.Tensor  # T/mm, dBz/dy
+
+
 class AxisField(nn.Module):
-    "Integrals of By and of |By| along the beam axis as tables; zero until fitted."
+    "The field on the beam axis as tables of one variable; zero until fitted."
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("values", torch.zeros(NODES, 4))  # kick, strength [T mm], By, |By| [T] at the nodes
+        self.register_buffer("values", torch.zeros(NODES, 6))  # kick, strength, rise and their derivatives by, |by|, slope
         self.values: torch.Tensor
 
     def fit(self, field: MagneticField) -> None:
         "Integrate `field` along x = y = 0 with ten Gauss points per cell."
         points, weights = np.polynomial.legendre.leggauss(10)
         nodes = FIRST + PITCH * np.arange(NODES)
-        z = nodes[:-1, None] + PITCH * (points + 1) / 2
-        inside, at_nodes = field(0.0, 0.0, z)[1], field(0.0, 0.0, nodes)[1]
-        cells = PITCH / 2 * np.stack([inside @ weights, np.abs(inside) @ weights], axis=1)
-        integrals = np.concatenate([np.zeros((1, 2)), np.cumsum(cells, axis=0)])
-        table = np.column_stack([integrals, at_nodes, np.abs(at_nodes)])
-        self.values.copy_(torch.as_tensor(table))
 
-    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        "Kick and strength [T mm] from the beginning of the table to z [mm], any shape."
+        def measured(z: np.ndarray) -> list[np.ndarray]:
+            by = np.broadcast_to(field(0.0, 0.0, z)[1], z.shape)
+            return [by, np.abs(by), np.broadcast_to((field(0.0, 1.0, z)[2] - field(0.0, -1.0, z)[2]) / 2, z.shape)]
+
+        cells = [PITCH / 2 * values @ weights for values in measured(nodes[:-1, None] + PITCH * (points + 1) / 2)]
+        integrals = [np.concatenate([[0.0], np.cumsum(cell)]) for cell in cells]
+        self.values.copy_(torch.as_tensor(np.column_stack([*integrals, *measured(nodes)])))
+
+    def forward(self, z: torch.Tensor) -> OnAxis:
+        "The tables at z [mm], any shape."
         place = ((z - FIRST) / PITCH).clamp(0, NODES - 1)
         cell = place.floor().clamp(max=NODES - 2)
         t, index = (place - cell)[..., None], cell.long()
         left, right = self.values[index], self.values[index + 1]
-        bend = t * (1 - t) * ((1 - t) * left[..., 2:] - t * right[..., 2:]) * PITCH
-        both = left[..., :2] + t * t * (3 - 2 * t) * (right[..., :2] - left[..., :2]) + bend
-        return both[..., 0], both[..., 1]
+        step, start, end = right[..., :3] - left[..., :3], left[..., 3:], right[..., 3:]
+        integrals = left[..., :3] + t * t * (3 - 2 * t) * step + t * (1 - t) * ((1 - t) * start - t * end) * PITCH
+        fields = 6 * t * (1 - t) * step / PITCH + (1 - t) * (1 - 3 * t) * start + t * (3 * t - 2) * end
+        kick, strength, rise = integrals.unbind(-1)
+        return OnAxis(kick, strength, rise, fields[..., 0], fields[..., 2])
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #f3bb5762
-class Leg(NamedTuple):
-    "What the magnet does on a leg; the tracks come last: B of them, or 1 for a fixed leg."
-
-    kick: torch.Tensor  # [B] T mm, whole leg
-    strength: torch.Tensor  # [B] T mm, signed like dz
-    kicks: torch.Tensor  # [n, B] T mm, up to the Gauss points
-    shares: torch.Tensor  # [n, B] part of the strength up to the Gauss points
-
-
-def leg_of(axis: AxisField, z0: torch.Tensor, dz: torch.Tensor, zeta: torch.Tensor) -> Leg:
-    "The nominal kicks of legs z0 [B], dz [B] at zeta [n]."
+def along(axis: AxisField, z0: torch.Tensor, dz: torch.Tensor, zeta: torch.Tensor) -> torch.Tensor:
+    "The tables [5, n + 2, B] at the start, at zeta [n] and at the end of legs z0 [B], dz [B]; integrals count from the start."
     places = torch.cat([torch.zeros_like(zeta[:1]), zeta, torch.ones_like(zeta[:1])])[:, None]
-    kick, strength = axis(z0 + places * dz)
-    kick, strength = kick - kick[0], strength - strength[0]
-    whole = strength[-1]
-    shares = torch.where(whole == 0, zeta[:, None], strength[1:-1] / torch.where(whole == 0, torch.ones_like(whole), whole))
-    return Leg(kick[-1], whole, kick[1:-1], shares)
+    tables = torch.stack(list(axis(z0 + places * dz)))
+    return torch.cat([tables[:3] - tables[:3, :1], tables[3:]])
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #a6c19bb0
 FLAT = 1e-2  # 1 - ux^2 - uy^2 is kept above this: a track at more than 84 degrees to the beam has turned over
@@ -86,22 +90,56 @@ def cosines_of(tx: torch.Tensor, ty: torch.Tensor) -> tuple[torch.Tensor, torch.
     return tx * shrink, ty * shrink
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #43452ab6
+class Nominal(NamedTuple):
+    "Directions that the tables predict, at the Gauss points and at the end of the leg [n + 1, B]; tracks come last."
+
+    ux: torch.Tensor
+    uy: torch.Tensor
+    shares: torch.Tensor  # [n + 1, B] or [n + 1, 1]: part of the strength so far; 1 at the end
+    unit: torch.Tensor  # [B] kappa times the strength of the leg: the direction change for a kick of one
+
+
+def nominal(state: tuple[torch.Tensor, ...], dz: torch.Tensor, leg: torch.Tensor, places: torch.Tensor, sums: torch.Tensor,
+            part: torch.Tensor | float) -> Nominal:
+    """Directions along a leg from the tables alone.
+
+    Args:
+        state: y, tx, ty and kappa [1/(T mm)] of the tracks, [B] each.
+        dz: lengths of the legs [B].
+        leg: tables of the legs [5, n + 2, B or 1] as `along` gives them.
+        places: zeta of the Gauss points and of the end [n + 1].
+        sums: weights of the integrals from the start to each place [n + 1, n].
+        part: all kicks are multiplied by it: 1, or for a shortened fixed leg its share of the length [B].
+    """
+    (y, tx, ty, kappa), (kick, strength, rise, by, slope) = state, leg.unbind()
+    (ux, uy), here, bent = cosines_of(tx, ty), y + places[:, None] * (ty * dz), kappa * part
+    along_x = ux + bent * (0.5 * (here * here * slope[1:] - y * y * slope[0]) - kick[1:])
+    stretch = (1 - along_x * along_x - uy * uy).clamp(min=FLAT).rsqrt()
+    slopes = along_x * stretch
+    turning = -bent * by[1:] * stretch**3 * (1 - uy * uy)  # dtx/dz
+    pulled = ((slopes * ty + turning * here) * rise[1:])[:-1]
+    along_y = uy + bent * (dz * (sums @ pulled) - slopes * here * rise[1:])
+    whole = strength[-1]
+    shares = torch.where(whole == 0, places[:, None], strength[1:] / torch.where(whole == 0, torch.ones_like(whole), whole))
+    return Nominal(along_x, along_y, shares, bent * whole)
+
+# %% ../../nbs/02_tracks/03b_directions.ipynb #3fdfd7a0
 class KickFrame(nn.Module):
     "Kicks [B, 4] to the final state [B, 4] and back."
 
-    def __init__(self, variable: bool, nodes: int = 4):
+    def __init__(self, variable: bool, nodes: int = 8):
         super().__init__()
-        points, weights = np.polynomial.legendre.leggauss(nodes)
+        points, matrix, weights = gauss_legendre(nodes)
         self.axis = AxisField() if variable else None
-        self.register_buffer("zeta", torch.tensor((points + 1) / 2, dtype=torch.float32))
-        self.register_buffer("weights", torch.tensor(weights / 2, dtype=torch.float32))
+        self.register_buffer("places", torch.tensor([*points, 1.0], dtype=torch.float32))
+        self.register_buffer("sums", torch.tensor(np.vstack([matrix, weights]), dtype=torch.float32))
         if not variable:
             self.register_buffer("length", torch.ones(()))  # of the fixed leg [mm]
-            self.register_buffer("constants", torch.zeros(2 + 2 * nodes, 1))  # a Leg in one column
-        self.zeta: torch.Tensor
-        self.weights: torch.Tensor
+            self.register_buffer("tables", torch.zeros(5, nodes + 2, 1))
+        self.places: torch.Tensor
+        self.sums: torch.Tensor
         self.length: torch.Tensor
-        self.constants: torch.Tensor
+        self.tables: torch.Tensor
 
     def fit(self, train: Tensors, field: MagneticField) -> None:
         "Tabulate the axis of `field`; a fixed leg is the first row of train['inputs'] [N, 7]."
@@ -109,39 +147,40 @@ class KickFrame(nn.Module):
         axis.fit(field)
         if self.axis is None:
             first = train["inputs"][:1].double().cpu()
-            leg = leg_of(axis, first[:, 5], first[:, 6], self.zeta.double().cpu())
             self.length.copy_(first[0, 6])
-            self.constants.copy_(torch.cat([leg.kick[None], leg.strength[None], leg.kicks, leg.shares]))
+            self.tables.copy_(along(axis, first[:, 5], first[:, 6], self.places[:-1].double().cpu()))
 
-    def leg(self, z0: torch.Tensor, dz: torch.Tensor) -> Leg:
-        "Nominal kicks of legs z0 [B], dz [B]; those of a fixed leg shrink in proportion if dz does."
+    def nominal(self, state: tuple[torch.Tensor, ...], z0: torch.Tensor, dz: torch.Tensor) -> Nominal:
+        "What the tables say; a fixed leg bends in proportion if it is shortened."
         if self.axis is not None:
-            return leg_of(self.axis, z0, dz, self.zeta)
-        whole, strength, kicks, shares = self.constants.split([1, 1, len(self.zeta), len(self.zeta)])
-        part = dz / self.length
-        return Leg(part * whole[0], part * strength[0], part * kicks, shares)
+            return nominal(state, dz, along(self.axis, z0, dz, self.places[:-1]), self.places, self.sums, 1.0)
+        return nominal(state, dz, self.tables, self.places, self.sums, dz / self.length)
 
-    def _means(self, ux: torch.Tensor, uy: torch.Tensor, dx: torch.Tensor, dy: torch.Tensor, kappa: torch.Tensor,
-               leg: Leg) -> tuple[torch.Tensor, torch.Tensor]:
-        "Mean slopes [B] of a leg whose direction misses dx, dy [B] at its end."
-        tx, ty = slopes_of(ux - kappa * leg.kicks + dx * leg.shares, uy + dy * leg.shares)
-        return self.weights @ tx, self.weights @ ty
+    def _slopes(self, known: Nominal, dx: torch.Tensor, dy: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        "Mean slopes [B] of the leg and slopes at its end, for missing directions dx, dy [B]."
+        tx, ty = slopes_of(known.ux + dx * known.shares, known.uy + dy * known.shares)
+        return self.sums[-1] @ tx[:-1], self.sums[-1] @ ty[:-1], tx[-1], ty[-1]
 
     def state(self, inputs: torch.Tensor, kicks: torch.Tensor) -> torch.Tensor:
         "Final state [B, 4] in mm and slopes for kicks [B, 4]."
         x, y, tx, ty, q_over_p, z0, dz = inputs.T.contiguous().unbind()  # contiguous columns: twice as fast as strided ones
-        (ux, uy), kappa, leg = cosines_of(tx, ty), CURVATURE * q_over_p, self.leg(z0, dz)
-        dx, dy, mx, my = (kappa * leg.strength * kicks.T).unbind()
-        mean_x, mean_y = self._means(ux, uy, dx, dy, kappa, leg)
-        end_x, end_y = slopes_of(ux - kappa * leg.kick + dx, uy + dy)
+        known = self.nominal((y, tx, ty, CURVATURE * q_over_p), z0, dz)
+        dx, dy, mx, my = (known.unit * kicks.T).unbind()
+        mean_x, mean_y, end_x, end_y = self._slopes(known, dx, dy)
         return torch.stack([x + dz * (mean_x + mx), y + dz * (mean_y + my), end_x, end_y], dim=1)
 
     def kicks(self, inputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         "Kicks [B, 4] that lead to target [B, 4]; not finite where the leg sees no field. Use double precision."
         x, y, tx, ty, q_over_p, z0, dz = inputs.unbind(dim=1)
-        kappa, leg = CURVATURE * q_over_p, self.leg(z0, dz)
-        (ux, uy), (vx, vy) = cosines_of(tx, ty), cosines_of(target[:, 2], target[:, 3])
-        dx, dy = vx - ux + kappa * leg.kick, vy - uy
-        mean_x, mean_y = self._means(ux, uy, dx, dy, kappa, leg)
+        known = self.nominal((y, tx, ty, CURVATURE * q_over_p), z0, dz)
+        vx, vy = cosines_of(target[:, 2], target[:, 3])
+        dx, dy = vx - known.ux[-1], vy - known.uy[-1]
+        mean_x, mean_y, _, _ = self._slopes(known, dx, dy)
         missing = torch.stack([dx, dy, (target[:, 0] - x) / dz - mean_x, (target[:, 1] - y) / dz - mean_y], dim=1)
-        return missing / (kappa * leg.strength)[:, None]
+        return missing / known.unit[:, None]
+
+    def strength(self, inputs: torch.Tensor) -> torch.Tensor:
+        "What the magnet can do on each leg [B], T mm, signed like dz."
+        if self.axis is None:
+            return (inputs[:, 6] / self.length) * self.tables[1, -1]
+        return self.axis(inputs[:, 5] + inputs[:, 6]).strength - self.axis(inputs[:, 5]).strength

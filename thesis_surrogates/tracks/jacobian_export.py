@@ -124,8 +124,8 @@ class DualInterpreter(Interpreter):
         "Derivative number k of the operations that are a kind of their own."
         if target is aten.addmm.default and not kwargs and not any(isinstance(x, Dual) for x in (args[0], args[2])):
             return tangent_of(args[1], k) @ args[2]
-        if target is aten.mm.default and not isinstance(args[1], Dual):
-            return tangent_of(args[0], k) @ args[1]
+        if target is aten.mm.default:
+            return sum(value_of(args[0]) @ x.tangents[k] if i else x.tangents[k] @ value_of(args[1]) for i, x in enumerate(args) if isinstance(x, Dual))
         if target is aten.cat.default:
             return torch.cat([tangent_of(x, k) for x in args[0]], *args[1:])
         if target is aten.where.self:

@@ -33,7 +33,7 @@ def in_bands(momentum_gev: np.ndarray) -> dict[str, np.ndarray]:
     masks = {"all": np.ones(len(momentum_gev), dtype=bool)}
     for low, high in zip(BAND_EDGES[:-1], BAND_EDGES[1:], strict=True):
         name = f"above {low:g} GeV" if np.isinf(high) else f"{low:g} to {high:g} GeV"
-        masks[name] = (momentum_gev >= low) & (momentum_gev < high)
+        masks[name] = (momentum_gev >= low) & ((momentum_gev < high) | np.isinf(high))
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 # %% ../../nbs/02_tracks/05_limits.ipynb #73d33074

@@ -189,7 +189,7 @@ def with_fallback(
     def answer(inputs: torch.Tensor) -> Answer:
         with torch.no_grad():
             flagged = validity.flagged(inputs, tolerance_mm) if np.isfinite(threshold_exists) else torch.ones(len(inputs), dtype=torch.bool)
-            state = predict(inputs).double()
+            state = predict(inputs).double().clone()
             state[flagged] = torch.nan
             rows = torch.nonzero(flagged & inputs.isfinite().all(dim=1))[:, 0]
             exact = propagate_inputs(inputs[rows], field, 0.1 * tolerance_mm)
