@@ -104,9 +104,9 @@ def size_pays(runs: Sequence[Run]) -> str:
         sizes = group.groupby("parameters").agg(error=("error_mm", "median"), seconds=("seconds", "median"), size=("size", "first"))
         if len(sizes) > 1:
             slope = np.polyfit(np.log(sizes.index.to_numpy(float)), np.log(sizes.error.to_numpy()), 1)[0]
-            best = sizes.error.idxmin()
-            said.append(f"`{model}`: error falls like parameters to the power {slope:.2f}; best is `{sizes['size'][best]}` with "
-                        f"{sizes.error[best]:.3g} mm, and the largest takes {sizes.seconds.iloc[-1] / sizes.seconds.iloc[0]:.1f} times the smallest's training time")
+            best = int(sizes.error.to_numpy().argmin())
+            said.append(f"`{model}`: error goes like parameters to the power {slope:.2f}; best is `{sizes['size'].iloc[best]}` with "
+                        f"{sizes.error.iloc[best]:.3g} mm, and the largest takes {sizes.seconds.iloc[-1] / sizes.seconds.iloc[0]:.1f} times the smallest's training time")
     return "; ".join(said) + "." if said else NOTHING
 
 # %% ../../nbs/02_tracks/06b_answers.ipynb #18bc331b
@@ -115,7 +115,8 @@ def overfits(runs: Sequence[Run]) -> str:
     if not runs:
         return NOTHING
     table = convergence_table(runs)
-    flagged = sorted(set(table.run[table.overfit.astype(bool)]))
+    upward = [bool(flag) for flag in table.overfit]
+    flagged = sorted({str(name) for name, flag in zip(table.run, upward, strict=True) if flag})
     if not flagged:
         return f"None of {len(table)} trainings: no validation curve turns upward while its training curve falls."
-    return f"{int(table.overfit.astype(bool).sum())} of {len(table)} trainings: {', '.join(f'`{name}`' for name in flagged)}."
+    return f"{sum(upward)} of {len(table)} trainings: {', '.join(f'`{name}`' for name in flagged)}."

@@ -156,17 +156,19 @@ class KickFrame(nn.Module):
             return nominal(state, dz, along(self.axis, z0, dz, self.places[:-1]), self.places, self.sums, 1.0)
         return nominal(state, dz, self.tables, self.places, self.sums, dz / self.length)
 
-    def _slopes(self, known: Nominal, dx: torch.Tensor, dy: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        "Mean slopes [B] of the leg and slopes at its end, for missing directions dx, dy [B]."
-        tx, ty = slopes_of(known.ux + dx * known.shares, known.uy + dy * known.shares)
-        return self.sums[-1] @ tx[:-1], self.sums[-1] @ ty[:-1], tx[-1], ty[-1]
+    def _slopes(self, known: Nominal, dx: torch.Tensor, dy: torch.Tensor, tx: torch.Tensor, ty: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        "Mean slopes [B] of the leg and slopes at its end, for missing directions dx, dy [B] and slopes tx, ty [B] at the start."
+        along_x, along_y = slopes_of(known.ux + dx * known.shares, known.uy + dy * known.shares)
+        mean_x = tx + self.sums[-1] @ (along_x[:-1] - tx)  # differences: a straight line stays exact whatever the weights round to
+        mean_y = ty + self.sums[-1] @ (along_y[:-1] - ty)
+        return mean_x, mean_y, along_x[-1], along_y[-1]
 
     def state(self, inputs: torch.Tensor, kicks: torch.Tensor) -> torch.Tensor:
         "Final state [B, 4] in mm and slopes for kicks [B, 4]."
         x, y, tx, ty, q_over_p, z0, dz = inputs.T.contiguous().unbind()  # contiguous columns: twice as fast as strided ones
         known = self.nominal((y, tx, ty, CURVATURE * q_over_p), z0, dz)
         dx, dy, mx, my = (known.unit * kicks.T).unbind()
-        mean_x, mean_y, end_x, end_y = self._slopes(known, dx, dy)
+        mean_x, mean_y, end_x, end_y = self._slopes(known, dx, dy, tx, ty)
         return torch.stack([x + dz * (mean_x + mx), y + dz * (mean_y + my), end_x, end_y], dim=1)
 
     def kicks(self, inputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -175,7 +177,7 @@ class KickFrame(nn.Module):
         known = self.nominal((y, tx, ty, CURVATURE * q_over_p), z0, dz)
         vx, vy = cosines_of(target[:, 2], target[:, 3])
         dx, dy = vx - known.ux[-1], vy - known.uy[-1]
-        mean_x, mean_y, _, _ = self._slopes(known, dx, dy)
+        mean_x, mean_y, _, _ = self._slopes(known, dx, dy, tx, ty)
         missing = torch.stack([dx, dy, (target[:, 0] - x) / dz - mean_x, (target[:, 1] - y) / dz - mean_y], dim=1)
         return missing / known.unit[:, None]
 

@@ -114,9 +114,8 @@ def fit_estimate(validity: Validity, inputs: torch.Tensor, error: torch.Tensor, 
     features = difficulty_features(inputs, validity.stiffest)
     validity.normalize.fit(*moments(features))
     tensors = {"inputs": inputs, "log_error": torch.log(error.clamp_min(1e-6)).to(inputs)}
-    last = validity.network[-1]
     with torch.no_grad():
-        last.bias.fill_(float(tensors["log_error"].quantile(quantile)) if len(error) < 1_000_000 else float(tensors["log_error"].mean()))  # type: ignore[operator, union-attr]
+        validity.network[-1].bias.fill_(float(tensors["log_error"].mean()))  # type: ignore[operator, union-attr]
     train = TrainConfig(epochs=epochs, batch_size=min(512, len(inputs)), optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.0))
     source = TensorSource(tensors, train.batch_size, seed)
     loss = pinball(quantile)
@@ -184,11 +183,11 @@ def with_fallback(
     tolerance_mm: float,
 ) -> Callable[[torch.Tensor], Answer]:
     "A surrogate whose flagged tracks are answered by Cash-Karp with a tenth of the tolerance; NaN for inputs that are not finite."
-    threshold_exists = validity.threshold(tolerance_mm)
+    validity.threshold(tolerance_mm)  # a tolerance that was not calibrated is refused now, not at the first track
 
     def answer(inputs: torch.Tensor) -> Answer:
         with torch.no_grad():
-            flagged = validity.flagged(inputs, tolerance_mm) if np.isfinite(threshold_exists) else torch.ones(len(inputs), dtype=torch.bool)
+            flagged = validity.flagged(inputs, tolerance_mm)
             state = predict(inputs).double().clone()
             state[flagged] = torch.nan
             rows = torch.nonzero(flagged & inputs.isfinite().all(dim=1))[:, 0]
