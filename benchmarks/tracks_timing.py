@@ -4,7 +4,7 @@
 
 Run directories of one leg are compared with the classical methods on that leg, on tracks that no run has seen. Each number is
 the median over at least 30 repeats after at least 200 warm-up calls, unless `--budget` seconds are spent first (then the
-row says how many there were). A repeat lasts at least half a millisecond: cheap calls are repeated inside it. Networks see large batches in pieces of
+row says how many there were), all methods of a batch in turns. A repeat lasts at least half a millisecond: cheap calls are repeated inside it. Networks see large batches in pieces of
 5000. C++ rows appear where CMake and a compiler are found. Writes outputs/benchmarks/tracks/timing_results.json and figures.
 """
 
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,26 +59,41 @@ class Method:
     prepare: Callable[[torch.Tensor], Any]
     call: Predict
     parameters: int = 0
-    batches: tuple[int, ...] | None = None
 
 
-def timed(call: Callable[[], Any], budget: float, warm: int = 200, repeats: int = 30) -> dict[str, float]:
-    """Median and quartiles of the seconds per call, with how often it was warmed up and repeated."""
-    began, warmed = time.perf_counter(), 0
-    while warmed < warm and (warmed < 2 or time.perf_counter() - began < 0.2 * budget):
+def warmed(call: Callable[[], Any], budget: float, warm: int = 200) -> tuple[int, int]:
+    """Warm a call up; how often, and how many calls make a repeat of half a millisecond."""
+    began, count = time.perf_counter(), 0
+    while count < warm and (count < 2 or time.perf_counter() - began < 0.2 * budget):
         call()
-        warmed += 1
-    once = max((time.perf_counter() - began) / warmed, 1e-9)
-    calls = max(1, math.ceil(5e-4 / once))
-    times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < repeats and (len(times) < 3 or time.perf_counter() - began < budget):
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        times.append((time.perf_counter() - start) / calls)
-    low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
-    return {"seconds": float(median), "q25": float(low), "q75": float(high), "least": min(times), "warm_up": warmed, "repeats": len(times), "calls_per_repeat": calls}
+        count += 1
+    start = time.perf_counter()
+    call()
+    return count, max(1, math.ceil(5e-4 / max(time.perf_counter() - start, 1e-9)))
+
+
+def timed(calls: list[Callable[[], Any]], budget: float, repeats: int = 30) -> list[dict[str, float]]:
+    """Median and quartiles of the seconds per call of each, taken in turns, so that a busy moment of the machine hits all alike."""
+    warm = [warmed(call, budget) for call in calls]
+    times: list[list[float]] = [[] for _ in calls]
+    spent = [0.0] * len(calls)
+    for _ in range(repeats):
+        for number, (call, (_, inner)) in enumerate(zip(calls, warm, strict=True)):
+            if len(times[number]) >= 3 and spent[number] > budget:
+                continue
+            if inner > 1:
+                call()  # the others have emptied the caches; an expensive call fills them itself
+            start = time.perf_counter()
+            for _ in range(inner):
+                call()
+            spent[number] += time.perf_counter() - start
+            times[number].append((time.perf_counter() - start) / inner)
+    found = []
+    for (count, inner), taken in zip(warm, times, strict=True):
+        low, median, high = np.quantile(taken, [0.25, 0.5, 0.75])
+        found.append({"seconds": float(median), "q25": float(low), "q75": float(high), "least": min(taken), "warm_up": count, "repeats": len(taken),
+                      "calls_per_repeat": inner})
+    return found
 
 
 def in_pieces(call: Predict) -> Predict:
@@ -116,7 +132,7 @@ def networks(name: str, module: torch.nn.Module, deployable: Deployable, folder:
         with silent():
             compiled = torch.compile(module, dynamic=False)
             compiled(torch.ones(PIECE, 7))
-        yield Method(name, "surrogate", "torch.compile", same, in_pieces(compiled), size, batches=(1, 100, 10_000, 1_000_000))
+        yield Method(name, "surrogate", "torch.compile", same, in_pieces(compiled), size)
     except Exception as error:  # no C++ compiler, or an operation that inductor refuses
         print(f"  {name}: torch.compile left out ({type(error).__name__})")
     for ending, write in (("onnx", export_onnx), ("ts", export_torchscript)):
@@ -195,7 +211,7 @@ def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: 
                  "position_median_mm": float(np.median(position)), "position_p95_mm": float(np.quantile(position, 0.95)),
                  "slope_mean": float(slope.mean())}
         for batch, cost in ((1, found["single_us"]), (1_000_000, found["many_us"])):
-            yield {**about, "batch": batch, "cost_us": cost}
+            yield {**about, "batch": batch, "cost_us": cost, "repeats": 7}  # the programs time themselves
 
     with tempfile.TemporaryDirectory() as place:
         for name, deployable in deployables.items():
@@ -222,15 +238,16 @@ def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: 
 
 def measure(methods: list[Method], inputs: torch.Tensor, target: np.ndarray, batches: list[int], budget: float) -> Iterator[dict[str, Any]]:
     """One row per method and batch."""
-    for method in methods:
-        quality = errors(method, inputs, target)
-        for batch in batches:
-            given = method.prepare(inputs.repeat(math.ceil(batch / len(inputs)), 1)[:batch].contiguous())
-            found = timed(lambda: method.call(given), budget)  # noqa: B023
-            per_track = {key: 1e6 * found.pop(old) / batch for key, old in (("cost_us", "seconds"), ("cost_q25_us", "q25"), ("cost_q75_us", "q75"), ("cost_least_us", "least"))}
+    quality = [errors(method, inputs, target) for method in methods]
+    for batch in batches:
+        rows = inputs.repeat(math.ceil(batch / len(inputs)), 1)[:batch].contiguous()
+        calls = [partial(method.call, method.prepare(rows)) for method in methods]
+        for method, found, error in zip(methods, timed(calls, budget), quality, strict=True):
+            names = {"cost_us": "seconds", "cost_q25_us": "q25", "cost_q75_us": "q75", "cost_least_us": "least"}
+            per_track = {new: 1e6 * found.pop(old) / batch for new, old in names.items()}
+            print(f"  {batch} tracks, {method.contender}, {method.path}: {per_track['cost_us']:.3g} us, mean {error['position_mean_mm']:.3g} mm", flush=True)
             yield {"contender": method.contender, "kind": method.kind, "path": method.path, "batch": batch, "parameters": method.parameters,
-                   **per_track, **found, **quality}
-        print(f"  {method.contender}, {method.path}: {per_track['cost_us']:.3g} us, mean {quality['position_mean_mm']:.3g} mm", flush=True)
+                   **per_track, **found, **error}
 
 
 def scaling_figure(rows: pd.DataFrame, contenders: list[str]) -> tuple[Any, pd.DataFrame]:

@@ -70,7 +70,7 @@ def test_size(name):
 
 def test_size_of_all_notebooks():
     total = sum(p.stat().st_size for p in NOTEBOOKS)
-    assert total <= 5_000_000, f"nbs/ holds {total / 1e6:.1f} MB of notebooks, more than 5"
+    assert total <= 60_000 * len(NOTEBOOKS), f"nbs/ holds {total / 1e6:.1f} MB in {len(NOTEBOOKS)} notebooks, more than 60 kB each on average"
 
 
 @pytest.mark.parametrize("name", NAMES)

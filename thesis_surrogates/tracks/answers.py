@@ -52,16 +52,16 @@ def physics_helps(core: Sequence[Run], ablation: Sequence[Run] = ()) -> str:
             if model in errors and "mlp" in errors:
                 pairs.append((str(size), errors[model] / errors["mlp"]))
         if pairs:
-            won = [size for size, ratio in pairs if ratio < 1]
+            won = [label for label, ratio in pairs if ratio < 1]
             ratios = [ratio for _, ratio in pairs]
             verdict = f"beats the plain network at {', '.join(won)}" if won else "beats the plain network at no size"
             said.append(f"`{model}` {verdict}: its mean error is {min(ratios):.2g} to {max(ratios):.2g} times that of `mlp`")
     weights = described(ablation)
-    for model, group in weights.groupby("model", sort=False):
+    for name, group in weights.groupby("model", sort=False):
         errors = middle(group, "name").sort_values()
         if len(errors) > 1:
-            said.append(f"among the weights for `{model}`, `{errors.index[0]}` is best ({errors.iloc[0]:.3g} mm) and `{errors.index[-1]}` worst ({errors.iloc[-1]:.3g} mm)")
-    return ("; ".join(said) + ".").capitalize() if said else NOTHING
+            said.append(f"among the weights for `{name}`, `{errors.index[0]}` is best ({errors.iloc[0]:.3g} mm) and `{errors.index[-1]}` worst ({errors.iloc[-1]:.3g} mm)")
+    return "; ".join(said) + "." if said else NOTHING
 
 # %% ../../nbs/02_tracks/06b_answers.ipynb #da6abbf3
 def convergence_speed(runs: Sequence[Run]) -> str:

@@ -15,12 +15,13 @@ from ..core.data import Data, Tensors
 from ..core.metrics import Contender, Scores, quantile_summary
 from ..core.models import count_parameters
 from .data import field_of, straight_line
+from .directions import KickFrame
 from .field import Field
 from .models import NAMES
 from .propagation import CURVATURE, Method, propagate
 
 # %% auto #0
-__all__ = ['BANDS', 'STEP_COUNTS', 'TOLERANCES', 'BATCH', 'TARGETS', 'GOALS', 'score', 'parabola', 'runge_kutta', 'baselines',
+__all__ = ['BANDS', 'BATCH', 'STEP_COUNTS', 'TOLERANCES', 'TARGETS', 'GOALS', 'score', 'parabola', 'runge_kutta', 'baselines',
            'surrogate', 'verdict']
 
 # %% ../../nbs/02_tracks/05_metrics.ipynb #77b8ec86
@@ -55,6 +56,7 @@ def parabola(inputs: torch.Tensor, field: Field) -> torch.Tensor:
     return torch.stack([x + (tx + 0.5 * ax * dz) * dz, y + (ty + 0.5 * ay * dz) * dz, tx + ax * dz, ty + ay * dz], dim=1)
 
 # %% ../../nbs/02_tracks/05_metrics.ipynb #610c9af4
+BATCH = 4096  # rows that a network sees at once when it is scored and timed
 STEP_COUNTS = (2, 3, 4, 5, 6, 8, 12, 16, 32)
 TOLERANCES = (1e-2, 1e-4, 1e-6)  # mm
 
@@ -67,24 +69,25 @@ def runge_kutta(inputs: torch.Tensor, field: Field, method: Method, step: float,
 
 
 def baselines(data: Data) -> tuple[Contender, ...]:
-    "Straight line, parabola, Runge-Kutta at several step counts and Cash-Karp at several tolerances."
+    "Straight line, parabola, the tables of the axis, Runge-Kutta at several step counts and Cash-Karp at several tolerances."
     field, longest = field_of(data), float(data.splits["test"]["inputs"][:, 6].abs().max())
     label = f"labels: {data.meta['label']}"
     line = Contender(name="straight line", kind="nothing", predict=lambda t: {"state": straight_line(t["inputs"].double())}, note=label)
     bent = Contender(name="parabola", kind="classical", predict=lambda t: {"state": parabola(t["inputs"], field)},
                      note=f"one field look-up, at the middle; {label}")
+    frame = KickFrame(variable=data.meta["config"]["legs"] == "variable")
+    frame.fit({name: value[:1] for name, value in data.splits["test"].items()}, field)
+    tables = Contender(name="axis tables", kind="classical", note=f"fringe field and focusing from the field on the axis, nothing learned; {label}",
+                       predict=lambda t: {"state": torch.cat([frame.state(rows, torch.zeros(len(rows), 4)) for rows in t["inputs"].split(BATCH)])})
     fixed = [Contender(name=f"RK4 {n} steps", kind="classical", note=f"compiled, one thread; {label}",
                        predict=lambda t, n=n: {"state": runge_kutta(t["inputs"], field, "rk4", longest / n)})  # type: ignore[misc]
              for n in STEP_COUNTS]
     adaptive = [Contender(name=f"Cash-Karp {tolerance:g} mm", kind="classical", note=f"compiled, one thread; {label}",
                           predict=lambda t, e=tolerance: {"state": runge_kutta(t["inputs"], field, "cash_karp", 1000.0, e)})  # type: ignore[misc]
                 for tolerance in TOLERANCES]
-    return (line, bent, *fixed, *adaptive)
+    return (line, bent, tables, *fixed, *adaptive)
 
 # %% ../../nbs/02_tracks/05_metrics.ipynb #bff8b890
-BATCH = 4096  # rows that a network sees at once when it is scored and timed
-
-
 def surrogate(model: nn.Module, data: Data) -> Contender:
     "A trained network as a contender."
 
