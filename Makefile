@@ -14,7 +14,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo published site test drift imports lint types notebooks pytest export clean-notebooks text notebook clean
+.PHONY: help setup demo published published-tracks site test drift imports lint types notebooks pytest export clean-notebooks text notebook clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -35,6 +35,11 @@ demo: $(READY)  ## data, training, comparison and site of all four systems, in u
 published: $(READY)  ## train the comparison suites with three seeds and put their facts into outputs/published
 	@set -e; for system in $(SYSTEMS); do $(BIN)/surrogates sweep $$system/comparison --seeds 0,1,2 --workers $(WORKERS) --out outputs/comparison; done; \
 	$(BIN)/surrogates publish outputs/comparison
+
+STUDY ?= frontier:0,1,2 long_leg:0,1,2 seed_domain:0,1,2 variable_legs:0,1,2 core:0 physics_losses:0 momentum:0 data_size:0
+published-tracks: $(READY)  ## the suites of the track study (STUDY=suite:seeds ...) into outputs/published
+	@set -e; for entry in $(STUDY); do $(BIN)/surrogates sweep tracks/$${entry%%:*} --seeds $${entry##*:} --workers $(WORKERS) --out outputs/study; done; \
+	$(BIN)/surrogates publish outputs/study
 
 site: $(READY)  ## the documentation with all stored results, in _docs/
 	@$(BIN)/surrogates site

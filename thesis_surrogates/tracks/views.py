@@ -104,14 +104,15 @@ def older_config(run: Run) -> dict[str, Any]:
     }
 
 
-def configuration(run: Run) -> RunConfig:
-    "The checked configuration of a run of this system."
-    return check_run(run.config, MODELS, TracksData, TracksTrain)
+def configuration(run: Run) -> RunConfig | None:
+    "The checked configuration of a run of this system; None for a model that somebody added outside this package."
+    return None if run.config["model"]["name"] not in MODELS else check_run(run.config, MODELS, TracksData, TracksTrain)
 
 
 def hidden_dims(run: Run) -> list[int] | None:
     "Hidden widths of the network, None for a model without a list of them."
-    widths = getattr(configuration(run).model, "widths", None)
+    known = configuration(run)
+    widths = getattr(known.model, "widths", None) if known is not None else run.config["model"].get("hidden")
     return None if widths is None else list(widths)
 
 # %% ../../nbs/02_tracks/07a_views.ipynb #dfcf3438
@@ -126,8 +127,8 @@ def weight_named(weights: Mapping[str, torch.Tensor], end: str) -> list[float] |
 
 def normalization(run: Run, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     "Content of normalization.json."
-    config = configuration(run)
-    columns = getattr(build_model(config.model, config.data), "columns", None)  # type: ignore[arg-type]
+    known = configuration(run)
+    columns = getattr(build_model(known.model, known.data), "columns", None) if known is not None else None  # type: ignore[arg-type]
     ends = {f"{which}_{moment}": f"normalize_{which}s.{moment}" for which in ("input", "output") for moment in ("mean", "std")}
     return {key: weight_named(weights, end) for key, end in ends.items()} | {
         "input_names": None if columns is None else [INPUT_NAMES[column] for column in columns]}
