@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from thesis_surrogates.core.checkpoints import load_checkpoint
-from thesis_surrogates.core.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from thesis_surrogates.core.config import ScheduleConfig, TrainConfig
 from thesis_surrogates.core.mappings import ConfigError
 from thesis_surrogates.core.data import TensorSource
 from thesis_surrogates.core.plans import Phase, Plan, Update, mean_loss, supervised_plan
@@ -36,12 +36,12 @@ def net(seed=0):
 def phased(train):
     def phase(name, epochs, rate, steps=None):
         return Phase(name=name, source=TensorSource(ROWS, 32, seed=len(name)), epochs=epochs, steps_per_epoch=steps,
-                     schedule=train.schedule, updates=(Update(loss_terms=terms, optimizer=OptimizerConfig(learning_rate=rate)),))
+                     schedule=train.schedule, updates=(Update(loss_terms=terms, optimizer=train.optimizer.model_copy(update={"learning_rate": rate})),))
     return Plan(phases=(phase("short", 3, 1e-2, 3), phase("longer", 4, 3e-3)), validate=mean_loss(terms, ROWS))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "radam"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "radam", "soap"])
 def test_pieces_give_the_numbers_of_the_whole(tmp_path, schedule, optimizer):
     train = TrainConfig(epochs=3, batch_size=32, optimizer={"name": optimizer}, schedule={"name": schedule, "patience": 0})
     plan = phased(train)
