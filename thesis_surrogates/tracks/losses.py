@@ -122,8 +122,10 @@ def stage_terms(model: StageNetwork, batch: Batch, field: MagneticField, train: 
 
 # %% ../../nbs/02_tracks/04_losses.ipynb #ef487f86
 def correction_terms(model: nn.Module, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
-    "Squared error of the z-scored corrections."
-    data = ((model.predicted(batch["inputs"]) - batch["corrections"]) ** 2).mean()  # type: ignore[operator]
+    "Pseudo-Huber distance of the z-scored corrections (Charbonnier et al. 1994): the square of small misses, the size of large ones."
+    misses = model.predicted(batch["inputs"]) - batch["corrections"]  # type: ignore[operator]
+    squares = misses * misses
+    data = (2 * squares / (1 + (1 + squares).sqrt())).mean()  # 2 (sqrt(1 + m^2) - 1), without its cancellation for small m
     return {"loss": train.lambda_data * data, "data": data}
 
 # %% ../../nbs/02_tracks/04_losses.ipynb #05981d76
