@@ -51,8 +51,8 @@ def publish(run_dirs: Iterable[str | Path], published_dir: str | Path) -> list[P
         name = re.sub(r"[^\w=,.+-]+", "-", str(run.config.get("name") or "run"))
         target = RunFiles(Path(published_dir) / str(run.config.get("system")) / f"{name}-{run.config_hash}")
         state |= {"status": run.status, "config_hash": run.config_hash}
-        last = run.last_event("epoch_end")
-        events = [event for event in run.events if event.get("moment") != "epoch_end" or event is last]
+        counts = {moment: run.last_event(moment) for moment in ("epoch_end", "evaluated")}  # of these the last one says it all
+        events = [event for event in run.events if event.get("moment") not in counts or event is counts[event["moment"]]]
         replace_text(target.config, yaml.safe_dump(strip(run.config, secrets), sort_keys=False, allow_unicode=True))
         replace_text(target.state, to_json(strip(state, secrets)))
         replace_text(target.events, "".join(to_line(strip(event, secrets)) for event in events))
