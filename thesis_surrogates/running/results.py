@@ -16,12 +16,12 @@ from ..core.facts import find_runs, read_run
 from ..core.plots import axis_label
 from ..core.recorder import read_config
 from ..core.tables import comparison_table, readable, to_markdown
-from .registry import SYSTEMS, get_system, load_suite, resolve
+from .registry import SYSTEMS, get_system, load_suite, resolve, suites
 
 # %% auto #0
-__all__ = ['published_folder', 'published_runs', 'without_seed', 'suite_runs', 'published_table', 'declared', 'scalars_of',
-           'shown', 'quantity', 'factor', 'against_nothing', 'against_classical', 'verdict', 'savings', 'glance',
-           'glance_markdown']
+__all__ = ['AT_A_GLANCE', 'published_folder', 'published_runs', 'without_seed', 'suite_runs', 'published_table', 'declared',
+           'scalars_of', 'shown', 'quantity', 'factor', 'against_nothing', 'against_classical', 'verdict', 'savings',
+           'glance_table', 'glance', 'glance_markdown']
 
 # %% ../../nbs/06_running/07_results.ipynb #c94a47b1
 def published_folder(start: str | Path = ".") -> Path | None:
@@ -168,11 +168,20 @@ def savings(table: pd.DataFrame, headline: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 # %% ../../nbs/06_running/07_results.ipynb #1dcddbfa
+AT_A_GLANCE = {"tracks": "frontier"}  # the suite that stands for a system where there is room for one table; "comparison" elsewhere
+
+
+def glance_table(system: str, folder: str | Path | None) -> pd.DataFrame:
+    """Comparison table of the suite that stands for a system; of all its published runs where it has no such suite."""
+    suite = AT_A_GLANCE.get(system, "comparison")
+    return published_table(system, folder, suite if f"{system}/{suite}" in suites(system) else None)
+
+
 def glance(folder: str | Path | None) -> pd.DataFrame:
-    """One row per system, kind and dataset that has published results: the best of its kind by the system's headline."""
+    """One row per system, kind and dataset of the suite that stands for the system: the best of its kind by the system's headline."""
     rows = []
     for name in SYSTEMS:
-        table = published_table(name, folder)
+        table = glance_table(name, folder)
         done = table[table.status == "done"] if len(table) else table
         for (data, kind), group in done.groupby(["data", "kind"], sort=False) if len(done) else ():
             headline = get_system(name).headline
