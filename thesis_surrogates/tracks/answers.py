@@ -55,12 +55,12 @@ def physics_helps(core: Sequence[Run], ablation: Sequence[Run] = ()) -> str:
             won = [label for label, ratio in pairs if ratio < 1]
             ratios = [ratio for _, ratio in pairs]
             verdict = f"beats the plain network at {', '.join(won)}" if won else "beats the plain network at no size"
-            said.append(f"`{model}` {verdict}: its mean error is {min(ratios):.2g} to {max(ratios):.2g} times that of `mlp`")
+            said.append(f"*{model}* {verdict}: its mean error is {min(ratios):.2g} to {max(ratios):.2g} times that of *mlp*")
     weights = described(ablation)
     for name, group in weights.groupby("model", sort=False):
         errors = middle(group, "name").sort_values()
         if len(errors) > 1:
-            said.append(f"among the weights for `{name}`, `{errors.index[0]}` is best ({errors.iloc[0]:.3g} mm) and `{errors.index[-1]}` worst ({errors.iloc[-1]:.3g} mm)")
+            said.append(f"among the weights for *{name}*, *{errors.index[0]}* is best ({errors.iloc[0]:.3g} mm) and *{errors.index[-1]}* worst ({errors.iloc[-1]:.3g} mm)")
     return "; ".join(said) + "." if said else NOTHING
 
 # %% ../../nbs/02_tracks/06b_answers.ipynb #da6abbf3
@@ -71,7 +71,7 @@ def convergence_speed(runs: Sequence[Run]) -> str:
     table = convergence_table(runs).dropna(subset=["epoch_to_90_log"])
     table["model"] = [next(one.config["model"]["name"] for one in runs if one.config["name"] == name) for name in table.run]
     shares = ((table.epoch_to_90_log.astype(float) + 1) / table.epochs).groupby(table.model, sort=False)
-    words = [f"`{model}` after {share.median():.0%} of its epochs" for model, share in shares]
+    words = [f"*{model}* after {share.median():.0%} of its epochs" for model, share in shares]
     seconds = [f"{one.seconds:.0f}" for one in sorted(runs, key=lambda one: one.seconds)]
     if not words:
         return NOTHING
@@ -93,7 +93,7 @@ def physics_converges(runs: Sequence[Run]) -> str:
     for key, values in falls.items():
         spread = median_and_spread(values)
         verb = "falls" if spread.median > 2 else "hardly moves" if spread.median > 0.5 else "grows"
-        words.append(f"`{key}` {verb} (by a factor {spread.median:.2g}, {spread.low:.2g} to {spread.high:.2g} over {spread.n} curves)")
+        words.append(f"*{key}* {verb} (by a factor {spread.median:.2g}, {spread.low:.2g} to {spread.high:.2g} over {spread.n} curves)")
     return "First to last epoch: " + "; ".join(words) + "."
 
 # %% ../../nbs/02_tracks/06b_answers.ipynb #ddd728b4
@@ -105,7 +105,7 @@ def size_pays(runs: Sequence[Run]) -> str:
         if len(sizes) > 1:
             slope = np.polyfit(np.log(sizes.index.to_numpy(float)), np.log(sizes.error.to_numpy()), 1)[0]
             best = int(sizes.error.to_numpy().argmin())
-            said.append(f"`{model}`: error goes like parameters to the power {slope:.2f}; best is `{sizes['size'].iloc[best]}` with "
+            said.append(f"*{model}*: error goes like parameters to the power {slope:.2f}; best is *{sizes['size'].iloc[best]}* with "
                         f"{sizes.error.iloc[best]:.3g} mm, and the largest takes {sizes.seconds.iloc[-1] / sizes.seconds.iloc[0]:.1f} times the smallest's training time")
     return "; ".join(said) + "." if said else NOTHING
 
@@ -119,4 +119,4 @@ def overfits(runs: Sequence[Run]) -> str:
     flagged = sorted({str(name) for name, flag in zip(table.run, upward, strict=True) if flag})
     if not flagged:
         return f"None of {len(table)} trainings: no validation curve turns upward while its training curve falls."
-    return f"{sum(upward)} of {len(table)} trainings: {', '.join(f'`{name}`' for name in flagged)}."
+    return f"{sum(upward)} of {len(table)} trainings: {', '.join(f'*{name}*' for name in flagged)}."
