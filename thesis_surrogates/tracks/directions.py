@@ -17,8 +17,8 @@ from .propagation import CURVATURE
 from .residual import gauss_legendre
 
 # %% auto #0
-__all__ = ['FIRST', 'PITCH', 'NODES', 'FLAT', 'OnAxis', 'AxisField', 'along', 'slopes_of', 'cosines_of', 'Nominal', 'nominal',
-           'KickFrame']
+__all__ = ['FIRST', 'PITCH', 'NODES', 'FLAT', 'OnAxis', 'AxisField', 'along', 'slopes_of', 'cosines_of', 'Nominal',
+           'nominal_directions', 'KickFrame']
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #316f6cc5
 FIRST, PITCH, NODES = -1000.0, 50.0, 321  # table of the axis: first node, distance, number of nodes [mm]
@@ -99,8 +99,9 @@ class Nominal(NamedTuple):
     unit: torch.Tensor  # [B] kappa times the strength of the leg: the direction change for a kick of one
 
 
-def nominal(state: tuple[torch.Tensor, ...], dz: torch.Tensor, leg: torch.Tensor, places: torch.Tensor, sums: torch.Tensor,
-            part: torch.Tensor | float) -> Nominal:
+def nominal_directions(
+    state: tuple[torch.Tensor, ...], dz: torch.Tensor, leg: torch.Tensor, places: torch.Tensor, sums: torch.Tensor, part: torch.Tensor | float,
+) -> Nominal:
     """Directions along a leg from the tables alone.
 
     Args:
@@ -153,8 +154,8 @@ class KickFrame(nn.Module):
     def nominal(self, state: tuple[torch.Tensor, ...], z0: torch.Tensor, dz: torch.Tensor) -> Nominal:
         "What the tables say; a fixed leg bends in proportion if it is shortened."
         if self.axis is not None:
-            return nominal(state, dz, along(self.axis, z0, dz, self.places[:-1]), self.places, self.sums, 1.0)
-        return nominal(state, dz, self.tables, self.places, self.sums, dz / self.length)
+            return nominal_directions(state, dz, along(self.axis, z0, dz, self.places[:-1]), self.places, self.sums, 1.0)
+        return nominal_directions(state, dz, self.tables, self.places, self.sums, dz / self.length)
 
     def _slopes(self, known: Nominal, dx: torch.Tensor, dy: torch.Tensor, tx: torch.Tensor, ty: torch.Tensor) -> tuple[torch.Tensor, ...]:
         "Mean slopes [B] of the leg and slopes at its end, for missing directions dx, dy [B] and slopes tx, ty [B] at the start."
