@@ -17,11 +17,12 @@ from .propagation import CURVATURE
 from .residual import gauss_legendre
 
 # %% auto #0
-__all__ = ['FIRST', 'PITCH', 'NODES', 'FLAT', 'OnAxis', 'AxisField', 'along', 'slopes_of', 'cosines_of', 'Nominal',
-           'nominal_directions', 'KickFrame']
+__all__ = ['FIRST', 'PITCH', 'NODES', 'ASIDE', 'FLAT', 'OnAxis', 'AxisField', 'along', 'slopes_of', 'cosines_of', 'Track', 'Leg',
+           'first_directions', 'next_directions', 'Nominal', 'nominal_directions', 'KickFrame']
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #316f6cc5
 FIRST, PITCH, NODES = -1000.0, 50.0, 321  # table of the axis: first node, distance, number of nodes [mm]
+ASIDE = 100.0  # mm beside the axis where the sextupole is measured: the pitch of a map, whose nodes it then hits
 
 
 class OnAxis(NamedTuple):
@@ -32,14 +33,16 @@ class OnAxis(NamedTuple):
     rise: torch.Tensor  # T, integral of slope
     by: torch.Tensor  # T
     slope: torch.Tensor  # T/mm, dBz/dy
+    sextupole: torch.Tensor | None  # T/mm^2, d2By/dx2, if tabulated
 
 
 class AxisField(nn.Module):
     "The field on the beam axis as tables of one variable; zero until fitted."
 
-    def __init__(self) -> None:
+    def __init__(self, sextupole: bool = False):
         super().__init__()
-        self.register_buffer("values", torch.zeros(NODES, 6))  # kick, strength, rise and their derivatives by, |by|, slope
+        self.tables = 4 if sextupole else 3  # of by, |by|, slope, sextupole: first their integrals, then these themselves
+        self.register_buffer("values", torch.zeros(NODES, 2 * self.tables))
         self.values: torch.Tensor
 
     def fit(self, field: MagneticField) -> None:
@@ -48,8 +51,10 @@ class AxisField(nn.Module):
         nodes = FIRST + PITCH * np.arange(NODES)
 
         def measured(z: np.ndarray) -> list[np.ndarray]:
-            by = np.broadcast_to(field(0.0, 0.0, z)[1], z.shape)
-            return [by, np.abs(by), np.broadcast_to((field(0.0, 1.0, z)[2] - field(0.0, -1.0, z)[2]) / 2, z.shape)]
+            by, beside = field(0.0, 0.0, z)[1], (field(ASIDE, 0.0, z)[1] + field(-ASIDE, 0.0, z)[1]) / 2
+            slope = (field(0.0, 1.0, z)[2] - field(0.0, -1.0, z)[2]) / 2
+            every = (by, np.abs(by), slope, 2 * (beside - by) / ASIDE**2)
+            return [np.broadcast_to(value, z.shape) for value in every[: self.tables]]
 
         cells = [PITCH / 2 * values @ weights for values in measured(nodes[:-1, None] + PITCH * (points + 1) / 2)]
         integrals = [np.concatenate([[0.0], np.cumsum(cell)]) for cell in cells]
@@ -60,18 +65,18 @@ class AxisField(nn.Module):
         place = ((z - FIRST) / PITCH).clamp(0, NODES - 1)
         cell = place.floor().clamp(max=NODES - 2)
         t, index = (place - cell)[..., None], cell.long()
-        left, right = self.values[index], self.values[index + 1]
-        step, start, end = right[..., :3] - left[..., :3], left[..., 3:], right[..., 3:]
-        integrals = left[..., :3] + t * t * (3 - 2 * t) * step + t * (1 - t) * ((1 - t) * start - t * end) * PITCH
+        left, right, n = self.values[index], self.values[index + 1], self.tables
+        step, start, end = right[..., :n] - left[..., :n], left[..., n:], right[..., n:]
+        integrals = left[..., :n] + t * t * (3 - 2 * t) * step + t * (1 - t) * ((1 - t) * start - t * end) * PITCH
         fields = 6 * t * (1 - t) * step / PITCH + (1 - t) * (1 - 3 * t) * start + t * (3 * t - 2) * end
-        kick, strength, rise = integrals.unbind(-1)
-        return OnAxis(kick, strength, rise, fields[..., 0], fields[..., 2])
+        kick, strength, rise = integrals[..., :3].unbind(-1)
+        return OnAxis(kick, strength, rise, fields[..., 0], fields[..., 2], fields[..., 3] if n > 3 else None)
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #f3bb5762
 def along(axis: AxisField, z0: torch.Tensor, dz: torch.Tensor, zeta: torch.Tensor) -> torch.Tensor:
-    "The tables [5, n + 2, B] at the start, at zeta [n] and at the end of legs z0 [B], dz [B]; integrals count from the start."
+    "The tables [5 or 6, n + 2, B] at the start, at zeta [n] and at the end of legs z0 [B], dz [B]; integrals count from the start."
     places = torch.cat([torch.zeros_like(zeta[:1]), zeta, torch.ones_like(zeta[:1])])[:, None]
-    tables = torch.stack(list(axis(z0 + places * dz)))
+    tables = torch.stack([table for table in axis(z0 + places * dz) if table is not None])
     return torch.cat([tables[:3] - tables[:3, :1], tables[3:]])
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #a6c19bb0
@@ -90,6 +95,52 @@ def cosines_of(tx: torch.Tensor, ty: torch.Tensor) -> tuple[torch.Tensor, torch.
     return tx * shrink, ty * shrink
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #43452ab6
+class Track(NamedTuple):
+    "Tracks at the start of their legs, [B] each."
+
+    x: torch.Tensor  # mm
+    y: torch.Tensor  # mm
+    tx: torch.Tensor
+    ty: torch.Tensor
+    kappa: torch.Tensor  # 1/(T mm)
+
+
+class Leg(NamedTuple):
+    "What is known of legs before any track."
+
+    dz: torch.Tensor  # [B] mm
+    tables: torch.Tensor  # [5 or 6, n + 2, B or 1] as `along` gives them; a second pass needs the sixth
+    places: torch.Tensor  # [n + 1] zeta of the Gauss points and of the end
+    sums: torch.Tensor  # [n + 1, n] weights of the integrals from the start to each place
+    part: torch.Tensor | float  # all kicks are multiplied by it: 1, or for a shortened fixed leg its share of the length [B]
+
+
+def first_directions(track: Track, leg: Leg) -> tuple[torch.Tensor, torch.Tensor]:
+    "ux, uy [n + 1, B] at the Gauss points and at the end, with the field along a straight line in y."
+    (_, y, tx, ty, kappa), (kick, _, rise, by, slope) = track, leg.tables[:5].unbind()
+    (ux, uy), here, bent = cosines_of(tx, ty), y + leg.places[:, None] * (ty * leg.dz), kappa * leg.part
+    along_x = ux + bent * (0.5 * (here * here * slope[1:] - y * y * slope[0]) - kick[1:])
+    stretch = (1 - along_x * along_x - uy * uy).clamp(min=FLAT).rsqrt()
+    slopes = along_x * stretch
+    turning = -bent * by[1:] * stretch**3 * (1 - uy * uy)  # dtx/dz
+    pulled = ((slopes * ty + turning * here) * rise[1:])[:-1]
+    return along_x, uy + bent * (leg.dz * (leg.sums @ pulled) - slopes * here * rise[1:])
+
+# %% ../../nbs/02_tracks/03b_directions.ipynb #a3a3d0d7
+def next_directions(track: Track, leg: Leg, along_x: torch.Tensor, along_y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    "ux, uy [n + 1, B] again, with the field along the path of along_x, along_y [n + 1, B] (Picard's iteration)."
+    (x, y, tx, ty, kappa), (kick, _, _, _, slope, sextupole) = track, leg.tables.unbind()
+    (ux, uy), (slope_x, slope_y), bent = cosines_of(tx, ty), slopes_of(along_x, along_y), kappa * leg.part
+    path_x = x + leg.dz * (leg.places[:, None] * tx + leg.sums @ (slope_x[:-1] - tx))
+    path_y = y + leg.dz * (leg.places[:, None] * ty + leg.sums @ (slope_y[:-1] - ty))
+    squares = path_y * path_y
+    across = leg.dz * (leg.sums @ (0.5 * sextupole[1:-1] * (path_x * path_x - squares)[:-1]))
+    along_x = ux + bent * (0.5 * (squares * slope[1:] - y * y * slope[0]) - kick[1:] - across)
+    slope_x, _ = slopes_of(along_x, along_y)
+    pulled = (path_y * (sextupole[1:] * path_x - slope_x * slope[1:]))[:-1]
+    return along_x, uy + bent * (leg.dz * (leg.sums @ pulled))
+
+
 class Nominal(NamedTuple):
     "Directions that the tables predict, at the Gauss points and at the end of the leg [n + 1, B]; tracks come last."
 
@@ -99,44 +150,30 @@ class Nominal(NamedTuple):
     unit: torch.Tensor  # [B] kappa times the strength of the leg: the direction change for a kick of one
 
 
-def nominal_directions(
-    state: tuple[torch.Tensor, ...], dz: torch.Tensor, leg: torch.Tensor, places: torch.Tensor, sums: torch.Tensor, part: torch.Tensor | float,
-) -> Nominal:
-    """Directions along a leg from the tables alone.
-
-    Args:
-        state: y, tx, ty and kappa [1/(T mm)] of the tracks, [B] each.
-        dz: lengths of the legs [B].
-        leg: tables of the legs [5, n + 2, B or 1] as `along` gives them.
-        places: zeta of the Gauss points and of the end [n + 1].
-        sums: weights of the integrals from the start to each place [n + 1, n].
-        part: all kicks are multiplied by it: 1, or for a shortened fixed leg its share of the length [B].
-    """
-    (y, tx, ty, kappa), (kick, strength, rise, by, slope) = state, leg.unbind()
-    (ux, uy), here, bent = cosines_of(tx, ty), y + places[:, None] * (ty * dz), kappa * part
-    along_x = ux + bent * (0.5 * (here * here * slope[1:] - y * y * slope[0]) - kick[1:])
-    stretch = (1 - along_x * along_x - uy * uy).clamp(min=FLAT).rsqrt()
-    slopes = along_x * stretch
-    turning = -bent * by[1:] * stretch**3 * (1 - uy * uy)  # dtx/dz
-    pulled = ((slopes * ty + turning * here) * rise[1:])[:-1]
-    along_y = uy + bent * (dz * (sums @ pulled) - slopes * here * rise[1:])
+def nominal_directions(track: Track, leg: Leg, passes: int = 1) -> Nominal:
+    "Directions along a leg from the tables alone."
+    along_x, along_y = first_directions(track, leg)
+    for _ in range(passes - 1):
+        along_x, along_y = next_directions(track, leg, along_x, along_y)
+    strength = leg.tables[1]
     whole = strength[-1]
-    shares = torch.where(whole == 0, places[:, None], strength[1:] / torch.where(whole == 0, torch.ones_like(whole), whole))
-    return Nominal(along_x, along_y, shares, bent * whole)
+    shares = torch.where(whole == 0, leg.places[:, None], strength[1:] / torch.where(whole == 0, torch.ones_like(whole), whole))
+    return Nominal(along_x, along_y, shares, track.kappa * leg.part * whole)
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #3fdfd7a0
 class KickFrame(nn.Module):
     "Kicks [B, 4] to the final state [B, 4] and back."
 
-    def __init__(self, variable: bool, nodes: int = 8):
+    def __init__(self, variable: bool, nodes: int = 8, passes: int = 1):
         super().__init__()
+        self.passes = passes
         points, matrix, weights = gauss_legendre(nodes)
-        self.axis = AxisField() if variable else None
+        self.axis = AxisField(passes > 1) if variable else None
         self.register_buffer("places", torch.tensor([*points, 1.0], dtype=torch.float32))
         self.register_buffer("sums", torch.tensor(np.vstack([matrix, weights]), dtype=torch.float32))
         if not variable:
             self.register_buffer("length", torch.ones(()))  # of the fixed leg [mm]
-            self.register_buffer("tables", torch.zeros(5, nodes + 2, 1))
+            self.register_buffer("tables", torch.zeros(6 if passes > 1 else 5, nodes + 2, 1))
         self.places: torch.Tensor
         self.sums: torch.Tensor
         self.length: torch.Tensor
@@ -144,18 +181,20 @@ class KickFrame(nn.Module):
 
     def fit(self, train: Tensors, field: MagneticField) -> None:
         "Tabulate the axis of `field`; a fixed leg is the first row of train['inputs'] [N, 7]."
-        axis = AxisField().double() if self.axis is None else self.axis
+        axis = AxisField(self.passes > 1).double() if self.axis is None else self.axis
         axis.fit(field)
         if self.axis is None:
             first = train["inputs"][:1].double().cpu()
             self.length.copy_(first[0, 6])
             self.tables.copy_(along(axis, first[:, 5], first[:, 6], self.places[:-1].double().cpu()))
 
-    def nominal(self, state: tuple[torch.Tensor, ...], z0: torch.Tensor, dz: torch.Tensor) -> Nominal:
+    def nominal(self, track: Track, z0: torch.Tensor, dz: torch.Tensor) -> Nominal:
         "What the tables say; a fixed leg bends in proportion if it is shortened."
         if self.axis is not None:
-            return nominal_directions(state, dz, along(self.axis, z0, dz, self.places[:-1]), self.places, self.sums, 1.0)
-        return nominal_directions(state, dz, self.tables, self.places, self.sums, dz / self.length)
+            leg = Leg(dz, along(self.axis, z0, dz, self.places[:-1]), self.places, self.sums, 1.0)
+        else:
+            leg = Leg(dz, self.tables, self.places, self.sums, dz / self.length)
+        return nominal_directions(track, leg, self.passes)
 
     def _slopes(self, known: Nominal, dx: torch.Tensor, dy: torch.Tensor, tx: torch.Tensor, ty: torch.Tensor) -> tuple[torch.Tensor, ...]:
         "Mean slopes [B] of the leg and slopes at its end, for missing directions dx, dy [B] and slopes tx, ty [B] at the start."
@@ -167,7 +206,7 @@ class KickFrame(nn.Module):
     def state(self, inputs: torch.Tensor, kicks: torch.Tensor) -> torch.Tensor:
         "Final state [B, 4] in mm and slopes for kicks [B, 4]."
         x, y, tx, ty, q_over_p, z0, dz = inputs.T.contiguous().unbind()  # contiguous columns: twice as fast as strided ones
-        known = self.nominal((y, tx, ty, CURVATURE * q_over_p), z0, dz)
+        known = self.nominal(Track(x, y, tx, ty, CURVATURE * q_over_p), z0, dz)
         dx, dy, mx, my = (known.unit * kicks.T).unbind()
         mean_x, mean_y, end_x, end_y = self._slopes(known, dx, dy, tx, ty)
         return torch.stack([x + dz * (mean_x + mx), y + dz * (mean_y + my), end_x, end_y], dim=1)
@@ -175,7 +214,7 @@ class KickFrame(nn.Module):
     def kicks(self, inputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         "Kicks [B, 4] that lead to target [B, 4]; not finite where the leg sees no field. Use double precision."
         x, y, tx, ty, q_over_p, z0, dz = inputs.unbind(dim=1)
-        known = self.nominal((y, tx, ty, CURVATURE * q_over_p), z0, dz)
+        known = self.nominal(Track(x, y, tx, ty, CURVATURE * q_over_p), z0, dz)
         vx, vy = cosines_of(target[:, 2], target[:, 3])
         dx, dy = vx - known.ux[-1], vy - known.uy[-1]
         mean_x, mean_y, _, _ = self._slopes(known, dx, dy, tx, ty)

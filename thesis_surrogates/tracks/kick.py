@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from ..core.config import as_before
 from ..core.data import Tensors, moments
 from ..core.models import Normalizer, mlp
 from .directions import KickFrame, cosines_of
@@ -29,7 +30,7 @@ FAINT = 1e-3  # T mm
 
 def true_kicks(frame: KickFrame, rows: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
     "Kicks [N, 4] in double precision that lead to rows['target'], and which of them are defined [N]."
-    exact = KickFrame(frame.axis is not None, frame.sums.shape[1]).double().to(rows["inputs"].device)
+    exact = KickFrame(frame.axis is not None, frame.sums.shape[1], frame.passes).double().to(rows["inputs"].device)
     exact.load_state_dict(frame.state_dict())
     inputs = rows["inputs"].double()
     kicks = exact.kicks(inputs, rows["target"].double())
@@ -42,6 +43,7 @@ class KickConfig(TrackModel):
 
     name: Literal["kick"] = "kick"
     nodes: int = Field(default=8, ge=1, le=32, description="Gauss-Legendre points of the mean slope")
+    passes: int = Field(default=1, ge=1, le=4, exclude_if=as_before(1), description="how often the tables are followed along the leg")
 
 
 def features(inputs: torch.Tensor, variable: bool) -> torch.Tensor:
@@ -57,7 +59,7 @@ class KickNetwork(nn.Module):
 
     def __init__(self, config: KickConfig, variable: bool):
         super().__init__()
-        self.frame, self.variable = KickFrame(variable, config.nodes), variable
+        self.frame, self.variable = KickFrame(variable, config.nodes, config.passes), variable
         width = 10 if variable else 5
         self.normalize_inputs, self.normalize_outputs = Normalizer(width), Normalizer(4)
         self.network = mlp([width, *config.widths, 4], config.activation)
@@ -90,6 +92,7 @@ class PolynomialConfig(TrackModel):
     prices: tuple[float, float, float, float, float] = Field(
         default=(2.0, 1.0, 0.6, 1.0, 1.0), description="what one power of x, ux, q/p, y, uy counts")
     nodes: int = Field(default=8, ge=1, le=32, description="Gauss-Legendre points of the mean slope")
+    passes: int = Field(default=1, ge=1, le=4, exclude_if=as_before(1), description="how often the tables are followed along the leg")
     rows: int = Field(default=200_000, ge=100, description="training tracks in the least squares")
 
 
@@ -156,7 +159,7 @@ class PolynomialNetwork(nn.Module):
 
     def __init__(self, config: PolynomialConfig):
         super().__init__()
-        self.frame, self.rows = KickFrame(False, config.nodes), config.rows
+        self.frame, self.rows = KickFrame(False, config.nodes, config.passes), config.rows
         self.normalize_inputs = Normalizer(5)
         self.even, self.odd = Parity(config, 0), Parity(config, 1)
 
