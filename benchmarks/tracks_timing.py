@@ -1,11 +1,12 @@
 """What a track costs: networks in four runtimes, Runge-Kutta, Cash-Karp, straight line and parabola, one thread, one process.
 
-    python benchmarks/tracks_timing.py [RUN_DIR ...] [--batches 1 100 10000 1000000] [--budget 2] [--tracks 20000]
+    python benchmarks/tracks_timing.py [RUN_DIR ...] [--batches 1 100 10000 1000000] [--budget 2] [--tracks 20000] [--no-facts]
 
 Run directories of one leg are compared with the classical methods on that leg, on tracks that no run has seen. Each number is
 the median over at least 30 repeats after at least 200 warm-up calls, unless `--budget` seconds are spent first (then the
 row says how many there were), all methods of a batch in turns. A repeat lasts at least half a millisecond: cheap calls are repeated inside it. Networks see large batches in pieces of
-5000. C++ rows appear where CMake and a compiler are found. Writes outputs/benchmarks/tracks/timing_results.json and figures.
+5000. C++ rows appear where CMake and a compiler are found. Writes outputs/benchmarks/tracks/timing_results.json and figures, and adds the
+rows of each run, with the classical ones beside it, to the facts of the run as the moment `runtimes`, which `surrogates publish` copies.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ import torch
 from thesis_surrogates.core.export import ExportError, export_onnx, export_torchscript, silent
 from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.plots import KIND_COLOR, new_figure, save_figure, style
+from thesis_surrogates.core.recorder import append_event
 from thesis_surrogates.core.system import Deployable
+from thesis_surrogates.running.execution import Surrogate, load_surrogate
 from thesis_surrogates.tracks.data import TracksData, generate, straight_line
+from thesis_surrogates.tracks.directions import KickFrame
 from thesis_surrogates.tracks.field import Field, make_field
 from thesis_surrogates.tracks.figures import accuracy_against_cost
 from thesis_surrogates.tracks.metrics import STEP_COUNTS, parabola
 from thesis_surrogates.tracks.propagation import propagate
+from thesis_surrogates.tracks.runtimes import refusal, runtime_facts
 from thesis_surrogates.tracks.steppers import CURVATURE, cash_karp_batch, rk4_batch
 
 PIECE = 5000  # rows that a network sees at once
@@ -121,13 +126,14 @@ def onnx_call(path: Path) -> Predict:
     return run
 
 
+def same(rows: torch.Tensor) -> torch.Tensor:
+    """The batch as it is."""
+    return rows
+
+
 def networks(name: str, module: torch.nn.Module, deployable: Deployable, folder: Path) -> Iterator[Method]:
     """The runtimes of one network; one that cannot take it is left out with a word."""
     size = count_parameters(module)
-
-    def same(rows: torch.Tensor) -> torch.Tensor:
-        return rows
-
     yield Method(name, "surrogate", "torch eager", same, in_pieces(module), size)
     try:
         with silent():
@@ -143,7 +149,7 @@ def networks(name: str, module: torch.nn.Module, deployable: Deployable, folder:
             print(f"  {name}: {ending} left out ({str(error).splitlines()[0][-100:]})")
             continue
         if ending == "onnx":
-            yield Method(name, "surrogate", "ONNX Runtime", lambda rows: np.ascontiguousarray(rows.numpy()), onnx_call(folder / f"{name}.onnx"), size)
+            yield Method(name, "surrogate", "ONNX Runtime", torch.Tensor.numpy, onnx_call(folder / f"{name}.onnx"), size)
         else:
             yield Method(name, "surrogate", "TorchScript", same, in_pieces(torch.jit.load(str(folder / f"{name}.ts"))), size)
 
@@ -162,18 +168,26 @@ def public_arguments(rows: torch.Tensor) -> tuple[np.ndarray, ...]:
     return values[:, :4].copy(), values[:, 4].copy(), values[:, 5].copy(), values[:, 5] + values[:, 6]
 
 
-def classical(field: Field, longest: float) -> Iterator[Method]:
-    """Doing nothing, the parabola, and both steppers: by `propagate` with its checks, and by the bare compiled loop."""
+def axis_tables(field: Field, inputs: torch.Tensor, variable: bool) -> Predict:
+    """The tables of the axis without any network, for legs like those of `inputs`."""
+    frame = KickFrame(variable)
+    frame.fit({"inputs": inputs[:1]}, field)
+    return in_pieces(lambda rows: frame.state(rows, torch.zeros(len(rows), 4)))
+
+
+def classical(field: Field, inputs: torch.Tensor, variable: bool) -> Iterator[Method]:
+    """Doing nothing, the parabola, the tables of the axis, and both steppers: by `propagate` with its checks, and by the bare compiled loop."""
     yield Method("straight line", "nothing", "numpy", lambda rows: rows.double().numpy(), straight_line)
     yield Method("parabola", "classical", "torch", lambda rows: rows.double(), lambda rows: parabola(rows, field))
+    yield Method("axis tables", "classical", "torch", same, axis_tables(field, inputs, variable))
+    kernel_rows, longest = partial(kernel_arguments, field=field), float(inputs[:, 6].abs().max())
     for n in STEP_COUNTS:
         step = longest / n
-        yield Method(f"RK4 {n} steps", "classical", "numba kernel", lambda rows: kernel_arguments(rows, field),
-                     lambda given, step=step: rk4_batch(*given, step, 0.0)[0])
+        yield Method(f"RK4 {n} steps", "classical", "numba kernel", kernel_rows, lambda given, step=step: rk4_batch(*given, step, 0.0)[0])
         yield Method(f"RK4 {n} steps", "classical", "propagate", public_arguments, lambda given, step=step: propagate(*given, field, step=step),
                      largest=10_000)  # beyond, its checks cost nothing per track
     for tolerance in TOLERANCES:
-        yield Method(f"Cash-Karp {tolerance:g} mm", "classical", "numba kernel", lambda rows: kernel_arguments(rows, field),
+        yield Method(f"Cash-Karp {tolerance:g} mm", "classical", "numba kernel", kernel_rows,
                      lambda given, tolerance=tolerance: cash_karp_batch(*given, 1000.0, tolerance)[0])
         yield Method(f"Cash-Karp {tolerance:g} mm", "classical", "propagate", public_arguments,
                      lambda given, tolerance=tolerance: propagate(*given, field, method="cash_karp", tolerance=tolerance), largest=10_000)
@@ -195,8 +209,8 @@ def errors(method: Method, inputs: torch.Tensor, target: np.ndarray) -> dict[str
             "position_p95_mm": float(np.quantile(position, 0.95)), "slope_mean": float(slope.mean())}
 
 
-def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: dict[str, Deployable]) -> Iterator[dict[str, Any]]:
-    """Rows of the C++ programs: the steppers once, and each network from its header."""
+def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: dict[str, Deployable], batches: list[int]) -> Iterator[dict[str, Any]]:
+    """Rows of the C++ programs at the smallest and the largest batch: the steppers once, and each network from its header."""
     try:
         from thesis_surrogates.core.header import export_header
         from thesis_surrogates.tracks.native import build_native, missing_tools, native_rows, run_header, run_native, time_native
@@ -205,15 +219,16 @@ def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: 
     if (lacking := missing_tools()) is not None:
         print(f"  C++ left out: {lacking}")
         return
-    states, longest = inputs.double().numpy(), float(inputs[:, 6].abs().max())
+    states, longest, many = inputs.double().numpy(), float(inputs[:, 6].abs().max()), max(batches)
 
     def rows(contender: str, kind: str, path: str, found: dict[str, float], answer: np.ndarray, size: int) -> Iterator[dict[str, Any]]:
         position, slope = np.hypot(*(answer - target)[:, :2].T), np.hypot(*(answer - target)[:, 2:].T)
         about = {"contender": contender, "kind": kind, "path": path, "parameters": size, "position_mean_mm": float(position.mean()),
                  "position_median_mm": float(np.median(position)), "position_p95_mm": float(np.quantile(position, 0.95)),
                  "slope_mean": float(slope.mean())}
-        for batch, cost in ((1, found["single_us"]), (1_000_000, found["many_us"])):
-            yield {**about, "batch": batch, "cost_us": cost, "repeats": 7}  # the programs time themselves
+        for batch, cost in {1: found["single_us"], many: found["many_us"]}.items():
+            if batch in batches:
+                yield {**about, "batch": batch, "cost_us": cost, "repeats": 7}  # the programs time themselves
 
     with tempfile.TemporaryDirectory() as place:
         for name, deployable in deployables.items():
@@ -225,12 +240,12 @@ def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: 
             except RuntimeError as error:
                 print(f"  {name}: C++ header left out ({str(error).splitlines()[0][-100:]})")
                 continue
-            found = time_native(folder / "build" / "from_header", states)
+            found = time_native(folder / "build" / "from_header", states, count=many)
             yield from rows(name, "surrogate", "C++ header", {"single_us": 1e-3 * found["single_ns"], "many_us": 1e-3 * found["many_ns"]},
                             run_header(folder / "build", states), count_parameters(deployable.module))
         build_native(Path(place) / "baseline")
         steps, tolerances = tuple(n for n in STEP_COUNTS if n <= 16), (1e-2, 1e-4, 1e-6)
-        for entry in native_rows(Path(place) / "baseline", states, field, steps, tolerances).to_dict("records"):
+        for entry in native_rows(Path(place) / "baseline", states, field, steps, tolerances, count=many).to_dict("records"):
             words = str(entry["contender"]).split()
             options: dict[str, Any] = {"method": "rk4", "step": longest / int(words[2])} if "RK4" in words else {
                 "method": "cash_karp", "step": 1000.0, "tolerance": float(words[2])}
@@ -244,7 +259,8 @@ def measure(methods: list[Method], inputs: torch.Tensor, target: np.ndarray, bat
     for batch in batches:
         rows = inputs.repeat(math.ceil(batch / len(inputs)), 1)[:batch].contiguous()
         able = [(method, error) for method, error in zip(methods, quality, strict=True) if batch <= method.largest]
-        calls = [partial(method.call, method.prepare(rows)) for method, _ in able]
+        given = {prepare: prepare(rows) for prepare in dict.fromkeys(method.prepare for method, _ in able)}  # methods alike share their input
+        calls = [partial(method.call, given[method.prepare]) for method, _ in able]
         for (method, error), found in zip(able, timed(calls, budget), strict=True):
             names = {"cost_us": "seconds", "cost_q25_us": "q25", "cost_q75_us": "q75", "cost_least_us": "least"}
             per_track = {new: 1e6 * found.pop(old) / batch for new, old in names.items()}
@@ -268,17 +284,17 @@ def scaling_figure(rows: pd.DataFrame, contenders: list[str]) -> tuple[Any, pd.D
     return figure, drawn
 
 
-def setting(config: TracksData, runs: dict[str, tuple[torch.nn.Module, Deployable]], options: argparse.Namespace) -> dict[str, Any]:
+def setting(config: TracksData, runs: dict[str, Surrogate], options: argparse.Namespace) -> dict[str, Any]:
     """All rows of one leg and field."""
     field = make_field(config.field, config.polarity, config.field_map)
     inputs, target = unseen(config, options.tracks, field)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        methods = list(classical(field, float(inputs[:, 6].abs().max())))
-        for name, (module, deployable) in runs.items():
-            methods += list(networks(name, module, deployable, Path(folder)))
+        methods = list(classical(field, inputs, config.legs == "variable"))
+        for name, surrogate in runs.items():
+            methods += list(networks(name, surrogate.model, surrogate.deployable, Path(folder)))
         rows = list(measure(methods, inputs, target, options.batches, options.budget))
     if not options.no_native:
-        rows += list(native(field, inputs, target, {name: deployable for name, (_, deployable) in runs.items()}))
+        rows += list(native(field, inputs, target, {name: surrogate.deployable for name, surrogate in runs.items()}, options.batches))
     leg = f"{config.z_start:g} to {config.z_end:g} mm" if config.legs == "fixed" else f"variable, {config.dz_low:g} to {config.dz_high:g} mm"
     return {"leg": leg, "field": config.field, "p_gev": [config.p_low, config.p_high], "tracks": len(inputs), "rows": rows}
 
@@ -306,21 +322,24 @@ def main() -> None:
     parser.add_argument("--tracks", type=int, default=20_000, help="fresh tracks for the errors")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/tracks"))
     parser.add_argument("--no-native", action="store_true", help="leave out the C++ programs")
+    parser.add_argument("--no-facts", action="store_true", help="add nothing to the facts of the runs")
     options = parser.parse_args()
+    for run in options.runs:
+        if (why := refusal(run)) is not None:
+            parser.exit(2, f"{why}\n")
     torch.set_num_threads(1)
     numba.set_num_threads(1)
-    groups: dict[str, tuple[TracksData, dict[str, tuple[torch.nn.Module, Deployable]]]] = {}
-    for run in options.runs:
-        from thesis_surrogates.running.execution import load_surrogate
-
+    groups: dict[str, tuple[TracksData, dict[str, Surrogate], dict[str, str]]] = {}
+    for run in dict.fromkeys(options.runs):
         surrogate = load_surrogate(run)
         config = surrogate.config.data
         key = json.dumps(config.model_dump(mode="json", exclude={"seed", "n_tracks", "path"}), sort_keys=True)
-        members = groups.setdefault(key, (config, {}))[1]
+        _, members, places = groups.setdefault(key, (config, {}, {}))
         name = surrogate.config.name if surrogate.config.name not in members else Path(run).name
-        members[name] = (surrogate.model.eval().requires_grad_(False), surrogate.deployable)
+        surrogate.model.eval().requires_grad_(False)
+        members[name], places[name] = surrogate, run
     if not groups:
-        groups["classical"] = (TracksData(), {})
+        groups["classical"] = (TracksData(), {}, {})
     result: dict[str, Any] = {
         "protocol": {"threads": 1, "warm_up": 200, "repeats": 30, "budget_seconds": options.budget, "piece": PIECE, "statistic": "median and quartiles"},
         "machine": {"processor": _processor(), "python": platform.python_version(), "torch": torch.__version__, "numba": numba.__version__,
@@ -328,11 +347,15 @@ def main() -> None:
         "settings": [],
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    for number, (config, runs) in enumerate(groups.values()):
-        print(f"setting {number}: {config.legs} legs, {len(runs)} runs", flush=True)
-        result["settings"].append(setting(config, runs, options))
+    for number, (config, members, places) in enumerate(groups.values()):
+        print(f"setting {number}: {config.legs} legs, {len(members)} runs", flush=True)
+        found = setting(config, members, options)
+        result["settings"].append(found)
         (options.out / "timing_results.json").write_text(json.dumps(result, indent=1))
-        figures(options.out, number, result["settings"][-1])
+        about = {name: found[name] for name in ("leg", "field", "p_gev", "tracks")} | {name: result[name] for name in ("machine", "protocol")}
+        for name, place in places.items() if not options.no_facts else ():
+            append_event(place, "runtimes", runtime_facts(found["rows"], name, {**about, "together": len(members)}))
+        figures(options.out, number, found)
     print(options.out / "timing_results.json")
 
 

@@ -1,9 +1,10 @@
 """How far a trained track network can be trusted: Jacobian, determinant, physics checks, validity flag and fall-back.
 
-    python benchmarks/tracks_trust.py RUN_DIR [RUN_DIR ...] [--tracks 20000] [--tolerances 0.01 0.03 0.1 0.3 1]
+    python benchmarks/tracks_trust.py RUN_DIR [RUN_DIR ...] [--tracks 20000] [--tolerances 0.01 0.03 0.1 0.3 1] [--no-facts]
 
 For each run: fresh tracks of its own law with another seed, a validity fitted on the validation split and written beside the
-checkpoint (validity.json), and one folder under outputs/benchmarks/tracks/trust with tables, figures and trust.json.
+checkpoint (validity.json), and one folder under outputs/benchmarks/tracks/trust with tables, figures and trust.json. The tables are also
+added to the facts of the run as the moment `trust`, which `surrogates publish` copies. A dataset that is not there is made again.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import numpy as np
 import torch
 
 from thesis_surrogates.core.plots import save_figure
+from thesis_surrogates.core.recorder import append_event
 from thesis_surrogates.running.datasets import ensure_dataset
 from thesis_surrogates.running.execution import trained_model
 from thesis_surrogates.tracks.data import TracksData, generate
 from thesis_surrogates.tracks.field import Field, make_field
 from thesis_surrogates.tracks.physics_checks import checks_figure, checks_table
 from thesis_surrogates.tracks.propagation import propagate
+from thesis_surrogates.tracks.runtimes import refusal
 from thesis_surrogates.tracks.surrogate_jacobian import jacobian_against_momentum, jacobian_errors, jacobian_table
+from thesis_surrogates.tracks.trust import trust_facts
 from thesis_surrogates.tracks.validity import fallback_table, fit_validity, save_validity
 
 
@@ -60,8 +64,11 @@ def trust(run: Path, options: argparse.Namespace) -> dict[str, Any]:
     save_figure(*in_order(jacobian_against_momentum({config.name: found}), place / "jacobian"))
     save_figure(*in_order(checks_figure(checks), place / "physics_checks"))
     fallback.to_csv(place / "fallback.csv", index=False)
-    return {"run": run.name, "name": config.name, "jacobian": jacobian_table(found).to_dict("records"), "checks": checks.to_dict("records"),
-            "fallback": fallback.to_dict("records")}
+    tables = {"jacobian": jacobian_table(found), "checks": checks, "fallback": fallback}
+    if not options.no_facts:
+        about = {"tracks": len(fresh["inputs"]), "jacobians": len(found.momentum_gev), "validation_tracks": len(data.splits["validation"]["inputs"])}
+        append_event(run, "trust", trust_facts(tables, about))
+    return {"run": run.name, "name": config.name, **{name: table.to_dict("records") for name, table in tables.items()}}
 
 
 def in_order(drawn: tuple[Any, Any], stem: Path) -> tuple[Any, Path, Any]:
@@ -77,7 +84,11 @@ def main() -> None:
     parser.add_argument("--tolerances", type=float, nargs="+", default=[0.01, 0.03, 0.1, 0.3, 1.0], help="mm")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/tracks/trust"))
+    parser.add_argument("--no-facts", action="store_true", help="add nothing to the facts of the runs")
     options = parser.parse_args()
+    for run in options.runs:
+        if (why := refusal(run)) is not None:
+            parser.exit(2, f"{why}\n")
     torch.set_num_threads(1)
     results = []
     for run in options.runs:

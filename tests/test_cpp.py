@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import runpy
@@ -13,13 +14,11 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from thesis_surrogates.core.header import find_compiler  # noqa: E402
 from thesis_surrogates.tracks.field import DipoleField, GaussianField, GridField, LHCbLikeField, UniformField  # noqa: E402
 from thesis_surrogates.tracks.native import NativeError, build_native, call, missing_tools, native_rows, run_native, time_native  # noqa: E402
 from thesis_surrogates.tracks.propagation import propagate  # noqa: E402
 
 CPP = Path(__file__).resolve().parent.parent / "cpp"
-needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler found")
 needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
 
 
@@ -148,44 +147,43 @@ def test_native_errors_are_ours(programs, tmp_path):
         build_native(tmp_path / "b", tmp_path / "m.hpp")
 
 
-# The part of ONNX Runtime's C++ interface that the program uses: enough for a syntax check without its package.
-DECLARED = """#pragma once
-#include <cstddef>
-#include <cstdint>
-#include <memory>
-enum OrtLoggingLevel { ORT_LOGGING_LEVEL_WARNING = 2 };
-enum GraphOptimizationLevel { ORT_DISABLE_ALL = 0, ORT_ENABLE_ALL = 99 };
-enum OrtAllocatorType { OrtDeviceAllocator = 0, OrtArenaAllocator = 1 };
-enum OrtMemType { OrtMemTypeDefault = 0 };
-struct OrtAllocator;
-struct OrtMemoryInfo;
-namespace Ort {
-struct Env { Env(OrtLoggingLevel, const char*); };
-struct SessionOptions { SessionOptions(); SessionOptions& SetIntraOpNumThreads(int); SessionOptions& SetGraphOptimizationLevel(GraphOptimizationLevel); };
-struct RunOptions { explicit RunOptions(std::nullptr_t); };
-struct AllocatorWithDefaultOptions { AllocatorWithDefaultOptions(); operator OrtAllocator*(); };
-struct MemoryInfo { static MemoryInfo CreateCpu(OrtAllocatorType, OrtMemType); operator const OrtMemoryInfo*() const; };
-struct Value {
-  template <typename T> static Value CreateTensor(const OrtMemoryInfo*, T*, size_t, const int64_t*, size_t);
-  Value(Value&&) noexcept;
-};
-struct Free { void operator()(char*) const; };
-struct Session {
-  Session(const Env&, const char*, const SessionOptions&);
-  std::unique_ptr<char, Free> GetInputNameAllocated(size_t, OrtAllocator*) const;
-  std::unique_ptr<char, Free> GetOutputNameAllocated(size_t, OrtAllocator*) const;
-  void Run(const RunOptions&, const char* const*, const Value*, size_t, const char* const*, Value*, size_t);
-};
-}
-"""
+def onnxruntime_library() -> Path | None:
+    """The shared library that ONNX Runtime's Python package brings, or None where it has none that can be linked."""
+    spec = importlib.util.find_spec("onnxruntime")
+    found = sorted(Path(str(spec.origin)).parent.glob("capi/libonnxruntime.so.*")) if spec else []
+    return found[0] if found else None
 
 
-@needs_compiler
-def test_from_onnx_is_correct_syntax(tmp_path):
-    (tmp_path / "onnxruntime_cxx_api.h").write_text(DECLARED)
-    command = [find_compiler(), "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", f"-I{tmp_path}", f"-I{CPP / 'include'}", CPP / "src" / "from_onnx.cpp"]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="session")
+def from_onnx(tmp_path_factory):
+    """The ONNX consumer, built against the library of the Python package alone."""
+    folder = tmp_path_factory.mktemp("from_onnx")
+    options = ["-DONNX=ON", "-DBASELINE=OFF", "-DMODEL_HEADER=", f"-DONNXRUNTIME_LIBRARY={onnxruntime_library()}"]
+    call(["cmake", "-S", CPP, "-B", folder, *options], "CMake")
+    call(["cmake", "--build", folder], "build")
+    return folder / "from_onnx"
+
+
+needs_library = pytest.mark.skipif(onnxruntime_library() is None, reason="this ONNX Runtime package has no shared library (libonnxruntime.so) to link")
+
+
+@needs_tools
+@needs_library
+def test_golden_vector_from_onnx(from_onnx, tmp_path, monkeypatch):
+    make_golden(tmp_path, monkeypatch)
+    asked = [from_onnx, "--model", tmp_path / "golden.onnx"]
+    found = json.loads(call([*asked, "--golden", tmp_path / "golden.csv"], "from_onnx"))
+    assert found["passed"] and found["golden_rows"] == 32 and found["max_relative_difference"] < 1e-6
+    np.loadtxt(tmp_path / "golden.csv", delimiter=",", skiprows=1)[:, :7].tofile(tmp_path / "states.bin")
+    timed = json.loads(call([*asked, "--states", tmp_path / "states.bin", "--time", "2000", "--repeats", "2"], "from_onnx"))
+    assert timed["single_ns"] > timed["many_ns"] > 0
+
+
+@needs_tools
+@needs_library
+def test_what_onnx_runtime_complains_about_is_said(from_onnx, tmp_path):
+    done = subprocess.run([from_onnx, "--model", tmp_path / "none.onnx", "--golden", CPP / "golden" / "golden.csv"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "none.onnx" in done.stderr
 
 
 @needs_tools

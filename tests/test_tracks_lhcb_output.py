@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from thesis_surrogates.tracks.lhcb_output import LhcbOutputError, accuracy_rows, inputs_of, lhcb_rows, parse_extrapolator_test, parse_timing
+from thesis_surrogates.tracks.lhcb_output import LhcbOutputError, accuracy_rows, inputs_of, lhcb_rows, ntuple_rows, parse_extrapolator_test, parse_timing
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples" / "lhcb"
 TRACK = "Tester   SUCCESS Propagating     ( -900.000,   0.000, -0.3000, 0.0000 ) with q*p = -2.5 GeV from z = 3000 to 7000"
@@ -100,6 +100,39 @@ def test_a_table_without_rows_and_a_broken_control_flow_row(log):
         parse_timing(log(HEAD.format("")))
     with pytest.raises(LhcbOutputError, match="average / us"):
         parse_timing(log(" | Name of Algorithm   | Execution Count | Total Time / s  | Avg. Time / us   |", ' | "Test"   |   x |  0.1 |  10 |'))
+
+
+FLOW = " | Name of Algorithm                                | Execution Count | Total Time / s  | Avg. Time / us   |"
+
+
+def test_counts_of_the_control_flow_manager_are_floating_point(log):
+    """They are printed by a format for whole numbers that is given a double; names that are too long lose their closing quote."""
+    long = '"' + "TrackExtrapolatorTesterWithAVeryLongName" * 2
+    table = parse_timing(log("HLTControlFlowMgr      INFO Timing table:", "HLTControlFlowMgr      INFO ", FLOW,
+                             ' | "TestFast"                                       |           1e+06 |           2.500 |            2.500 |',
+                             f" | {long} |     1.23457e+06 |           2.500 |            2.025 |", "",
+                             "LAZY_AND: TopSeq  #=10  Sum=10  Eff=|( 100.0000 +- 0.00000 )%|", ' | "Processed events"       |         1 |'))
+    assert list(table.entries) == [1_000_000, 1_234_570] and list(table.ms_per_event) == pytest.approx([2.5e-3, 2.025e-3])
+    assert list(table.algorithm) == ["TestFast", long[1:]]
+
+
+def test_a_table_of_counts_alone_says_how_to_get_times(log):
+    with pytest.raises(LhcbOutputError, match="line 1: expected a table with times; run the job with CreateTimingTable = True"):
+        parse_timing(log(" | Name of Algorithm                                | Execution Count ", ' | "TestFast"                    |              10'))
+
+
+def test_a_track_without_reference_is_counted(log):
+    """The test prints nothing for an extrapolator that gave up, and the reference may be the one."""
+    rows = accuracy_rows(parse_extrapolator_test(log(TRACK, result(), result("Fast"), TRACK, result("Fast"))))
+    assert rows.tracks[0] == 1 and rows.missing[0] == 0 and rows.unjudged[0] == 1
+
+
+def test_ntuples_of_the_benchmark():
+    good = {"dx": [3.0], "dy": [4.0], "dtx": [0.0], "dty": [0.0], "time": [2500], "success": [1]}
+    rows = ntuple_rows({"BenchmarkExtrapolators.CashKarp": good, "Lost": {**good, "dx": [np.nan]}}, 7000.0).set_index("contender")
+    assert rows.position_mean_mm["LHCb CashKarp"] == 5.0 and rows.us_per_track["LHCb CashKarp"] == 2.5 and rows.missing["LHCb Lost"] == 1
+    with pytest.raises(LhcbOutputError, match="no column 'time'; is it one of"):
+        ntuple_rows({"CashKarp": {key: value for key, value in good.items() if key != "time"}}, 7000.0)
 
 
 def test_costs_per_track():

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 # %% auto #0
-__all__ = ['BUFFER', 'Value', 'Cells', 'affine', 'literal', 'array_text', 'Program', 'subscript', 'read', 'together', 'scatter',
-           'walk']
+__all__ = ['BUFFER', 'Value', 'Cells', 'affine', 'literal', 'array_text', 'narrowest', 'Program', 'subscript', 'read', 'together',
+           'scatter', 'walk']
 
 # %% ../../nbs/01_core/08a_program.ipynb #388dc73d
 BUFFER = 1 << 32  # addresses of one buffer: number * BUFFER + place
@@ -59,6 +59,17 @@ def array_text(values: np.ndarray, ctype: str, name: str) -> str:
     return f"inline constexpr {ctype} {name}[{len(values)}] = {{\n    " + ",\n    ".join(rows) + "};\n"
 
 # %% ../../nbs/01_core/08a_program.ipynb #39515fae
+def narrowest(values: np.ndarray, index: bool) -> tuple[str, np.ndarray]:
+    """The smallest C++ type that holds these numbers without loss, and the numbers in it."""
+    if index:
+        small = values.max(initial=0) < 1 << 16
+        return ("std::uint16_t", values.astype(np.uint16)) if small else ("std::uint32_t", values.astype(np.uint32))
+    exact = np.asarray(values, np.float64)
+    with np.errstate(over="ignore"):
+        single = exact.astype(np.float32)
+    return ("float", single) if np.array_equal(single.astype(np.float64), exact, equal_nan=True) else ("double", exact)
+
+
 @dataclass
 class Program:
     """Lines of C++ and the constant arrays they use; addresses are made here."""
@@ -101,15 +112,7 @@ class Program:
 
     def place(self, values: np.ndarray, hint: str, index: bool = False) -> str:
         """The name of a constant array with these numbers [n]; written once however often it is asked for."""
-        values = np.asarray(values).ravel()
-        if index:
-            ctype = "std::uint16_t" if values.max(initial=0) < 1 << 16 else "std::uint32_t"
-            values = values.astype(np.uint16 if ctype == "std::uint16_t" else np.uint32)
-        else:
-            with np.errstate(over="ignore"):
-                single = np.asarray(values, dtype=np.float32)
-            ctype = "float" if np.array_equal(single.astype(np.float64), np.asarray(values, np.float64), equal_nan=True) else "double"
-            values = single if ctype == "float" else np.asarray(values, np.float64)
+        ctype, values = narrowest(np.asarray(values).ravel(), index)
         key = (ctype, values.tobytes())
         if key not in self.placed:
             self.placed[key] = self.fresh(hint)

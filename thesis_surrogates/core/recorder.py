@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from thesis_surrogates.core.plans import Event
 
 # %% auto #0
-__all__ = ['Status', 'LONGEST_EPOCH_RECORD', 'RunFiles', 'read_config', 'prepare_run', 'read_state', 'RunRecorder', 'scalar_rows',
-           'error_record', 'new_state', 'open_run', 'append_event']
+__all__ = ['Status', 'LONGEST_EPOCH_RECORD', 'RunFiles', 'read_config', 'prepare_run', 'read_state', 'event_line', 'RunRecorder',
+           'scalar_rows', 'error_record', 'new_state', 'open_run', 'append_event']
 
 # %% ../../nbs/01_core/04c_recorder.ipynb #cf842dab
 Status = Literal["queued", "running", "done", "failed", "killed", "stale", "paused"]
@@ -114,6 +114,16 @@ def read_state(path: Path) -> dict[str, Any]:
 LONGEST_EPOCH_RECORD = 2000  # bytes; an epoch with more metrics leaves them to scalars.csv
 
 
+def event_line(state: Mapping[str, Any], moment: str, payload: Mapping[str, Any]) -> str:
+    """One line of events.jsonl; what says whose event it is cannot be overwritten by the payload."""
+    head = {"moment": moment, "run_id": state["run_id"], "attempt": state["attempt"], "time": now()}
+    record = {**head, **{key: value for key, value in payload.items() if key not in head}}
+    text = to_line(record)
+    if moment == "epoch_end" and len(text) > LONGEST_EPOCH_RECORD:
+        return to_line({**record, "metrics": {}, "metrics_in": "scalars.csv"})
+    return text
+
+
 class RunRecorder:
     """Writes the facts of one attempt; made by `open_run`. Call it with events, then `finish` it (or use `with`)."""
 
@@ -135,12 +145,7 @@ class RunRecorder:
 
     def event(self, moment: str, payload: Mapping[str, Any]) -> None:
         """Record anything else, such as "evaluated" with the rows of the competition."""
-        head = {"moment": moment, "run_id": self.state["run_id"], "attempt": self.state["attempt"], "time": now()}
-        body = {key: value for key, value in payload.items() if key not in head}
-        text = to_line({**head, **body})
-        if moment == "epoch_end" and len(text) > LONGEST_EPOCH_RECORD:
-            text = to_line({**head, **body, "metrics": {}, "metrics_in": "scalars.csv"})
-        self.events.write(text)
+        self.events.write(event_line(self.state, moment, payload))
 
     def add_provenance(self, values: Mapping[str, Any]) -> None:
         """Add what is known only later, such as the fingerprint of the data."""

@@ -77,7 +77,7 @@ class System:
         figures: named figures with their tables, from the scores of all contenders.
         columns: metrics of the comparison table, in order; `headline` decides what is best.
         presets: named datasets, for the command line.
-        produce: as `make_data`, with a number of processes, for datasets of any size and for every suffix that the system can write;
+        produce: as `make_data`, with a number of processes, for datasets of any size and for each of `suffixes`;
             called again after a kill it goes on.
         views: name and content of each further file of a run directory, derived from the run's facts, configuration and checkpoints
             alone; one at a time, so that no more than one is in memory.
@@ -107,4 +107,5 @@ class System:
     columns: tuple[str, ...]
     presets: Mapping[str, DataConfig] = field(default_factory=dict)
     produce: Callable[[Any, Path, int], None] | None = None
+    suffixes: tuple[str, ...] = (".h5", ".hdf5")  # endings of the files that datasets are written to
     views: Callable[[Run], Iterable[tuple[str, bytes]]] = no_views

@@ -61,8 +61,10 @@ def write_dataset(system: System, config: DataConfig, path: Path, *, again: bool
     Raises:
         DataError: the system cannot write such a file, or cannot share the work.
     """
-    if system.produce is None and (workers > 1 or path.suffix not in (".h5", ".hdf5")):
-        raise DataError(f"{path.name}: {system.name} writes .h5 files, with one process; choose such a name and leave out --workers")
+    if path.suffix not in system.suffixes:
+        raise DataError(f"{path.name}: datasets of {system.name} are written as {' or '.join(system.suffixes)}; choose such a name")
+    if system.produce is None and workers > 1:
+        raise DataError(f"{path.name}: {system.name} makes its datasets with one process; leave out --workers")
     with locked(path):
         if again or not path.is_file():
             if system.produce is not None:

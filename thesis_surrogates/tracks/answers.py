@@ -5,6 +5,7 @@
 # %% ../../nbs/02_tracks/06b_answers.ipynb #ab32559a
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,12 +16,20 @@ from ..core.metrics import median_and_spread
 from ..core.tables import convergence_table
 
 # %% auto #0
-__all__ = ['NOTHING', 'TERMS', 'described', 'middle', 'physics_helps', 'convergence_speed', 'physics_converges', 'size_pays',
-           'overfits']
+__all__ = ['NOTHING', 'TERMS', 'WEIGHTS', 'digits', 'described', 'middle', 'budget', 'against_plain', 'physics_helps',
+           'convergence_speed', 'physics_converges', 'size_pays', 'overfits']
 
 # %% ../../nbs/02_tracks/06b_answers.ipynb #a2e20564
 NOTHING = "*No published run can answer this yet.*"
 TERMS = ("ic", "pde", "stage_1", "stage_2", "stage_3", "stage_4")
+
+
+def digits(value: float, places: int = 2) -> str:
+    "`12,300`, `0.0924`: a few significant digits without an exponent; a dash where there is no number."
+    if not math.isfinite(value):
+        return "–"
+    rounded = float(f"{value:.{places}g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (places - 1) else f"{rounded:.12f}".rstrip("0").rstrip(".")
 
 
 def described(runs: Sequence[Run]) -> pd.DataFrame:
@@ -41,26 +50,50 @@ def middle(table: pd.DataFrame, by: str, value: str = "error_mm") -> pd.Series:
     "Median over the runs of each group, in the order of first appearance."
     return table.groupby(by, sort=False)[value].median()
 
+
+def budget(runs: Sequence[Run]) -> str:
+    "Optimizer steps and batch size of trainings, longest groups first."
+    groups: dict[tuple[int, int], int] = {}
+    for one in runs:
+        train = one.config["train"]
+        if train.get("steps_per_epoch"):
+            key = (int(train["epochs"]) * int(train["steps_per_epoch"]), int(train["batch_size"]))
+            groups[key] = groups.get(key, 0) + 1
+    ordered = sorted(groups.items(), key=lambda group: -group[1])
+    return ", ".join(f"{steps:,} steps of {batch:,} tracks ({count} trainings)" for (steps, batch), count in ordered)
+
 # %% ../../nbs/02_tracks/06b_answers.ipynb #0a852b12
+WEIGHTS = {(1.0, 0.0): "data only", (1.0, 0.01): "weak", (1.0, 1.0): "balanced", (1.0, 10.0): "strong", (0.1, 1.0): "dominant", (0.0, 1.0): "no labels"}
+
+
+def against_plain(table: pd.DataFrame, model: str) -> list[tuple[str, float]]:
+    "Sizes of a model, and its error over that of an mlp with as many parameters."
+    plain = table[table.model == "mlp"].groupby("parameters").error_mm.median()
+    own = table[table.model == model].groupby("parameters").agg(error=("error_mm", "median"), size=("size", "first"))
+    if not len(plain) or not len(own):
+        return []
+    inside = own[(own.index >= plain.index.min()) & (own.index <= plain.index.max())]
+    known = np.exp(np.interp(np.log(inside.index.to_numpy(float)), np.log(plain.index.to_numpy(float)), np.log(plain.to_numpy(float))))
+    return [(str(size), float(error / other)) for size, error, other in zip(inside["size"], inside.error, known, strict=True)]
+
+
 def physics_helps(core: Sequence[Run], ablation: Sequence[Run] = ()) -> str:
-    "Sizes at which pinn and rk_pinn beat mlp, and the weight that served each best in the ablation."
+    "Error of pinn and rk_pinn over that of a plain network with as many parameters, and of each physics weight over that of data alone."
     table, said = described(core), []
     for model in ("pinn", "rk_pinn"):
-        pairs = []
-        for size, group in table.groupby("size", sort=False):
-            errors = middle(group, "model")
-            if model in errors and "mlp" in errors:
-                pairs.append((str(size), errors[model] / errors["mlp"]))
+        pairs = against_plain(table, model)
         if pairs:
-            won = [label for label, ratio in pairs if ratio < 1]
-            ratios = [ratio for _, ratio in pairs]
-            verdict = f"beats the plain network at {', '.join(won)}" if won else "beats the plain network at no size"
-            said.append(f"*{model}* {verdict}: its mean error is {min(ratios):.2g} to {max(ratios):.2g} times that of *mlp*")
-    weights = described(ablation)
-    for name, group in weights.groupby("model", sort=False):
-        errors = middle(group, "name").sort_values()
-        if len(errors) > 1:
-            said.append(f"among the weights for *{name}*, *{errors.index[0]}* is best ({errors.iloc[0]:.3g} mm) and *{errors.index[-1]}* worst ({errors.iloc[-1]:.3g} mm)")
+            won = [size for size, ratio in pairs if ratio < 1]
+            verdict = f"beats it at {', '.join(won)}" if won else "beats it at no size"
+            said.append(f"against an *mlp* with as many parameters, *{model}* {verdict} ({', '.join(f'{size} {ratio:.2g}' for size, ratio in pairs)} times its error)")
+    for name, group in described(ablation).groupby("model", sort=False):
+        keys = zip(group.data, group.physics, strict=True)
+        errors = middle(group.assign(weight=[WEIGHTS.get(key, f"{key[0]:g} to {key[1]:g}") for key in keys]), "weight")
+        if "data only" in errors and len(errors) > 1:
+            ratios = (errors / errors["data only"]).drop("data only").sort_values()
+            verdict = "helps" if ratios.iloc[0] < 0.9 else "does not help"
+            said.append(f"against *{name}* trained on data alone ({errors['data only']:.3g} mm), physics {verdict}: "
+                        + ", ".join(f"{weight} {ratio:.2g}" for weight, ratio in ratios.items()) + " times its error")
     return "; ".join(said) + "." if said else NOTHING
 
 # %% ../../nbs/02_tracks/06b_answers.ipynb #da6abbf3
@@ -93,20 +126,24 @@ def physics_converges(runs: Sequence[Run]) -> str:
     for key, values in falls.items():
         spread = median_and_spread(values)
         verb = "falls" if spread.median > 2 else "hardly moves" if spread.median > 0.5 else "grows"
-        words.append(f"*{key}* {verb} (by a factor {spread.median:.2g}, {spread.low:.2g} to {spread.high:.2g} over {spread.n} curves)")
+        words.append(f"*{key}* {verb} (by a factor {digits(spread.median)}, {digits(spread.low)} to {digits(spread.high)} over {spread.n} curves)")
     return "First to last epoch: " + "; ".join(words) + "."
 
 # %% ../../nbs/02_tracks/06b_answers.ipynb #ddd728b4
 def size_pays(runs: Sequence[Run]) -> str:
-    "Exponent of error against number of parameters, and what the largest size costs in training time, by model."
+    "A power law of error against parameters, and by size the share of the training that 90 % of the fall takes and the training time."
     said = []
+    shares = convergence_table(runs).dropna(subset=["epoch_to_90_log"]) if runs else pd.DataFrame(columns=["run", "epoch_to_90_log", "epochs"])
+    done = ((shares.epoch_to_90_log.astype(float) + 1) / shares.epochs.astype(float)).groupby(shares.run).median()
     for model, group in described(runs).groupby("model", sort=False):
-        sizes = group.groupby("parameters").agg(error=("error_mm", "median"), seconds=("seconds", "median"), size=("size", "first"))
+        sizes = group.groupby("parameters").agg(error=("error_mm", "median"), seconds=("seconds", "median"), size=("size", "first"), name=("name", "first"))
         if len(sizes) > 1:
             slope = np.polyfit(np.log(sizes.index.to_numpy(float)), np.log(sizes.error.to_numpy()), 1)[0]
             best = int(sizes.error.to_numpy().argmin())
-            said.append(f"*{model}*: error goes like parameters to the power {slope:.2f}; best is *{sizes['size'].iloc[best]}* with "
-                        f"{sizes.error.iloc[best]:.3g} mm, and the largest takes {sizes.seconds.iloc[-1] / sizes.seconds.iloc[0]:.1f} times the smallest's training time")
+            speed = [f"{size} {done[name]:.0%}" for size, name in zip(sizes["size"], sizes.name, strict=True) if name in done]
+            said.append(f"*{model}*: a fit to {len(sizes)} sizes gives error ~ parameters^({slope:.2f}); best is *{sizes['size'].iloc[best]}* with "
+                        f"{sizes.error.iloc[best]:.3g} mm; 90 % of the fall takes {', '.join(speed)} of the epochs; "
+                        f"{sizes['size'].iloc[-1]} trains {sizes.seconds.iloc[-1] / sizes.seconds.iloc[0]:.2g} times as long as {sizes['size'].iloc[0]}")
     return "; ".join(said) + "." if said else NOTHING
 
 # %% ../../nbs/02_tracks/06b_answers.ipynb #18bc331b

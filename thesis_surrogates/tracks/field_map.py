@@ -21,7 +21,7 @@ from .analytic_fields import Field, FieldError, Formula, check_polarity, compile
 # %% auto #0
 __all__ = ['Map', 'HEADER', 'LETTERS', 'READERS', 'WRITERS', 'TWODIP_GRID', 'grid_index', 'trilinear', 'grid_scalar',
            'grid_from_table', 'read_text_map', 'write_text_map', 'read_npz_map', 'write_npz_map', 'write_binary_map',
-           'read_binary_map', 'read_image', 'GridField']
+           'read_binary_map', 'read_image', 'read_map', 'GridField']
 
 # %% ../../nbs/02_tracks/00a_field_map.ipynb #ba59ceb1
 def grid_index(xp: Any, u: Any, nodes: int) -> tuple[Any, Any, Any]:
@@ -173,6 +173,18 @@ WRITERS: dict[str, Callable[[Path, tuple[np.ndarray, ...], np.ndarray], None]] =
 TWODIP_GRID = (np.arange(-4000.0, 4001.0, 100.0), np.arange(-4000.0, 4001.0, 100.0), np.arange(-500.0, 14001.0, 100.0))
 
 # %% ../../nbs/02_tracks/00a_field_map.ipynb #b1328676
+def read_map(path: Path) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    "Axes and values of a map file, by its ending; FieldError tells what is wrong with a bad one."
+    if not path.is_file():
+        raise FieldError(f"no field map at {path}; write one with GridField.sample(DipoleField()).write(path)")
+    try:
+        return READERS.get(path.suffix, read_text_map)(path)
+    except FieldError:
+        raise
+    except (ValueError, KeyError, OSError, pd.errors.ParserError) as error:
+        raise FieldError(f"{path} is no field map: {error}") from error
+
+
 @dataclass(frozen=True, eq=False)
 class GridField(Field):
     "A field map: trilinear between the nodes of a regular grid, zero outside its box."
@@ -198,15 +210,7 @@ class GridField(Field):
     @classmethod
     def read(cls, path: str | os.PathLike[str], polarity: int = 1) -> GridField:
         "Read a map (.npz, .bin, or text of six columns); FieldError tells what is wrong with a bad file."
-        path = Path(path)
-        if not path.is_file():
-            raise FieldError(f"no field map at {path}; write one with GridField.sample(DipoleField()).write(path)")
-        try:
-            axes, values = READERS.get(path.suffix, read_text_map)(path)
-        except FieldError:
-            raise
-        except (ValueError, KeyError, OSError, pd.errors.ParserError) as error:
-            raise FieldError(f"{path} is no field map: {error}") from error
+        axes, values = read_map(Path(path))
         return cls(axes, values.astype(np.float32), polarity)
 
     def write(self, path: str | os.PathLike[str]) -> None:

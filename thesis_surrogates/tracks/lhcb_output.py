@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 # %% auto #0
-__all__ = ['NUMBER', 'QUADRUPLE', 'TRACK', 'RESULT', 'COLUMNS', 'SEQUENCER_HEAD', 'SEQUENCER_ROW', 'FLOW_HEAD', 'FLOW_ROW',
-           'LhcbOutputError', 'complain', 'numbered_lines', 'parse_extrapolator_test', 'accuracy_rows', 'inputs_of',
-           'parse_timing', 'lhcb_rows']
+__all__ = ['NUMBER', 'QUADRUPLE', 'TRACK', 'RESULT', 'COLUMNS', 'SEQUENCER_HEAD', 'SEQUENCER_ROW', 'FLOW_HEAD', 'COUNTS_HEAD',
+           'FLOW_ROW', 'NTUPLE', 'LhcbOutputError', 'complain', 'numbered_lines', 'parse_extrapolator_test',
+           'statistics', 'accuracy_rows', 'inputs_of', 'parse_timing', 'lhcb_rows', 'ntuple_rows']
 
 # %% ../../nbs/02_tracks/08_lhcb_output.ipynb #0a01fffd
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf|nan)"
@@ -71,10 +71,17 @@ def parse_extrapolator_test(source: str | Path) -> pd.DataFrame:  # columns COLU
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 # %% ../../nbs/02_tracks/08_lhcb_output.ipynb #5e3299c7
+def statistics(dx: pd.Series, dy: pd.Series, dtx: pd.Series, dty: pd.Series) -> dict[str, float]:
+    """Summary of position [mm] and slope differences of some tracks, under the names of this package's tables."""
+    position, slope = pd.Series(np.hypot(dx, dy)), pd.Series(np.hypot(dtx, dty))
+    return {"position_mean_mm": position.mean(), "position_median_mm": position.median(), "position_p95_mm": float(position.quantile(0.95)),
+            "position_max_mm": position.max(), "slope_mean": slope.mean()}
+
+
 def accuracy_rows(test: pd.DataFrame, reference: str = "Reference", neutral: bool = False) -> pd.DataFrame:
     """Distance to the reference for each other extrapolator and leg; rows can stand beside those of this package.
 
-    Columns: contender, kind, z0_mm, z1_mm, tracks, missing, position_{mean,median,p95,max}_mm, slope_mean.
+    Columns: contender, kind, z0_mm, z1_mm, tracks, missing, unjudged (answered, but not by the reference), position_{mean,median,p95,max}_mm, slope_mean.
     """
     names = sorted(set(test.extrapolator))
     if reference not in names:
@@ -85,14 +92,13 @@ def accuracy_rows(test: pd.DataFrame, reference: str = "Reference", neutral: boo
     truth = chosen[chosen.extrapolator == reference].set_index(keys)[values]
     rows = []
     for name in (n for n in names if n != reference):
-        other = chosen[chosen.extrapolator == name].set_index(keys)[values].reindex(truth.index)
-        for leg, group in (other - truth).groupby(level=["z0_mm", "z1_mm"]):
+        other = chosen[chosen.extrapolator == name].set_index(keys)[values]
+        alone = other.index.difference(truth.index)
+        for leg, group in (other.reindex(truth.index) - truth).groupby(level=["z0_mm", "z1_mm"]):
             good = group.dropna()
-            position, slope = np.hypot(good.x_mm, good.y_mm), np.hypot(good.tx, good.ty)
-            rows.append({
-                "contender": f"LHCb {name}", "kind": "classical", "z0_mm": leg[0], "z1_mm": leg[1], "tracks": len(good), "missing": len(group) - len(good),
-                "position_mean_mm": position.mean(), "position_median_mm": position.median(), "position_p95_mm": position.quantile(0.95),
-                "position_max_mm": position.max(), "slope_mean": slope.mean()})
+            unjudged = sum((z0, z1) == leg for _, z0, z1 in alone)
+            rows.append({"contender": f"LHCb {name}", "kind": "classical", "z0_mm": leg[0], "z1_mm": leg[1], "tracks": len(good), "missing": len(group) - len(good),
+                         "unjudged": unjudged, **statistics(good.x_mm, good.y_mm, good.tx, good.ty)})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/02_tracks/08_lhcb_output.ipynb #7bd9470c
@@ -109,7 +115,8 @@ SEQUENCER_HEAD = re.compile(r"Algorithm\s+\(millisec\)\s*\|\s*<user>\s*\|\s*<clo
 SEQUENCER_ROW = re.compile(
     rf"^(?:\S+\s+(?:VERBOSE|DEBUG|INFO|SUCCESS|WARNING|ALWAYS) )?(\s*)(\S.*?)\s*\|\s*({NUMBER})\s*\|\s*({NUMBER})\s*\|\s*{NUMBER}\s+{NUMBER}(\s+{NUMBER})?\s*\|\s*(\d+)\s*\|\s*({NUMBER})\s*\|\s*$")
 FLOW_HEAD = re.compile(r"\|\s*Name of Algorithm\s*\|\s*Execution Count\s*\|\s*Total Time / s\s*\|\s*Avg\. Time / us\s*\|")
-FLOW_ROW = re.compile(rf"\|(\s*)\"?([^\"|]+?)\"?\s*\|\s*(\d+)\s*\|\s*({NUMBER})\s*\|\s*({NUMBER})\s*\|\s*$")
+COUNTS_HEAD = re.compile(r"\|\s*Name of Algorithm\s*\|\s*Execution Count\s*$")
+FLOW_ROW = re.compile(rf"\|(\s*)\"?([^\"|]+?)\"?\s*\|\s*({NUMBER})\s*\|\s*({NUMBER})\s*\|\s*({NUMBER})\s*\|\s*$")
 
 
 def parse_timing(source: str | Path) -> pd.DataFrame:  # table, algorithm, ms_per_event, entries, total_s
@@ -121,6 +128,8 @@ def parse_timing(source: str | Path) -> pd.DataFrame:  # table, algorithm, ms_pe
             mode, begun = "sequencer", len(rows)
         elif FLOW_HEAD.search(line):
             mode, begun = "control flow", len(rows)
+        elif COUNTS_HEAD.search(line):
+            raise complain(name, number, "a table with times; run the job with CreateTimingTable = True", line)
         elif mode == "sequencer" and "|" in line:
             match = SEQUENCER_ROW.match(line)
             if match is None:
@@ -130,7 +139,7 @@ def parse_timing(source: str | Path) -> pd.DataFrame:  # table, algorithm, ms_pe
             match = FLOW_ROW.search(line)
             if match is None:
                 raise complain(name, number, "'| \"NAME\" | count | total / s | average / us |'", line)
-            rows.append((mode, match[2], 1e-3 * float(match[5]), int(match[3]), float(match[4])))
+            rows.append((mode, match[2], 1e-3 * float(match[5]), round(float(match[3])), float(match[4])))
         elif len(rows) > begun:  # a rule or any other line ends a table that has rows
             mode = ""
     if not rows:
@@ -156,3 +165,27 @@ def lhcb_rows(
     cost = {f"LHCb {extrapolator}": spent[name] - (spent[frame] if frame else 0.0) for name, extrapolator in algorithms.items()}
     table = accuracy.assign(ms_per_event=accuracy.contender.map(cost))
     return table.assign(us_per_track=1e3 * table.ms_per_event / tracks if tracks else np.nan)
+
+# %% ../../nbs/02_tracks/08_lhcb_output.ipynb #ec642658
+NTUPLE = ("dx", "dy", "dtx", "dty", "time", "success")
+
+
+def ntuple_rows(
+    ntuples: Mapping[str, Mapping[str, np.ndarray]],  # {extrapolator: its columns, one number for each track}
+    z1: float,  # the benchmark's property FinalZ [mm]
+) -> pd.DataFrame:
+    """Accuracy and cost of each extrapolator in the ntuples of TrackExtrapolatorTesterSOA, as rows of a comparison.
+
+    Failed calls are counted as missing and enter neither accuracy nor time. us_per_track is the mean, us_median the median of single calls.
+    """
+    rows = []
+    for name, columns in ntuples.items():
+        absent = [column for column in NTUPLE if column not in columns]
+        if absent:
+            raise LhcbOutputError(f"ntuple {name!r} has no column {absent[0]!r}; is it one of TrackExtrapolatorTesterSOA?")
+        table = pd.DataFrame({column: np.asarray(columns[column]) for column in NTUPLE})
+        good = table[(table.success == 1) & np.isfinite(table[["dx", "dy", "dtx", "dty"]].to_numpy()).all(axis=1)]
+        rows.append({"contender": f"LHCb {name.split(';')[0].split('.')[-1]}", "kind": "classical", "z0_mm": np.nan, "z1_mm": z1, "tracks": len(good),
+                     "missing": len(table) - len(good), **statistics(good.dx, good.dy, good.dtx, good.dty),
+                     "us_per_track": 1e-3 * good.time.mean(), "us_median": 1e-3 * good.time.median()})
+    return pd.DataFrame(rows)

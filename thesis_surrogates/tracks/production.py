@@ -19,14 +19,14 @@ from tqdm import tqdm
 
 from ..core.files import DataError, Hdf5Writer, replace_bytes
 from ..core.mappings import canonical
-from .data import (ALONG, CHUNK, COLUMNS, TracksData, check_yield, chunk_tracks, columns_of, label_note,
+from .data import (CHUNK, COLUMNS, OPTIONAL, TracksData, check_yield, chunk_tracks, columns_of, label_note,
                                            rows_for, take)
 from .field import make_field
 from .files import to_npz
 
 # %% auto #0
-__all__ = ['parts_folder', 'make_part', 'read_part', 'parts_in', 'taken', 'standing', 'fill_here', 'work', 'fill_together',
-           'assemble', 'produce', 'make_data']
+__all__ = ['SUFFIXES', 'parts_folder', 'make_part', 'read_part', 'parts_in', 'taken', 'standing', 'fill_here', 'work',
+           'fill_together', 'assemble', 'produce', 'make_data']
 
 # %% ../../nbs/02_tracks/02b_production.ipynb #f5804b50
 def parts_folder(config: TracksData, path: Path) -> Path:
@@ -150,7 +150,8 @@ def fill_together(config: TracksData, folder: Path, workers: int, tell: Callable
 # %% ../../nbs/02_tracks/02b_production.ipynb #ce064963
 def assemble(config: TracksData, folder: Path, path: Path) -> None:
     "Write the HDF5 file from its chunks, one in memory at a time; it appears only when it is complete."
-    described = dict(COLUMNS) | (dict(ALONG) if config.collocation else {})
+    wanted = {"fraction": config.collocation, "along": config.collocation, "trajectory": config.trajectories}
+    described = {**COLUMNS, **{name: text for name, text in OPTIONAL.items() if wanted[name]}}
     have, found, drawn = parts_in(folder), 0, 0
     with Hdf5Writer(path, {"columns": described, "config": config.model_dump(mode="json", exclude=set(config.reading)),
                              "chunk": CHUNK}) as writer:
@@ -162,6 +163,9 @@ def assemble(config: TracksData, folder: Path, path: Path) -> None:
         writer.attrs({"n_drawn": drawn, "n_rejected": drawn - found, "label": label_note(config)})
 
 # %% ../../nbs/02_tracks/02b_production.ipynb #29505cee
+SUFFIXES = (".h5", ".hdf5", ".npz")
+
+
 def produce(config: TracksData, path: Path, workers: int = 1) -> None:
     """Generate a dataset of any size as HDF5, or in the exchange keys where `path` ends in .npz; interrupted, it goes on when called again.
 
@@ -169,8 +173,8 @@ def produce(config: TracksData, path: Path, workers: int = 1) -> None:
         DataError: hardly any track is accepted, the file has an unknown suffix, or the place holds the beginnings of another dataset.
     """
     path = Path(path)
-    if path.suffix not in (".h5", ".hdf5", ".npz"):
-        raise DataError(f"{path.name}: datasets of tracks are written as .h5 or .npz; choose such a name")
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path.name}: datasets of tracks are written as {' or '.join(SUFFIXES)}; choose such a name")
     target = path.with_name(f".{path.name}.h5") if path.suffix == ".npz" else path
     folder = parts_folder(config, path)
     for torn in (*folder.glob(".*"), *path.parent.glob(f".{target.name}.*.partial"), *path.parent.glob(f".{path.name}.*.partial")):

@@ -20,8 +20,8 @@ from .networks import SEVEN, TrackModel
 from .propagation import CURVATURE
 
 # %% auto #0
-__all__ = ['FIVE', 'BendFrame', 'ResidualConfig', 'ResidualNetwork', 'QuadraticConfig', 'QuadraticNetwork', 'gauss_legendre',
-           'GaussLegendreConfig', 'GaussLegendreNetwork', 'ChainedConfig', 'ChainedNetwork']
+__all__ = ['FIVE', 'BendFrame', 'ResidualConfig', 'fit_moments', 'ResidualNetwork', 'QuadraticConfig', 'QuadraticNetwork',
+           'gauss_legendre', 'GaussLegendreConfig', 'GaussLegendreNetwork', 'ChainedConfig', 'ChainedNetwork']
 
 # %% ../../nbs/02_tracks/03a_residual.ipynb #423dd342
 class BendFrame(nn.Module):
@@ -64,6 +64,12 @@ class ResidualConfig(TrackModel):
     name: Literal["residual"] = "residual"
 
 
+def fit_moments(normalize: Normalizer, columns: tuple[int, ...], frame: BendFrame, train: Tensors) -> None:
+    "Take the moments of the training split: of the columns of the inputs [N, 7] that a network reads, and of the corrections."
+    normalize.fit(*moments(train["inputs"][:, columns]))
+    frame.fit(train)
+
+
 class ResidualNetwork(nn.Module):
     "Inputs [B, 7] to the final state [B, 4] through one correction."
 
@@ -75,8 +81,7 @@ class ResidualNetwork(nn.Module):
 
     def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
         "Take the moments of the training split: inputs [N, 7] and bend [N, 4]."
-        self.normalize_inputs.fit(*moments(train["inputs"][:, self.columns]))
-        self.frame.fit(train)
+        fit_moments(self.normalize_inputs, self.columns, self.frame, train)
 
     def corrections(self, rows: Tensors) -> torch.Tensor:
         "What the network should say [B, 4], z-scored."
@@ -107,7 +112,13 @@ class QuadraticNetwork(nn.Module):
         self.register_buffer("physics_share", torch.ones(()))  # warm-up of the physics terms, set by the training
         self.physics_share: torch.Tensor
 
-    fit_scalers, corrections, forward = ResidualNetwork.fit_scalers, ResidualNetwork.corrections, ResidualNetwork.forward
+    def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
+        "Take the moments of the training split: inputs [N, 7] and bend [N, 4]."
+        fit_moments(self.normalize_inputs, self.columns, self.frame, train)
+
+    def corrections(self, rows: Tensors) -> torch.Tensor:
+        "What the network should say [B, 4] at the end of the leg, z-scored."
+        return self.frame.corrections(rows)
 
     def pair(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         "The linear and the quadratic correction [B, 4] each, z-scored at the end of the leg."
@@ -118,6 +129,9 @@ class QuadraticNetwork(nn.Module):
         "Correction at the end of the leg [B, 4], z-scored."
         linear, square = self.pair(inputs)
         return linear + square
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.frame.state(inputs, self.predicted(inputs))
 
     def trajectory(self, inputs: torch.Tensor, zeta: torch.Tensor) -> torch.Tensor:
         "Physical state [B, 4] at z0 + zeta dz, for zeta [B, 1]."
@@ -165,7 +179,13 @@ class GaussLegendreNetwork(nn.Module):
         self.matrix: torch.Tensor
         self.physics_share: torch.Tensor
 
-    fit_scalers, corrections, forward = ResidualNetwork.fit_scalers, ResidualNetwork.corrections, ResidualNetwork.forward
+    def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
+        "Take the moments of the training split: inputs [N, 7] and bend [N, 4]."
+        fit_moments(self.normalize_inputs, self.columns, self.frame, train)
+
+    def corrections(self, rows: Tensors) -> torch.Tensor:
+        "What the network should say [B, 4] at the end of the leg, z-scored."
+        return self.frame.corrections(rows)
 
     def all_stages(self, inputs: torch.Tensor) -> torch.Tensor:
         "What the network says for the q stages and the end [B, q + 1, 4], z-scored."
@@ -175,6 +195,9 @@ class GaussLegendreNetwork(nn.Module):
     def predicted(self, inputs: torch.Tensor) -> torch.Tensor:
         "Correction at the end of the leg [B, 4], z-scored."
         return self.all_stages(inputs)[:, -1]
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.frame.state(inputs, self.predicted(inputs))
 
     def path(self, inputs: torch.Tensor) -> torch.Tensor:
         "Physical states [B, q + 1, 4] at the stages and at the end; stages may stray by a whole bend, the end by its spread."

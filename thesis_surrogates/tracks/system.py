@@ -20,7 +20,7 @@ from .losses import TracksTrain
 from .metrics import baselines, score, surrogate
 from .models import MODELS, build_model, fit_scalers
 from .plan import plan
-from .production import make_data, produce
+from .production import SUFFIXES, make_data, produce
 from .views import views
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ SYSTEM = System(
     deploy=deploy,
     presets=PRESETS,
     produce=produce,
+    suffixes=SUFFIXES,
     views=views,
     headline="position_mean_mm",
     columns=("position_mean_mm", "position_median_mm", "position_p95_mm", "position_p99_mm", "slope_mean", "slope_median",

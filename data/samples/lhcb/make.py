@@ -27,16 +27,17 @@ def state_text(state: np.ndarray) -> str:
 def test_lines() -> list[str]:
     """Three momenta and none, three horizontal and two vertical slopes."""
     lines, width, begin = [LABEL], max(len("Propagating "), *map(len, STEPS)), f"{'ExtrapolatorTester':35s} SUCCESS "
+    lines.append(f"{'HLTControlFlowMgr':35s}    INFO Starting loop on events")
     for q_over_p in (-0.4, -0.08, 0.0, 0.4):
         for tx in (-0.15, 0.0, 0.15):
             for ty in (0.0, 0.1):
                 state = np.array([3000 * tx, 3000 * ty, tx, ty])
                 product = "inf" if q_over_p == 0 else f"{1 / q_over_p:g}"
-                lines.append(f"{begin}{'Propagating':{width}s}     {state_text(state)} with q*p = {product} GeV from z = 3000 to 7000")
+                lines.append(f"{begin}{'Propagating ':{width}s}    {state_text(state)} with q*p = {product} GeV from z = 3000 to 7000")
                 for name, step in STEPS.items():
                     final = propagate(state[None], q_over_p, 3000.0, 7000.0, LHCbLikeField(), "rk4", step)[0]
                     lines.append(f"{begin}{name:>{width}s} -> {state_text(final)}")
-    return lines
+    return [*lines, f"{'ApplicationMgr':35s}    INFO Application Manager Stopped successfully"]
 
 
 def sequencer_lines() -> list[str]:
@@ -54,7 +55,9 @@ def control_flow_lines() -> list[str]:
     lines = [LABEL, f"{'HLTControlFlowMgr':35s}    INFO Timing table:", f"{'HLTControlFlowMgr':35s}    INFO Average ticks per millisecond: 1000000",
              " | Name of Algorithm                                | Execution Count | Total Time / s  | Avg. Time / us   |"]
     lines += [' | {:48s} | {:15d} | {:15.3f} | {:16.3f} |'.format(f'"{name}"', 10, us / 1e5, us) for name, us in rows]
-    return [*lines, ""]
+    tree = [f"{'HLTControlFlowMgr':35s}    INFO StateTree: CFNode   #executed  #passed",
+            "LAZY_AND: TopSeq  #=10      Sum=10          Eff=|( 100.0000 +- 0.00000 )%|"]
+    return [*lines, "", *tree]
 
 
 if __name__ == "__main__":
