@@ -8,6 +8,7 @@ SYSTEMS := tracks orbits flavor events
 DEMO    := $(addsuffix /demo,$(SYSTEMS))
 WORKERS ?= 2
 NB      ?=
+comma   := ,
 # One thread a process: two runs, or two tests, share two cores without fighting over them.
 export OMP_NUM_THREADS ?= 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
@@ -36,7 +37,7 @@ published: $(READY)  ## train the comparison suites with three seeds and put the
 	@set -e; for system in $(SYSTEMS); do $(BIN)/surrogates sweep $$system/comparison --seeds 0,1,2 --workers $(WORKERS) --out outputs/comparison; done; \
 	$(BIN)/surrogates publish outputs/comparison
 
-STUDY ?= frontier:0,1,2 long_leg:0,1,2 seed_domain:0,1,2 variable_legs:0,1,2 core:0 physics_losses:0 momentum:0 data_size:0
+STUDY ?= $(addsuffix :0$(comma)1$(comma)2,frontier long_leg seed_domain variable_legs dipole grid_map core physics_losses momentum data_size)
 published-tracks: $(READY)  ## the suites of the track study (STUDY=suite:seeds ...) into outputs/published
 	@set -e; for entry in $(STUDY); do $(BIN)/surrogates sweep tracks/$${entry%%:*} --seeds $${entry##*:} --workers $(WORKERS) --out outputs/study; done; \
 	$(BIN)/surrogates publish outputs/study

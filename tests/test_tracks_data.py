@@ -18,7 +18,7 @@ from thesis_surrogates.core.files import DataError, file_fingerprint, read_hdf5,
 from thesis_surrogates.running.datasets import dataset_path
 from thesis_surrogates.tracks.data import PRESETS, TracksData, generate
 from thesis_surrogates.tracks.files import load_data, read_npz, split_borders, train_source, write_npz
-from thesis_surrogates.tracks.joining import merge, split_by_momentum
+from thesis_surrogates.tracks.joining import description, merge, split_by_momentum
 from thesis_surrogates.tracks.production import produce
 
 # ---- production
@@ -93,7 +93,7 @@ def test_the_small_generator_and_the_production_agree_where_much_is_rejected(tmp
 def test_hopeless_requests_end_in_words(tmp_path):
     with pytest.raises(DataError, match="raise p_low"):
         produce(TracksData(n_tracks=50, largest_position=0.001, label_step=1000.0), tmp_path / "x.h5")
-    with pytest.raises(DataError, match=r"\.h5 or \.npz"):
+    with pytest.raises(DataError, match=r"or \.npz; choose"):
         produce(TracksData(n_tracks=50), tmp_path / "x.csv")
     assert not (tmp_path / "x.h5").exists()
 
@@ -151,7 +151,7 @@ def test_merging_checks_what_must_agree(batches, tmp_path):
     with pytest.raises(DataError, match="polarity"):
         merge([batches / "0.h5", tmp_path / "turned.h5"], tmp_path / "wrong.h5")
     produce(TracksData(n_tracks=100, seed=5), tmp_path / "short.h5")
-    with pytest.raises(DataError, match="columns"):
+    with pytest.raises(DataError, match="collocation is 0, but 3"):
         merge([batches / "0.h5", tmp_path / "short.h5"], tmp_path / "wrong.h5")
     attrs = read_hdf5(tmp_path / "short.h5")[1]
     columns = read_hdf5(tmp_path / "short.h5")[0]
@@ -170,6 +170,62 @@ def test_momentum_regions_hold_each_track_once(batches, tmp_path):
     low = read_hdf5(tmp_path / "0_low.h5")
     assert (1 / np.abs(low[0]["q_over_p"])).max() < 5 and low[1]["config"]["p_high"] == 5
     assert [path.suffix for path in split_by_momentum(batches / "0.npz", tmp_path)] == [".npz"] * 3
+
+
+def test_trajectories_follow_the_stored_tracks_through_every_form(tmp_path):
+    config = TracksData(n_tracks=300, trajectories=5, collocation=2, z_start=4000.0, z_end=12000.0, **COARSE)
+    for name in ("a.h5", "a.npz"):
+        produce(config, tmp_path / name)
+    produce(config.model_copy(update={"seed": 1}), tmp_path / "b.npz")
+    columns, attrs = read_hdf5(tmp_path / "a.h5")
+    path = columns["trajectory"]
+    assert path.shape == (300, 5, 6) and "trajectory" in attrs["columns"]
+    assert np.array_equal(path[:, 0, 1:5], columns["state"]) and np.abs(path[:, -1, 1:5] - columns["target"])[:, :2].max() < 1
+    assert path[0, :, 0].tolist() == [4000, 6000, 8000, 10000, 12000] and (path[:, :, 5] == columns["q_over_p"][:, None]).all()
+    with np.load(tmp_path / "a.npz") as stored:
+        assert np.allclose(stored["T"], path * [1, 1, 1, 1, 1, 1e-3], rtol=1e-14)
+    assert merge([tmp_path / "a.npz", tmp_path / "b.npz"], tmp_path / "both.h5") == 600
+    assert np.allclose(read_hdf5(tmp_path / "both.h5")[0]["trajectory"][:300], path, rtol=1e-14)
+    parts = split_by_momentum(tmp_path / "both.h5", tmp_path)
+    assert all(read_hdf5(part)[0]["trajectory"].shape == (rows, 5, 6) for part, rows in parts.items())
+    assert set(load_data(TracksData(), tmp_path / "a.h5").splits["test"]) == {"inputs", "target", "bend", "fraction", "along"}
+    with pytest.raises(ValueError, match="two planes"):
+        TracksData(trajectories=1)
+
+
+def test_merging_refuses_what_its_description_could_not_say(batches, tmp_path):
+    produce(TracksData(n_tracks=100, seed=7, legs="variable", collocation=3), tmp_path / "variable.h5")
+    with pytest.raises(DataError, match="legs is 'variable', but 'fixed' in 0.h5"):
+        merge([batches / "0.h5", tmp_path / "variable.h5"], tmp_path / "wrong.h5")
+    produce(TracksData(n_tracks=100, seed=7, z_end=9000.0, collocation=3), tmp_path / "longer.h5")
+    with pytest.raises(DataError, match=r"z_end is 9000.0, but 7826.0"):
+        merge([batches / "0.h5", tmp_path / "longer.h5"], tmp_path / "wrong.h5")
+
+
+def test_merging_describes_what_may_differ(batches, tmp_path):
+    produce(TracksData(n_tracks=100, seed=7, collocation=3, p_low=2.0, p_high=200.0), tmp_path / "fast.h5")
+    merge([batches / "0.h5", tmp_path / "fast.h5"], tmp_path / "both.h5")
+    about = read_hdf5(tmp_path / "both.h5", [])[1]
+    assert (about["config"]["p_low"], about["config"]["p_high"], about["config"]["label_step"]) == (0.5, 200.0, 500.0)
+    assert "seed" not in about["config"] and about["config"]["n_tracks"] == 1100 and ";" in about["label"]
+
+
+def test_a_part_of_a_file_says_what_is_true_of_the_part(batches, tmp_path):
+    merge([batches / "0.h5", batches / "1.h5"], tmp_path / "both.h5")
+    for whole in (batches / "0.h5", batches / "0.npz", tmp_path / "both.h5"):
+        for path in split_by_momentum(whole, tmp_path):
+            about = description(path)
+            low, high = about["momentum_gev"]
+            assert "n_drawn" not in about and "n_rejected" not in about  # nobody counted the rejected ones by momentum
+            assert (about["config"]["p_low"], about["config"]["p_high"]) == (low, high)
+        with pytest.raises(DataError, match="again"):
+            merge([whole, tmp_path / f"{whole.stem}_low{whole.suffix}"], tmp_path / "wrong.h5")
+    parts = [tmp_path / f"both_{name}.h5" for name in ("low", "mid", "high")]
+    assert merge(parts, tmp_path / "whole.h5") == 2000
+    assert description(tmp_path / "whole.h5")["momentum_gev"] == [0.5, 100.0] and "n_drawn" not in description(tmp_path / "whole.h5")
+    assert len(description(tmp_path / "whole.h5")["batches"]) == 2
+    with pytest.raises(DataError, match="again"):
+        merge([tmp_path / "whole.h5", parts[1]], tmp_path / "wrong.h5")
 
 
 def several_rows(path, columns, order=None):
@@ -247,7 +303,19 @@ def test_the_command_line_makes_merges_and_splits(tmp_path):
     assert "2000 tracks" in surrogates("tracks", "merge", "c.h5", "--out", "c.npz", cwd=tmp_path).stdout
 
 
+def test_the_command_line_makes_points_and_trajectories_in_a_momentum_band(tmp_path):
+    words = ("data", "tracks", "--tracks", 100, "--collocation", 4, "--trajectories", 6, "--momentum", "mid", "--set", "label_step=200", "--out", "a.npz")
+    answer = surrogates(*words, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    with np.load(tmp_path / "a.npz") as stored:
+        assert (stored["z_frac"].shape, stored["Y_col"].shape, stored["T"].shape) == ((100, 4), (100, 4, 4), (100, 6, 6))
+        assert 5 <= stored["P"].min() and stored["P"].max() <= 20
+
+
 @pytest.mark.parametrize("words, message", [
+    (("data", "tracks", "--momentum", "middle"), "low, mid, high"),
+    (("data", "orbits", "--momentum", "mid"), "tracks only"),
+    (("data", "tracks/smoke", "--collocation", "3"), "name of a system"),
     (("data", "tracks", "--preset", "seed_v2"), "did you mean 'seed_v1'"),
     (("data", "orbits", "--preset", "seed_v1"), "none of this name"),
     (("data", "tracks/smoke", "--tracks", "10"), "name of a system"),
@@ -260,4 +328,4 @@ def test_the_command_line_makes_merges_and_splits(tmp_path):
 def test_a_wrong_word_about_data_is_answered_in_one_line(tmp_path, words, message):
     answer = surrogates(*words, cwd=tmp_path)
     assert answer.returncode == 2 and answer.stderr.startswith("error: ") and message in answer.stderr, answer.stderr
-    assert "Traceback" not in answer.stderr and not list(tmp_path.rglob("*.h5"))
+    assert "Traceback" not in answer.stderr and not list(tmp_path.iterdir())  # no dataset, no lock either

@@ -19,7 +19,7 @@ from thesis_surrogates.tracks.directions import KickFrame
 from thesis_surrogates.tracks.field import DipoleField, LHCbLikeField, UniformField
 from thesis_surrogates.tracks.field_map import GridField
 from thesis_surrogates.tracks.losses import TracksTrain, loss_terms
-from thesis_surrogates.tracks.models import MODELS, build_model
+from thesis_surrogates.tracks.models import FIXED_ONLY, MODELS, build_model
 from thesis_surrogates.tracks.networks import SIZES
 from thesis_surrogates.tracks.propagation import propagate
 from thesis_surrogates.tracks.plan import prepared as columns_for
@@ -47,7 +47,7 @@ def model_config(name, data, **options):
 
 def prepared_model(name, prepared, **options):
     config, data = prepared
-    if name == "polynomial" and config.legs == "variable":
+    if name in FIXED_ONLY and config.legs == "variable":
         pytest.skip("a polynomial belongs to one pair of planes")
     torch.manual_seed(0)
     model = build_model(model_config(name, config, size="tiny", **options), config)
@@ -71,8 +71,9 @@ def test_a_residual_of_the_prototype_size():
 def test_six_inputs_cannot_describe_variable_legs(name):
     with pytest.raises(ConfigError, match="model.inputs"):
         build_model(MODELS[name](name=name), VARIABLE)
-    with pytest.raises(ConfigError, match="pair of planes"):
-        build_model(MODELS["polynomial"](name="polynomial"), VARIABLE)
+    for solved in FIXED_ONLY:
+        with pytest.raises(ConfigError, match=f"{solved}.*pair of planes"):
+            build_model(MODELS[solved](name=solved), VARIABLE)
     with pytest.raises(ConfigError, match="two hidden widths"):
         build_model(MODELS["rk_pinn"](name="rk_pinn", hidden=(64,)), FIXED)
 
@@ -119,6 +120,65 @@ def test_kicks_and_states_are_inverse(name, field, prepared):
     kicks = frame.kicks(inputs, final)
     seen = torch.isfinite(kicks).all(1)
     assert seen.float().mean() > 0.8 and (frame.state(inputs[seen], kicks[seen]) - final[seen]).abs().max() < 1e-7
+
+
+def solved_table(prepared, keep=None, **options):
+    """A binned polynomial after its least squares, with the training tracks that `keep` chooses."""
+    config, data = prepared
+    if config is not FIXED:
+        pytest.skip("a polynomial belongs to one pair of planes")
+    train = dict(data.splits["train"])
+    model = build_model(model_config("binned", config, **options), config)
+    SYSTEM.fit_scalers(model, data)
+    model.solve(train if keep is None else {name: value[keep(train["inputs"])] for name, value in train.items()})
+    return model
+
+
+def misses(model, rows):
+    with torch.no_grad():
+        return (model(rows["inputs"]) - rows["target"])[:, :2].norm(dim=1)
+
+
+def test_bins_without_tracks_answer_with_the_whole_range(prepared):
+    """One track in each of 750 bins on average, none in half of the directions, or none at all: never worse than a hundredth of the bend."""
+    test = dict(prepared[1].splits["test"])
+    bend = test["bend"][:, :2].norm(dim=1).mean()
+    for keep in (None, lambda inputs: inputs[:, 2].abs() < 0.1, lambda inputs: torch.arange(len(inputs)) < 300):
+        model = solved_table(prepared, keep)
+        assert torch.isfinite(model.coefficients).all()
+        inside = test["inputs"][:, 2].abs() < 0.1
+        missed = misses(model, test)
+        assert missed[inside].mean() < 0.01 * bend and missed.mean() < 0.1 * bend
+    untaught = solved_table(prepared, lambda inputs: inputs[:, 4] > 1e9)
+    assert (untaught.coefficients == 0).all()
+
+
+def test_the_table_answers_outside_its_bins_and_keeps_what_is_no_number(prepared):
+    model = solved_table(prepared, bins=(8, 6))
+    inputs = prepared[1].splits["test"]["inputs"][:5].clone()
+    inputs[0, 2], inputs[1, 3], inputs[2, 2], inputs[3, 4] = 0.2, -0.2, torch.nan, torch.inf
+    answer = model(inputs)
+    assert torch.isfinite(answer[[0, 1, 4]]).all() and not torch.isfinite(answer[[2, 3]]).all(dim=1).any()
+    assert (answer[:2, :2] - straight_line(inputs[:2])[:, :2]).abs().max() < 5e3
+
+
+def test_a_table_knows_its_reflections_and_finds_the_truth_of_its_own_kind(prepared):
+    """Tracks that a table has answered are learned by a second table exactly."""
+    first = solved_table(prepared, degree=3, bins=(4, 2)).double()
+    inputs = prepared[1].splits["train"]["inputs"]
+    flips = torch.tensor([[-1, 1, -1, 1, -1, 1, 1], [1, -1, 1, -1, 1, 1, 1]], dtype=torch.float64)
+    for flip in flips:
+        assert (first(inputs.double() * flip) - first(inputs.double()) * flip[:4]).abs().max() < 1e-9
+    second = build_model(model_config("binned", FIXED, degree=3, bins=(4, 2), ridge=1e-12), FIXED).double()
+    second.load_state_dict(first.state_dict())
+    second.solve({"inputs": inputs, "target": first(inputs.double()).detach()})
+    assert torch.allclose(first.coefficients, second.coefficients, atol=1e-8)
+
+
+@pytest.mark.parametrize("bins", [(59, 50), (0, 2)])
+def test_bins_come_in_pairs(bins):
+    with pytest.raises(ValueError, match="even"):
+        MODELS["binned"](name="binned", bins=bins)
 
 
 def test_stage_weights_start_as_runge_kutta(prepared):

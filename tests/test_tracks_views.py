@@ -54,7 +54,16 @@ def test_the_history_has_the_keys_and_the_numbers_of_the_facts(viewed):
     assert [row["epoch"] for row in history["train"]] == [1, 2, 3, 4] and [row["physics_scale"] for row in history["train"]] == [0.5, 1, 1, 1]
     assert history["best_val_loss"] == min(row["loss"] for row in history["val"]) == history["val"][history["best_epoch"] - 1]["loss"]
     assert len(history["train"][0]["stage_losses"]) == 4 and history["train"][0]["pde_loss"] > 0
-    assert history["test_final"]["pos_mean_mm"] > 0
+    assert history["test_final"]["pos_mean_mm"] > 0 and history["test_final"]["pos_std_mm"] > 0
+    assert history["test_final"]["loss"] is None  # not among the facts of an evaluation
+
+
+def test_facts_from_before_the_spread_was_scored_still_have_a_history(viewed):
+    facts = read_run(viewed)
+    events = [{**event, "rows": [{k: v for k, v in row.items() if k != "position_std_mm"} for row in event["rows"]]}
+              if event["moment"] == "evaluated" else event for event in facts.events]
+    old = json.loads(dict(views(replace(facts, events=events)))["history.json"])
+    assert old["test_final"]["pos_std_mm"] is None and old["test_final"]["pos_mean_mm"] > 0
 
 
 def test_the_checkpoints_are_the_networks_of_their_epochs(viewed):

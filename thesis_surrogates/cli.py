@@ -22,31 +22,6 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RUNS, DATA = Path("outputs/runs"), Path("data")
 
 
-def _overrides(settings: list[str] | None) -> dict[str, Any]:
-    """`["train.epochs=3"]` to `{"train": {"epochs": 3}}`; values are read as YAML."""
-    import yaml
-
-    from thesis_surrogates.core.mappings import ConfigError, merge, nested
-
-    result: dict[str, Any] = {}
-    for setting in settings or []:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {setting}: write it as key=value, e.g. train.epochs=3")
-        result = merge(result, nested(key, yaml.safe_load(value)))
-    return result
-
-
-def _seeds(text: str) -> list[int]:
-    """`"0,1,2"` to integers."""
-    from thesis_surrogates.core.mappings import ConfigError
-
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not all(word.isdigit() for word in words):
-        raise ConfigError(f"--seeds {text}: give non-negative integers with commas between them, e.g. 0,1,2")
-    return [int(word) for word in words]
-
-
 def _print_table(rows: Any, columns: list[str] | None = None) -> None:
     """A table on the terminal, plain text in a pipe."""
     import pandas as pd
@@ -76,6 +51,9 @@ def data(
     preset: Annotated[str | None, typer.Option("--preset", help="A named dataset of the system, e.g. seed_v1 of tracks.")] = None,
     tracks: Annotated[int | None, typer.Option("--tracks", help="How many tracks, e.g. 50_000_000.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the dataset.")] = None,
+    collocation: Annotated[int | None, typer.Option("--collocation", help="tracks: also store the state at so many points of each leg.")] = None,
+    trajectories: Annotated[int | None, typer.Option("--trajectories", help="tracks: also store each track on so many planes.")] = None,
+    momentum: Annotated[str | None, typer.Option("--momentum", help="tracks: low (0.5 to 5 GeV), mid (5 to 20) or high (20 to 100).")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write this file (.h5, for tracks also .npz), not one named by its content.")] = None,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that share the work.")] = 1,
     data_dir: DataDir = DATA,
@@ -83,17 +61,25 @@ def data(
 ) -> None:
     """Generate the datasets of systems or suites; interrupted, a large one goes on when asked for again."""
     from thesis_surrogates.core.mappings import ConfigError
-    from thesis_surrogates.running.datasets import ensure_dataset, write_dataset
-    from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite
+    from thesis_surrogates.running.datasets import chosen_dataset, ensure_dataset, write_dataset
+    from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite, overrides
 
-    if any(target not in SYSTEMS for target in targets) and (preset or out or tracks is not None or seed is not None):
-        raise ConfigError("--preset, --tracks, --seed and --out describe one dataset; give the name of a system, not of a suite")
+    given: dict[str, Any] = {"n_tracks": tracks, "seed": seed, "collocation": collocation, "trajectories": trajectories}
+    of_tracks = [f"--{key}" for key, value in (("collocation", collocation), ("trajectories", trajectories), ("momentum", momentum)) if value is not None]
+    if any(target not in SYSTEMS for target in targets) and (preset or out or of_tracks or tracks is not None or seed is not None):
+        raise ConfigError("options that describe one dataset (--preset, --tracks, --seed, --out and the like) need the name of a system, not of a suite")
+    if of_tracks and targets != ["tracks"]:
+        raise ConfigError(f"{of_tracks[0]} is for tracks only; leave it out")
+    if momentum is not None:
+        from thesis_surrogates.tracks.joining import momentum_band
+
+        given |= momentum_band(momentum)
     if out is not None and len(targets) > 1:
         raise ConfigError("--out is one file; give one system")
     done = set()
     for target in targets:
         if target in SYSTEMS:
-            wanted = [(target, _data_config(target, preset, {"n_tracks": tracks, "seed": seed}, settings))]
+            wanted = [(target, chosen_dataset(get_system(target), preset, given, overrides(settings or [])))]
         else:
             wanted = [(config.system, config.data) for config in load_suite(target)]
         for name, config in wanted:
@@ -104,21 +90,6 @@ def data(
             if (name, config) not in done:
                 typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
             done.add((name, config))
-
-
-def _data_config(name: str, preset: str | None, given: dict[str, Any], settings: list[str] | None) -> Any:
-    """The description of one dataset: a preset (or the defaults), what the command line says, and what `--set` says."""
-    from thesis_surrogates.core.config import check
-    from thesis_surrogates.core.mappings import ConfigError, merge, nearest
-    from thesis_surrogates.running.registry import get_system
-
-    system, over = get_system(name), _overrides(settings)
-    if preset is not None and preset not in system.presets:
-        raise ConfigError(f"--preset {preset}: {name} has none of this name; "
-                          f"{nearest(preset, list(system.presets)) if system.presets else 'leave it out'}")
-    base = {} if preset is None else system.presets[preset].model_dump(mode="json")
-    values = merge(base, {key: value for key, value in given.items() if value is not None})
-    return check(system.data_config, merge(values, over.get("data") or over), "data")
 
 
 tracks_app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -161,7 +132,7 @@ def run(
     """Execute one run (resuming it if it was interrupted)."""
     from thesis_surrogates.core.config import as_mapping
     from thesis_surrogates.core.mappings import ConfigError, merge, nearest, read_yaml
-    from thesis_surrogates.running.registry import load_suite, resolve
+    from thesis_surrogates.running.registry import load_suite, overrides, resolve
 
     path, _, name = config.rpartition(":") if ":" in config else (config, "", "")
     if name:
@@ -172,7 +143,7 @@ def run(
     else:
         values = read_yaml(path)
         values = {"name": Path(path).stem, **values}
-    entry = resolve(merge(values, _overrides(settings)))
+    entry = resolve(merge(values, overrides(settings or [])))
     if here:
         from thesis_surrogates.running.execution import run as execute
 
@@ -197,10 +168,10 @@ def sweep(
     """Execute suites, several runs at a time; what is done is skipped."""
     from thesis_surrogates.core.config import as_mapping
     from thesis_surrogates.core.mappings import merge
-    from thesis_surrogates.running.registry import load_suite, resolve
+    from thesis_surrogates.running.registry import load_suite, overrides, resolve, seed_list
 
-    over = _overrides(settings)
-    repeats = [{"seed": seed} for seed in _seeds(seeds)] or [{}]
+    over = overrides(settings or [])
+    repeats = [{"seed": seed} for seed in seed_list(seeds)] or [{}]
     configs = [resolve(merge(merge(as_mapping(config), over), repeat))
                for suite in suites for repeat in repeats for config in load_suite(suite)]
     code = _sweep(configs, out, data_dir, workers, budget, device)
@@ -236,6 +207,29 @@ def _measure(configs: list[Any], out: Path, data_dir: Path) -> None:
         typer.echo(f"measuring the cost of {len(finished)} surrogates and their baselines, one after the other ...")
         execute_notebook(experiments_folder() / "evaluate.ipynb", out.parent / "sweeps" / "evaluate.ipynb",
                          {"run_dirs": [str(path.resolve()) for path in finished], "data_dir": str(data_dir.resolve())})
+
+
+@app.command()
+def jobs(
+    suite: Annotated[str, typer.Argument(help="A suite: tracks/core, or a YAML file.")],
+    scheduler: Annotated[str, typer.Option("--scheduler", help="htcondor or slurm.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the job files, below the one that they are submitted from.")] = Path("jobs"),
+    seeds: Annotated[str, typer.Option("--seeds", help="Repeat every run with these seeds, e.g. 0,1,2.")] = "",
+    hours: Annotated[float, typer.Option("--hours", help="Time limit of a job; its run pauses by itself a little before.")] = 2.0,
+    cpus: Annotated[int, typer.Option("--cpus", help="Processors of a job.")] = 2,
+    gpus: Annotated[int, typer.Option("--gpus", help="Graphics cards of a job.")] = 0,
+    memory: Annotated[int, typer.Option("--memory-gb", help="Memory of a job in GB.")] = 8,
+    program: Annotated[str, typer.Option("--program", help="`surrogates` as the cluster finds it, e.g. .venv/bin/surrogates.")] = "surrogates",
+) -> None:
+    """Write the job files of a suite: one file per run, their list, and what the scheduler reads."""
+    from thesis_surrogates.running.jobs import SCHEDULERS, Request, job_files, write_jobs
+    from thesis_surrogates.running.registry import seed_list
+
+    request = Request(hours=hours, cpus=cpus, gpus=gpus, memory_gb=memory)
+    files = job_files(suite, scheduler, str(out), seeds=seed_list(seeds), request=request, program=program)
+    write_jobs(files, out)
+    name, submit = SCHEDULERS[scheduler]
+    typer.echo(f"jobs: {out / name} ({len(files) - 2} runs); start them with: {submit} {out / name}")
 
 
 @app.command()

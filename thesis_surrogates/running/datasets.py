@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from ..core.config import DataConfig, RunConfig
-from ..core.mappings import digest
+from ..core.config import DataConfig, RunConfig, check
+from ..core.mappings import ConfigError, digest, merge, nearest
 from ..core.files import DataError
 from ..core.system import System
 from .registry import get_system, resolve
 
 # %% auto #0
-__all__ = ['dataset_path', 'locked', 'ensure_dataset', 'write_dataset', 'datasets_of']
+__all__ = ['dataset_path', 'locked', 'chosen_dataset', 'ensure_dataset', 'write_dataset', 'datasets_of']
 
 # %% ../../nbs/06_running/01_datasets.ipynb #57ec6bd7
 def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
@@ -34,6 +35,20 @@ def locked(path: Path) -> Iterator[None]:
     with path.with_name(f".{path.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+# %% ../../nbs/06_running/01_datasets.ipynb #1355d059
+def chosen_dataset(system: System, preset: str | None, given: Mapping[str, Any], over: Mapping[str, Any]) -> DataConfig:
+    """The checked description of one dataset: a preset or the defaults, then `given` (None counts for nothing), then `over`.
+
+    Raises:
+        ConfigError: the system has no such preset, or a key is wrong.
+    """
+    if preset is not None and preset not in system.presets:
+        raise ConfigError(f"--preset {preset}: {system.name} has none of this name; "
+                          f"{nearest(preset, list(system.presets)) if system.presets else 'leave it out'}")
+    base = {} if preset is None else system.presets[preset].model_dump(mode="json")
+    values = merge(base, {key: value for key, value in given.items() if value is not None})
+    return check(system.data_config, merge(values, over.get("data") or over), "data")
 
 # %% ../../nbs/06_running/01_datasets.ipynb #0e9ca0db
 def ensure_dataset(system: System, config: DataConfig, data_dir: str | Path, *, again: bool = False, workers: int = 1) -> Path:

@@ -5,19 +5,22 @@
 # %% ../../nbs/06_running/00_registry.ipynb #c2cd221d
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from ..core.config import RunConfig, check_run, expand_suite
-from ..core.mappings import ConfigError, nearest, read_yaml
+from ..core.mappings import ConfigError, merge, nearest, nested, read_yaml
 
 if TYPE_CHECKING:
     from thesis_surrogates.core.system import System
 
 # %% auto #0
-__all__ = ['SYSTEMS', 'get_system', 'resolve', 'experiments_folder', 'suites', 'suite_path', 'load_suite']
+__all__ = ['SYSTEMS', 'get_system', 'resolve', 'experiments_folder', 'suites', 'suite_path', 'load_suite', 'overrides',
+           'seed_list']
 
 # %% ../../nbs/06_running/00_registry.ipynb #2adc70ee
 SYSTEMS: dict[str, str] = {
@@ -105,3 +108,30 @@ def load_suite(name: str | Path) -> list[RunConfig]:
     if problems:
         raise ConfigError("\n".join(problems))
     return runs
+
+# %% ../../nbs/06_running/00_registry.ipynb #1096685b
+def overrides(settings: Sequence[str]) -> dict[str, Any]:
+    """`["train.epochs=3"]` to `{"train": {"epochs": 3}}`; values are read as YAML.
+
+    Raises:
+        ConfigError: a setting without `=`, or without a key before it.
+    """
+    result: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {setting}: write it as key=value, e.g. train.epochs=3")
+        result = merge(result, nested(key, yaml.safe_load(value)))
+    return result
+
+
+def seed_list(text: str) -> list[int]:
+    """`"0,1,2"` to integers.
+
+    Raises:
+        ConfigError: something else stands between the commas.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdigit() for word in words):
+        raise ConfigError(f"--seeds {text}: give non-negative integers with commas between them, e.g. 0,1,2")
+    return [int(word) for word in words]

@@ -19,9 +19,9 @@ from .field import Field as MagneticField, make_field
 from .propagation import propagate
 
 # %% auto #0
-__all__ = ['PRESETS', 'CHUNK', 'COLUMNS', 'ALONG', 'TracksData', 'draw_box', 'accepted', 'from_collisions', 'draw_tracks',
-           'straight_line', 'label_tracks', 'follow', 'chunk_tracks', 'take', 'rows_for', 'check_yield', 'generate',
-           'columns_of', 'label_note', 'tensors_of', 'field_of']
+__all__ = ['PRESETS', 'CHUNK', 'COLUMNS', 'ALONG', 'OPTIONAL', 'TracksData', 'draw_box', 'accepted', 'from_collisions',
+           'draw_tracks', 'straight_line', 'label_tracks', 'follow', 'trajectories', 'chunk_tracks', 'take', 'rows_for',
+           'check_yield', 'generate', 'columns_of', 'label_note', 'tensors_of', 'field_of']
 
 # %% ../../nbs/02_tracks/02_data.ipynb #55bab199
 class TracksData(DataConfig):
@@ -56,6 +56,7 @@ class TracksData(DataConfig):
     largest_position: float = Field(default=5000.0, gt=0, description="tracks that end beyond this |x| or |y| are rejected [mm]")
     largest_slope: float = Field(default=2.0, gt=0, description="tracks that end steeper than this are rejected")
     collocation: int = Field(default=0, ge=0, exclude_if=as_before(0), description="points along each leg whose state is stored too")
+    trajectories: int = Field(default=0, ge=0, exclude_if=as_before(0), description="planes from the first to the last on which each track is stored too")
     label_method: Literal["rk4", "cash_karp"] = "rk4"
     label_step: float = Field(default=20.0, gt=0, description="largest step of the label [mm]")
     label_tolerance: float = Field(default=1e-8, gt=0, description="cash_karp labels: error per step [mm]")
@@ -71,6 +72,8 @@ class TracksData(DataConfig):
             raise ValueError("p_low, dz_low and z_low must be smaller than p_high, dz_high and z_high")
         if self.legs == "fixed" and self.z_start == self.z_end:
             raise ValueError("z_start and z_end are the same plane; there is nothing to learn")
+        if self.trajectories == 1:
+            raise ValueError("trajectories must be 0 (none) or at least 2: a track on its way is stored on two planes or more")
         if self.train_share + self.validation_share >= 1:
             raise ValueError("train_share + validation_share must leave something for the test split")
         return self
@@ -155,6 +158,14 @@ def follow(config: TracksData, inputs: np.ndarray, fractions: np.ndarray, field:
         z = there
     return np.stack(stations, axis=1)
 
+# %% ../../nbs/02_tracks/02_data.ipynb #fe803dda
+def trajectories(config: TracksData, inputs: np.ndarray, field: MagneticField, planes: int = 50) -> np.ndarray:
+    "States on equally spaced planes from the first to the last: [N, planes, 6] with z [mm], x, y [mm], tx, ty, q/p [1/GeV]."
+    fractions = np.tile(np.linspace(0, 1, planes), (len(inputs), 1))
+    z = inputs[:, 5:6] + fractions * inputs[:, 6:7]
+    charge = np.broadcast_to(inputs[:, 4:5], z.shape)
+    return np.concatenate([z[..., None], follow(config, inputs, fractions, field), charge[..., None]], axis=2)
+
 # %% ../../nbs/02_tracks/02_data.ipynb #7f02c2ed
 def chunk_tracks(config: TracksData, number: int, field: MagneticField, rows: int = CHUNK) -> dict[str, np.ndarray]:
     "Accepted tracks among the first `rows` of a chunk: inputs [n, 7], target [n, 4], index [n] in the chunk, drawn []."
@@ -166,6 +177,8 @@ def chunk_tracks(config: TracksData, number: int, field: MagneticField, rows: in
         fractions = np.sort(numpy_rng(config.seed, "collocation", number).random((CHUNK, config.collocation), dtype=np.float32), axis=1)
         piece["fraction"] = fractions[index].astype(np.float64)
         piece["along"] = follow(config, piece["inputs"], piece["fraction"], field)
+    if config.trajectories:
+        piece["trajectory"] = trajectories(config, piece["inputs"], field, config.trajectories)
     return piece
 
 
@@ -217,6 +230,7 @@ ALONG: Mapping[str, str] = {
     "fraction": "positions along the leg, 0 to 1, increasing",
     "along": "x [mm], y [mm], tx, ty at z_start + fraction dz",
 }
+OPTIONAL: Mapping[str, str] = {**ALONG, "trajectory": "z [mm], x [mm], y [mm], tx, ty, q/p [1/GeV] on equally spaced planes"}
 
 # %% ../../nbs/02_tracks/02_data.ipynb #9f62190d
 def columns_of(piece: Mapping[str, np.ndarray], first: int) -> dict[str, np.ndarray]:
@@ -224,7 +238,7 @@ def columns_of(piece: Mapping[str, np.ndarray], first: int) -> dict[str, np.ndar
     inputs = piece["inputs"]
     columns = {"state": inputs[:, :4], "q_over_p": inputs[:, 4], "z_start": inputs[:, 5], "dz": inputs[:, 6], "target": piece["target"],
                "group": np.arange(first, first + len(inputs))}
-    return columns | {name: piece[name] for name in ALONG if name in piece}
+    return columns | {name: piece[name] for name in OPTIONAL if name in piece}
 
 
 def label_note(config: TracksData) -> str:

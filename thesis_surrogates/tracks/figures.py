@@ -21,12 +21,13 @@ from .limits import MATERIAL_MM, draw_material, draw_resolutions, momentum_ticks
 from .propagation import propagate
 
 # %% auto #0
-__all__ = ['CLASSICAL', 'LINES', 'look', 'looks', 'shown', 'name_lines', 'error_against_momentum', 'residual_distribution',
-           'trajectories', 'number_points', 'accuracy_against_cost', 'figures']
+__all__ = ['CLASSICAL', 'NUMBERED', 'LINES', 'look', 'looks', 'shown', 'name_lines', 'error_against_momentum',
+           'residual_distribution', 'trajectories', 'number_points', 'accuracy_against_cost', 'figures']
 
 # %% ../../nbs/02_tracks/06_figures.ipynb #b25626cb
-CLASSICAL = ("parabola", "RK4", "Cash-Karp")  # first words of the classical contenders' names
-LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+CLASSICAL = ("parabola", "axis tables", "RK4", "Cash-Karp")  # first words of the classical contenders' names
+NUMBERED = (2, 4, 8, 16, 32)  # step counts of Runge-Kutta that are written beside its curve
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2, 2, 2)))
 
 
 def look(name: str, number: int) -> dict[str, Any]:
@@ -50,11 +51,8 @@ def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 # %% ../../nbs/02_tracks/06_figures.ipynb #c5e4c1c7
 def shown(scores: Mapping[str, Scores]) -> list[str]:
-    "Names to draw: everything but the middle of the Runge-Kutta family."
-    keep = []
-    for family in ("RK4", "Cash-Karp"):
-        members = [name for name in scores if name.startswith(family)]
-        keep += members[:: max(1, len(members) // 2)][:3] if family == "RK4" else members[-1:]
+    "Names to draw: of the Runge-Kutta family only 2, 8 and 32 steps and the smallest tolerance."
+    keep = ["RK4 2 steps", "RK4 8 steps", "RK4 32 steps", *[name for name in scores if name.startswith("Cash-Karp")][-1:]]
     return [name for name in scores if not name.startswith(("RK4", "Cash-Karp")) or name in keep]
 
 
@@ -155,11 +153,11 @@ def trajectories(scores: Mapping[str, Scores], data: Data, tracks: int = 6, plan
 
 # %% ../../nbs/02_tracks/06_figures.ipynb #24b1e2d1
 def number_points(axes: Axes, drawn: pd.DataFrame, family: str, y: str) -> None:
-    "Write the number of 'RK4 8 steps' or 'Cash-Karp 0.01 mm' under every point of a family but the best, which has its name."
+    "Write the number of 'RK4 8 steps' or 'Cash-Karp 0.01 mm' under points of a family; the best has its name already."
     members = drawn[drawn.contender.astype(str).str.startswith(f"{family} ")].sort_values(y)
     for name, cost, error in members[["contender", "cost_us", y]].iloc[1:].itertuples(index=False):
         words = str(name).split()
-        if len(words) == 3:
+        if len(words) == 3 and (family != "RK4" or int(words[1]) in NUMBERED):
             axes.annotate(words[1], (cost, error), xytext=(0, -9), textcoords="offset points", ha="center", fontsize=6, color=PALETTE[1])
 
 

@@ -18,12 +18,13 @@ import numpy as np
 
 from ..core.data import Data, Hdf5Source, Source, Tensors, TensorSource, split_by_group
 from ..core.files import DataError, UNREADABLE, file_fingerprint, read_hdf5
-from .data import ALONG, COLUMNS, TracksData, tensors_of
+from .data import ALONG, COLUMNS, OPTIONAL, TracksData, tensors_of
 
 # %% auto #0
-__all__ = ['BLOCK', 'STREAM_ABOVE', 'HELD', 'rows_in', 'blocks', 'column_names', 'exchange', 'stream_npz', 'write_npz', 'to_npz',
-           'read_npz', 'npz_metadata', 'check_columns', 'check_agreement', 'read_spread', 'load_memory', 'shares',
-           'described', 'split_borders', 'load_stream', 'load_data', 'TrackStream', 'train_source']
+__all__ = ['BLOCK', 'EXCHANGE', 'STREAM_ABOVE', 'HELD', 'rows_in', 'blocks', 'column_names', 'exchange', 'stream_npz',
+           'write_npz', 'to_npz', 'read_npz', 'npz_metadata', 'check_columns', 'check_agreement', 'read_spread',
+           'load_memory', 'shares', 'described', 'split_borders', 'load_stream', 'load_data', 'TrackStream',
+           'train_source']
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #e50fc214
 BLOCK = 65_536  # rows held at once
@@ -45,21 +46,23 @@ def blocks(path: Path, names: Iterable[str], first: int = 0, last: int | None = 
         yield start, read_hdf5(path, list(names), slice(start, min(start + BLOCK, last)))[0]
 
 
-def column_names(path: Path) -> list[str]:
-    "The columns that a file holds, those along the leg included if it has them."
+def column_names(path: Path, optional: Iterable[str] = ALONG) -> list[str]:
+    "The columns that a file holds, with those of the optional ones that it has."
     with h5py.File(path, "r") as file:
-        return [*COLUMNS, *(name for name in ALONG if name in file)]
+        return [*COLUMNS, *(name for name in optional if name in file)]
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #33c13f5b
+EXCHANGE: Mapping[str, str] = {"fraction": "z_frac", "along": "Y_col", "group": "group", "trajectory": "T"}  # optional columns
+
+
 def exchange(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     "Columns under their exchange keys and in their exchange units."
     with np.errstate(divide="ignore"):
         momentum = 1 / np.abs(columns["q_over_p"])
     keys = {"X": np.column_stack([columns["state"], 1e-3 * columns["q_over_p"], columns["dz"]]), "Y": columns["target"], "P": momentum,
             "Z": np.column_stack([columns["z_start"], columns["z_start"] + columns["dz"]])}
-    optional = {"fraction": "z_frac", "along": "Y_col", "group": "group"}
-    keys |= {key: columns[name] for name, key in optional.items() if name in columns}
-    return keys | ({"T": columns["T"] * [1, 1, 1, 1, 1, 1e-3]} if "T" in columns else {})
+    keys |= {key: columns[name] for name, key in EXCHANGE.items() if name in columns}
+    return keys | ({"T": keys["T"] * [1, 1, 1, 1, 1, 1e-3]} if "T" in keys else {})
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #417bf253
 def stream_npz(path: str | os.PathLike[str], pieces: Callable[[], Iterator[dict[str, np.ndarray]]], rows: int, metadata: Mapping[str, Any]) -> None:
@@ -83,7 +86,7 @@ def stream_npz(path: str | os.PathLike[str], pieces: Callable[[], Iterator[dict[
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #c38a37d1
 def write_npz(path: str | os.PathLike[str], columns: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None) -> None:
-    "Write columns in the exchange keys; `T` [N, n, 6] (z, x, y, tx, ty, q/p in 1/GeV), if given, holds trajectories."
+    "Write columns, the optional ones included, in the exchange keys."
     unique = len(np.unique(columns["group"])) == len(columns["group"]) if "group" in columns else True
     kept = {name: array for name, array in columns.items() if not (name == "group" and unique)}
     stream_npz(path, lambda: iter([exchange(kept)]), len(columns["state"]), metadata or {})
@@ -91,16 +94,16 @@ def write_npz(path: str | os.PathLike[str], columns: Mapping[str, np.ndarray], m
 
 def to_npz(source: Path, path: str | os.PathLike[str]) -> None:
     "Write an HDF5 file of tracks in the exchange keys, in bounded memory; particles are told where they have several rows."
-    rows, names = rows_in(source), column_names(source)
+    rows, names = rows_in(source), column_names(source, OPTIONAL)
     last = read_hdf5(source, ["group"], slice(rows - 1, rows))[0]["group"]
     kept = [name for name in names if name != "group" or int(last[0]) != rows - 1]
     attrs = read_hdf5(source, [])[1]
     stream_npz(path, lambda: (exchange(columns) for _, columns in blocks(source, kept)), rows, attrs)
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #e9cab201
-def read_npz(path: str | os.PathLike[str], z_start: float | None = None) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike[str], z_start: float | None = None, optional: Iterable[str] = ALONG) -> dict[str, np.ndarray]:
     "Columns of a dataset from the exchange keys; a file without Z needs the first plane `z_start` [mm]."
-    wanted = ("X", "Y", "Z", "z_frac", "Y_col", "group")
+    wanted = ("X", "Y", "Z", "group", *(EXCHANGE[name] for name in optional))
     try:
         with np.load(path) as stored:
             found = {name: stored[name] for name in wanted if name in stored}
@@ -114,7 +117,8 @@ def read_npz(path: str | os.PathLike[str], z_start: float | None = None) -> dict
     first = found["Z"][:, 0].astype(np.float64) if "Z" in found else np.full(len(x), z_start, dtype=np.float64)
     columns = {"state": x[:, :4], "q_over_p": 1e3 * x[:, 4], "z_start": first, "dz": x[:, 5],
                "target": found["Y"].astype(np.float64), "group": found.get("group", np.arange(len(x)))}
-    return columns | {name: found[key] for name, key in (("fraction", "z_frac"), ("along", "Y_col")) if key in found}
+    columns |= {name: found[EXCHANGE[name]] for name in optional if EXCHANGE[name] in found}
+    return columns | ({"trajectory": columns["trajectory"] * [1, 1, 1, 1, 1, 1e3]} if "trajectory" in columns else {})
 
 
 def npz_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

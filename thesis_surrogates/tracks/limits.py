@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
+from ..core.header import CONSTANT_MEMORY
+
 # %% auto #0
-__all__ = ['RESOLUTION_MM', 'BAND_EDGES', 'MATERIAL_MM', 'MATERIAL_ALL_MM', 'TARGET_MM', 'material_floor', 'in_bands',
-           'draw_resolutions', 'draw_material', 'momentum_ticks']
+__all__ = ['RESOLUTION_MM', 'BAND_EDGES', 'MATERIAL_MM', 'MATERIAL_ALL_MM', 'TARGET_MM', 'STUDY', 'RUNGE_KUTTA_V100',
+           'KEPT_SPEED', 'TRIGGER', 'material_floor', 'Limit', 'trigger_table', 'in_bands', 'draw_resolutions',
+           'draw_material', 'momentum_ticks']
 
 # %% ../../nbs/02_tracks/05_limits.ipynb #be571c2f
 RESOLUTION_MM: Mapping[str, float] = {"VELO hit": 0.012, "UT hit": 0.050, "SciFi hit": 0.070}
@@ -26,6 +31,36 @@ def material_floor(momentum_gev: np.ndarray) -> np.ndarray:
     "Median displacement by matter [N] in mm, of the band that each momentum [N] lies in."
     band = np.clip(np.digitize(momentum_gev, BAND_EDGES) - 1, 0, len(MATERIAL_MM) - 1)
     return np.array(MATERIAL_MM)[band]
+
+# %% ../../nbs/02_tracks/05_limits.ipynb #af002dfa
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    "A number that a surrogate in a trigger has to stay below."
+
+    name: str  # a word or two, for a line in a figure
+    quantity: str
+    value: float
+    unit: str  # empty for a pure number
+    source: str
+
+
+STUDY = "published track-extrapolation studies with the experiment's simulation"
+RUNGE_KUTTA_V100 = 175.0  # million tracks/s of Cash-Karp with the field as a texture, single precision, a million tracks at once
+KEPT_SPEED = 0.9  # share of it that a replacement has to reach
+TRIGGER: tuple[Limit, ...] = (
+    Limit(name="Jacobian", quantity="relative error of the 5 x 5 Jacobian (Frobenius norm)", value=0.05, unit="", source=STUDY),
+    *(Limit(name=name, quantity="position error", value=value, unit="mm", source="resolution of the detector")
+      for name, value in RESOLUTION_MM.items()),
+    Limit(name="constant memory", quantity="bytes of all constants", value=CONSTANT_MEMORY, unit="B", source="constant memory of a GPU"),
+    Limit(name="cost", quantity="cost per track on a V100, a million tracks at once", value=1 / (KEPT_SPEED * RUNGE_KUTTA_V100), unit="µs",
+          source=f"{KEPT_SPEED:g} of the {RUNGE_KUTTA_V100:g} million tracks/s of Runge-Kutta there; {STUDY}"),
+    Limit(name="latency", quantity="time of one track on a V100, one warp", value=11.3, unit="µs", source=f"that of Runge-Kutta there; {STUDY}"),
+)
+
+
+def trigger_table() -> pd.DataFrame:
+    "The limits of a trigger: name, quantity, value, unit, source."
+    return pd.DataFrame([asdict(limit) for limit in TRIGGER])
 
 # %% ../../nbs/02_tracks/05_limits.ipynb #c30e2669
 def in_bands(momentum_gev: np.ndarray) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from torch import nn
 from ..core.config import TrainConfig
 from ..core.data import Batch, Tensors
 from .field import Field as MagneticField
+from .binned import BinnedNetwork
 from .kick import KickNetwork, PolynomialNetwork
 from .networks import STAGES, PhysicsNetwork, PlainNetwork, StageNetwork
 from .propagation import CURVATURE, lorentz_formula
@@ -178,6 +179,7 @@ LOSSES: Mapping[type[nn.Module], Callable[..., Tensors]] = {
     ChainedNetwork: correction_terms,
     KickNetwork: correction_terms,
     PolynomialNetwork: correction_terms,
+    BinnedNetwork: correction_terms,
 }
 
 

@@ -21,8 +21,8 @@ from .models import NAMES
 from .propagation import CURVATURE, Method, propagate
 
 # %% auto #0
-__all__ = ['BANDS', 'BATCH', 'STEP_COUNTS', 'TOLERANCES', 'TARGETS', 'GOALS', 'score', 'parabola', 'runge_kutta', 'baselines',
-           'surrogate', 'verdict']
+__all__ = ['BANDS', 'BATCH', 'STEP_COUNTS', 'TOLERANCES', 'TARGETS', 'GOALS', 'score', 'parabola', 'axis_frame', 'tabulated',
+           'runge_kutta', 'baselines', 'surrogate', 'verdict']
 
 # %% ../../nbs/02_tracks/05_metrics.ipynb #77b8ec86
 BANDS: Mapping[str, tuple[float, float]] = {"low": (0.0, 5.0), "mid": (5.0, 20.0), "high": (20.0, np.inf)}  # GeV
@@ -35,6 +35,8 @@ def score(predictions: Tensors, truth: Tensors) -> Scores:
     with np.errstate(divide="ignore"):
         momentum = 1 / np.abs(truth["inputs"][:, 4].double().cpu().numpy())
     metrics = quantile_summary(position, "position", "mm") | quantile_summary(slope, "slope")
+    with np.errstate(invalid="ignore"):  # infinite predictions have no spread
+        metrics["position_std_mm"] = float(position.std())
     for column, (name, unit) in enumerate((("x", "_mm"), ("y", "_mm"), ("tx", ""), ("ty", ""))):
         metrics[f"{name}_mean{unit}"] = float(np.abs(error[:, column]).mean())
     for band, (low, high) in BANDS.items():
@@ -57,7 +59,21 @@ def parabola(inputs: torch.Tensor, field: Field) -> torch.Tensor:
 
 # %% ../../nbs/02_tracks/05_metrics.ipynb #610c9af4
 BATCH = 4096  # rows that a network sees at once when it is scored and timed
-STEP_COUNTS = (2, 3, 4, 5, 6, 8, 12, 16, 32)
+
+
+def axis_frame(data: Data, field: Field, passes: int) -> KickFrame:
+    "The tables of the axis for the legs of a dataset."
+    frame = KickFrame(variable=data.meta["config"]["legs"] == "variable", passes=passes)
+    frame.fit({name: value[:1] for name, value in data.splits["test"].items()}, field)
+    return frame
+
+
+def tabulated(inputs: torch.Tensor, frame: KickFrame) -> torch.Tensor:
+    "Final state [N, 4] that the tables alone predict; inputs [N, 7]."
+    return torch.cat([frame.state(rows, torch.zeros(len(rows), 4)) for rows in inputs.split(BATCH)])
+
+# %% ../../nbs/02_tracks/05_metrics.ipynb #dedb6c8e
+STEP_COUNTS = tuple(range(2, 33))
 TOLERANCES = (1e-2, 1e-4, 1e-6)  # mm
 
 
@@ -69,23 +85,24 @@ def runge_kutta(inputs: torch.Tensor, field: Field, method: Method, step: float,
 
 
 def baselines(data: Data) -> tuple[Contender, ...]:
-    "Straight line, parabola, the tables of the axis, Runge-Kutta at several step counts and Cash-Karp at several tolerances."
+    "Straight line, parabola, the tables of the axis in one and two passes, Runge-Kutta at every step count, Cash-Karp at several tolerances."
     field, longest = field_of(data), float(data.splits["test"]["inputs"][:, 6].abs().max())
     label = f"labels: {data.meta['label']}"
     line = Contender(name="straight line", kind="nothing", predict=lambda t: {"state": straight_line(t["inputs"].double())}, note=label)
     bent = Contender(name="parabola", kind="classical", predict=lambda t: {"state": parabola(t["inputs"], field)},
                      note=f"one field look-up, at the middle; {label}")
-    frame = KickFrame(variable=data.meta["config"]["legs"] == "variable")
-    frame.fit({name: value[:1] for name, value in data.splits["test"].items()}, field)
-    tables = Contender(name="axis tables", kind="classical", note=f"fringe field and focusing from the field on the axis, nothing learned; {label}",
-                       predict=lambda t: {"state": torch.cat([frame.state(rows, torch.zeros(len(rows), 4)) for rows in t["inputs"].split(BATCH)])})
+    once, twice = axis_frame(data, field, 1), axis_frame(data, field, 2)
+    tables = [Contender(name="axis tables", kind="classical", predict=lambda t: {"state": tabulated(t["inputs"], once)},
+                        note=f"fringe field and focusing from the field on the axis, nothing learned; {label}"),
+              Contender(name="axis tables, 2 passes", kind="classical", predict=lambda t: {"state": tabulated(t["inputs"], twice)},
+                        note=f"the same along the path of the first pass, with the field's change across the beam; {label}")]
     fixed = [Contender(name=f"RK4 {n} steps", kind="classical", note=f"compiled, one thread; {label}",
                        predict=lambda t, n=n: {"state": runge_kutta(t["inputs"], field, "rk4", longest / n)})  # type: ignore[misc]
              for n in STEP_COUNTS]
     adaptive = [Contender(name=f"Cash-Karp {tolerance:g} mm", kind="classical", note=f"compiled, one thread; {label}",
                           predict=lambda t, e=tolerance: {"state": runge_kutta(t["inputs"], field, "cash_karp", 1000.0, e)})  # type: ignore[misc]
                 for tolerance in TOLERANCES]
-    return (line, bent, tables, *fixed, *adaptive)
+    return (line, bent, *tables, *fixed, *adaptive)
 
 # %% ../../nbs/02_tracks/05_metrics.ipynb #bff8b890
 def surrogate(model: nn.Module, data: Data) -> Contender:

@@ -5,7 +5,7 @@
 # %% ../../nbs/02_tracks/03d_models.ipynb #d13559f6
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,16 +13,18 @@ from torch import nn
 
 from ..core.config import ModelConfig
 from ..core.data import Data
+from ..core.export import silent
+from ..core.header import read_graph
 from ..core.mappings import ConfigError
 from .data import TracksData, field_of
+from .binned import BinnedConfig, BinnedNetwork
 from .kick import KickConfig, KickNetwork, PolynomialConfig, PolynomialNetwork
-from .networks import (MlpConfig, PhysicsNetwork, PinnConfig, PlainNetwork, RkPinnConfig, StageNetwork,
-                                               TrackModel)
+from .networks import (MlpConfig, PhysicsNetwork, PinnConfig, PlainNetwork, RkPinnConfig, StageNetwork)
 from .residual import (ChainedConfig, ChainedNetwork, GaussLegendreConfig, GaussLegendreNetwork,
                                                QuadraticConfig, QuadraticNetwork, ResidualConfig, ResidualNetwork)
 
 # %% auto #0
-__all__ = ['MODELS', 'BUILD', 'NAMES', 'CONSTANT_MEMORY', 'build_model', 'fit_scalers', 'float32_bytes']
+__all__ = ['MODELS', 'BUILD', 'NAMES', 'FIXED_ONLY', 'build_model', 'fit_scalers', 'constant_bytes']
 
 # %% ../../nbs/02_tracks/03d_models.ipynb #9e23fda1
 MODELS: dict[str, type[ModelConfig]] = {
@@ -35,6 +37,7 @@ MODELS: dict[str, type[ModelConfig]] = {
     "chained": ChainedConfig,
     "kick": KickConfig,
     "polynomial": PolynomialConfig,
+    "binned": BinnedConfig,
 }
 BUILD: Mapping[str, Callable[[Any, bool], nn.Module]] = {  # configuration and "legs vary" to a network
     "mlp": lambda config, _: PlainNetwork(config),
@@ -46,11 +49,14 @@ BUILD: Mapping[str, Callable[[Any, bool], nn.Module]] = {  # configuration and "
     "chained": lambda config, _: ChainedNetwork(config),
     "kick": KickNetwork,
     "polynomial": lambda config, _: PolynomialNetwork(config),
+    "binned": lambda config, _: BinnedNetwork(config),
 }
 NAMES: Mapping[type[nn.Module], str] = {
     PlainNetwork: "mlp", PhysicsNetwork: "pinn", StageNetwork: "rk_pinn", ResidualNetwork: "residual", QuadraticNetwork: "quadratic",
     GaussLegendreNetwork: "gauss_legendre", ChainedNetwork: "chained", KickNetwork: "kick", PolynomialNetwork: "polynomial",
+    BinnedNetwork: "binned",
 }
+FIXED_ONLY = ("polynomial", "binned")  # their coefficients belong to one pair of planes
 
 # %% ../../nbs/02_tracks/03d_models.ipynb #683dda19
 def build_model(config: ModelConfig, data: TracksData) -> nn.Module:
@@ -65,8 +71,8 @@ def build_model(config: ModelConfig, data: TracksData) -> nn.Module:
     if variable and getattr(config, "inputs", 7) == 6:
         raise ConfigError("model.inputs is 6, which leaves out z0, but data.legs is 'variable': the same inputs would have "
                           "different answers; set model.inputs to 7")
-    if variable and isinstance(config, PolynomialConfig):
-        raise ConfigError("model.name is 'polynomial', which belongs to one pair of planes, but data.legs is 'variable'; use 'kick'")
+    if variable and config.name in FIXED_ONLY:
+        raise ConfigError(f"model.name is '{config.name}', which belongs to one pair of planes, but data.legs is 'variable'; use 'kick'")
     return BUILD[config.name](config, variable)
 
 # %% ../../nbs/02_tracks/03d_models.ipynb #f803adac
@@ -76,10 +82,9 @@ def fit_scalers(model: nn.Module, data: Data) -> None:
         model.fit_scalers(dict(data.splits["train"]), field_of(data))  # type: ignore[operator]
 
 # %% ../../nbs/02_tracks/03d_models.ipynb #44ab51aa
-CONSTANT_MEMORY = 65_536  # bytes
-
-
-def float32_bytes(widths: Sequence[int], config: type[TrackModel] = MlpConfig) -> int:
-    "Bytes of a network with these hidden widths in single precision."
-    model = build_model(config(name=config.model_fields["name"].default, hidden=tuple(widths)), TracksData())
-    return 4 * sum(parameter.numel() for parameter in model.parameters())
+def constant_bytes(model: nn.Module) -> int:
+    "Bytes of all constants of a network that is exported as a C++ header: weights, normalisation, tables of the field."
+    example = torch.tensor([[150.0, -100.0, 0.05, -0.08, 0.1, 2665.0, 5161.0]]).repeat(2, 1)
+    with silent():
+        program, _ = read_graph(model.eval(), (example,), ["state"], ["extrapolated"])
+    return program.constant_bytes

@@ -17,7 +17,6 @@ from ..core.plans import Phase, Plan, supervised_plan
 from .data import field_of
 from .field import Field as MagneticField
 from .files import train_source
-from .kick import PolynomialNetwork
 from .losses import TracksTrain, loss_terms
 
 # %% auto #0
@@ -58,10 +57,10 @@ def plan(model: nn.Module, data: Data, config: ModelConfig, train: TracksTrain, 
     validate = validation(field, train, dict(data.splits["validation"]))
     device = next(model.parameters()).device
     source = train_source(data, train.batch_size, seed, lambda rows: prepared(model, to_device(rows, device)))
-    if isinstance(model, PolynomialNetwork):
-        solve = Phase(name="least squares", source=source, updates=(), epochs=1, steps_per_epoch=1, schedule=train.schedule,
+    if hasattr(model, "solve"):
+        phase = Phase(name="least squares", source=source, updates=(), epochs=1, steps_per_epoch=1, schedule=train.schedule,
                       on_start=lambda network: network.solve(dict(data.splits["train"])))  # type: ignore[operator]
-        return Plan(phases=(solve,), validate=validate)
+        return Plan(phases=(phase,), validate=validate)
     warm_steps = train.physics_warmup_epochs * (train.steps_per_epoch or source.batches_per_pass)
 
     def physics_warmup(model: nn.Module, step: int) -> None:
