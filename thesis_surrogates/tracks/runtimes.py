@@ -22,6 +22,7 @@ from ..core.plots import KIND_COLOR, PALETTE, axis_label, new_figure, style
 from ..core.recorder import RunFiles, read_config
 from ..core.records import FactsError, is_locked
 from ..core.tables import label, to_markdown
+from .figures import NUMBERED
 from .limits import MATERIAL_ALL_MM, MATERIAL_MM, RESOLUTION_MM, TARGET_MM
 
 # %% auto #0
@@ -231,7 +232,7 @@ def write_column(axes: Axes, names: Sequence[tuple[str, float, float, str]], x: 
 
 # %% ../../nbs/02_tracks/06c_runtimes.ipynb #81babcd9
 def draw_steppers(axes: Axes, rows: pd.DataFrame, y: str) -> None:
-    "Curves of both steppers for each path, each point with its number of steps or tolerance [mm], each curve with its name."
+    "Curves of both steppers for each path, some points with their number of steps or tolerance [mm], each curve with its name."
     for path, line in (("numba kernel", "-"), ("propagate", "--"), ("C++", "-")):
         for family, color in STEPPERS.items():
             members = rows[(rows.path == path) & rows.contender.str.startswith(f"{family} ")]
@@ -240,7 +241,8 @@ def draw_steppers(axes: Axes, rows: pd.DataFrame, y: str) -> None:
             if members.empty:
                 continue
             axes.plot(members.cost_us, members[y], line, marker="o", ms=3, lw=1.0, color=color)
-            for name, cost, error in members[["contender", "cost_us", y]].itertuples(index=False):
+            written = members[(family != "RK4") | number[members.index].isin(NUMBERED)]
+            for name, cost, error in written[["contender", "cost_us", y]].itertuples(index=False):
                 axes.annotate(str(name).split()[1], (cost, error), xytext=(0, -7), textcoords="offset points", ha="center", fontsize=5, color=color)
             end, down = (members.iloc[0], 6) if family == "RK4" else (members.iloc[-1], -15)
             axes.annotate(f"{family}{', propagate' * (path == 'propagate')}", (end.cost_us, end[y]), xytext=(0, down), textcoords="offset points",
