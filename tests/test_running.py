@@ -92,9 +92,9 @@ def test_a_sweep_survives_a_failure_and_a_kill_and_repeats_only_those(tmp_path, 
     def assassin(jobs):
         victim = jobs[3]
         if victim.process is not None and victim.epoch >= 2:
+            kernel = json.loads((victim.run_dir / "run.json").read_text())["pid"]  # read first: between the kills nobody may find time to report a failure
+            os.kill(kernel, signal.SIGKILL)
             os.killpg(victim.process.pid, signal.SIGKILL)
-            for event in read_run(victim.run_dir).events[:1]:
-                os.kill(json.loads((victim.run_dir / "run.json").read_text())["pid"], signal.SIGKILL)
 
     jobs = sweep(configs, tmp_path / "runs", data_dir=data_dir, watch=assassin, period=0.1)
     assert [job.state for job in jobs] == ["done", "failed", "done", "killed"]
