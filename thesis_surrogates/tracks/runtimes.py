@@ -23,13 +23,13 @@ from ..core.recorder import RunFiles, read_config
 from ..core.records import FactsError, is_locked
 from ..core.tables import label, to_markdown
 from .figures import NUMBERED
-from .limits import MATERIAL_ALL_MM, MATERIAL_MM, RESOLUTION_MM, TARGET_MM
+from .limits import MATERIAL_ALL_MM, MATERIAL_MM, RESOLUTION_MM, TARGET_MM, TRIGGER
 
 # %% auto #0
 __all__ = ['ERRORS', 'STEPPERS', 'PYTHON', 'AGAINST', 'UNMEASURED', 'refusal', 'as_split', 'from_split', 'runtime_facts',
            'spoken', 'runtime_rows', 'measured_batches', 'pooled', 'duels', 'runtime_table', 'with_spread', 'fastest',
            'savings_markdown', 'costs_markdown', 'ratios', 'conditions', 'references', 'cost_ticks', 'write_column',
-           'draw_steppers', 'draw_points', 'draw_frontier', 'runtime_frontier', 'few_colors']
+           'draw_steppers', 'draw_points', 'draw_trigger', 'draw_frontier', 'runtime_frontier', 'few_colors']
 
 # %% ../../nbs/02_tracks/06c_runtimes.ipynb #6b6f6550
 def refusal(run_dir: str | Path) -> str | None:
@@ -271,6 +271,16 @@ def draw_points(axes: Axes, rows: pd.DataFrame, y: str, left: bool) -> None:
         write_column(axes, names, edge, "right" if left else "left")
 
 # %% ../../nbs/02_tracks/06c_runtimes.ipynb #f7eb7c24
+def draw_trigger(axes: Axes, batch: int) -> None:
+    "What a trigger on a GPU allows, where the panel reaches that far: the latency of one track, the cost of one among many."
+    limit = next(one for one in TRIGGER if one.name == ("latency" if batch == 1 else "cost"))
+    low, high = axes.get_xlim()
+    if low < limit.value < high:
+        axes.axvline(limit.value, color="#777777", lw=0.6, ls=":", zorder=0.5)
+        axes.annotate(f"trigger: {limit.name} {limit.value:.3g} µs", (limit.value, 0.98), xycoords=axes.get_xaxis_transform(), xytext=(-2, 0),
+                      textcoords="offset points", rotation=90, ha="right", va="top", fontsize=5.5, color="#777777")
+
+
 def draw_frontier(axes: Axes, rows: pd.DataFrame, y: str, lines: Mapping[str, float]) -> None:
     "One panel: reference lines, steppers, and all else that was measured."
     for height in lines.values():
@@ -298,6 +308,7 @@ def runtime_frontier(runs: Sequence[Run], headline: str = "position_mean_mm", go
             axes.set_title(f"{panel}, {spoken(batch)}", fontsize=9)
             axes.margins(x=0.1)
             draw_frontier(axes, drawn[(drawn.batch == batch) & (drawn.panel == panel)], headline, lines)
+            draw_trigger(axes, int(batch))
             cost_ticks(axes)
             if place % len(columns) == 0:
                 axes.set_ylabel(axis_label(headline))
