@@ -330,6 +330,7 @@ def main() -> None:
             parser.exit(2, f"{why}\n")
     torch.set_num_threads(1)
     numba.set_num_threads(1)
+    torch._dynamo.config.recompile_limit = 10_000  # counted per class, not per network: beyond it a compiled network would run eagerly without a word
     groups: dict[str, tuple[TracksData, dict[str, Surrogate], dict[str, str]]] = {}
     for run in dict.fromkeys(options.runs):
         surrogate = load_surrogate(run)
