@@ -70,7 +70,11 @@ def declared(table: pd.DataFrame) -> str:
     """Markdown list of what contenders declare about their numbers, contenders with the same words together."""
     if table.empty or not (table.note.fillna("") != "").any():
         return "*Nothing declared.*"
-    said = table[table.note.fillna("") != ""].groupby("note", sort=False).contender.agg(lambda names: ", ".join(dict.fromkeys(names)))
+    def some(names: pd.Series) -> str:
+        different = list(dict.fromkeys(names))
+        return ", ".join(different[:6]) + (f" and {len(different) - 6} more" if len(different) > 6 else "")
+
+    said = table[table.note.fillna("") != ""].groupby("note", sort=False).contender.agg(some)
     return "\n".join(f"- **{names}**: {note}" for note, names in said.items())
 
 
@@ -98,7 +102,7 @@ def factor(ratio: float) -> str:
     """A ratio in words: "12 times", "1.3 times", "as much as" near one."""
     if 0.95 <= ratio <= 1.05:
         return "as much as"
-    return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
+    return f"{float(f'{ratio:.2g}'):,.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
 
 # %% ../../nbs/06_running/07_results.ipynb #3c346e0a
 def against_nothing(best: pd.Series, table: pd.DataFrame, headline: str) -> str:

@@ -26,10 +26,11 @@ from .figures import NUMBERED
 from .limits import MATERIAL_ALL_MM, MATERIAL_MM, RESOLUTION_MM, TARGET_MM, TRIGGER
 
 # %% auto #0
-__all__ = ['ERRORS', 'STEPPERS', 'PYTHON', 'AGAINST', 'UNMEASURED', 'refusal', 'as_split', 'from_split', 'runtime_facts',
-           'spoken', 'runtime_rows', 'measured_batches', 'pooled', 'duels', 'runtime_table', 'with_spread', 'fastest',
-           'savings_markdown', 'costs_markdown', 'ratios', 'conditions', 'references', 'cost_ticks', 'write_column',
-           'draw_steppers', 'draw_points', 'draw_trigger', 'draw_frontier', 'runtime_frontier', 'few_colors']
+__all__ = ['ERRORS', 'STEPPERS', 'SOLVED', 'SOLVED_COLOR', 'PYTHON', 'AGAINST', 'UNMEASURED', 'refusal', 'as_split', 'from_split',
+           'runtime_facts', 'spoken', 'runtime_rows', 'measured_batches', 'pooled', 'duels', 'runtime_table',
+           'with_spread', 'fastest', 'savings_markdown', 'costs_markdown', 'ratios', 'conditions', 'references',
+           'cost_ticks', 'write_column', 'draw_steppers', 'draw_points', 'draw_trigger', 'draw_frontier',
+           'runtime_frontier', 'few_colors']
 
 # %% ../../nbs/02_tracks/06c_runtimes.ipynb #6b6f6550
 def refusal(run_dir: str | Path) -> str | None:
@@ -103,6 +104,7 @@ def pooled(runs: Sequence[Run], batch: int) -> pd.DataFrame:
 
 # %% ../../nbs/02_tracks/06c_runtimes.ipynb #48871032
 STEPPERS = {"RK4": PALETTE[1], "Cash-Karp": PALETTE[4]}  # first words of their names, and the colours of their curves
+SOLVED, SOLVED_COLOR = ("polynomial", "binned"), PALETTE[2]  # surrogates that are solved, not trained
 PYTHON = ("torch eager", "torch.compile", "ONNX Runtime", "TorchScript")
 AGAINST: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # runtimes of a surrogate, and the paths that it is held against, the stepper first
     "bare kernel": (PYTHON, ("numba kernel", "torch")),
@@ -251,9 +253,10 @@ def draw_steppers(axes: Axes, rows: pd.DataFrame, y: str) -> None:
 
 def draw_points(axes: Axes, rows: pd.DataFrame, y: str, left: bool) -> None:
     "Each surrogate at its cheapest path, with a line to the dearest, and what is no stepper; names in a column on the side where there is room."
-    own, color = rows[rows.kind == "surrogate"].sort_values("cost_us"), KIND_COLOR["surrogate"]
+    own = rows[rows.kind == "surrogate"].sort_values("cost_us")
     low, high, names = own.cost_us.min(), own.cost_us.max(), []
     for name, group in own.groupby("contender", sort=False):
+        color = SOLVED_COLOR if str(name).startswith(SOLVED) else KIND_COLOR["surrogate"]
         axes.plot(group.cost_us, group[y], "-|", color=color, lw=0.7, ms=4, alpha=0.6)
         axes.plot(group.cost_us.iloc[:1], group[y].iloc[:1], "s", ms=4, color=color)
         place = group.iloc[0 if left else -1]

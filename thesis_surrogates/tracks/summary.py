@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 
 from ..core.facts import Run
 from ..core.metrics import median_and_spread
-from ..core.plots import PALETTE, new_figure, style
+from ..core.plots import PALETTE, axis_label, new_figure, style
 from ..core.tables import label, to_markdown
 from .answers import digits
+from .runtimes import SOLVED, cost_ticks, draw_frontier, references, write_column
 
 # %% auto #0
-__all__ = ['CLASSICAL', 'FEW', 'METRICS', 'MOMENTA', 'with_range', 'short_table', 'peers', 'by_band', 'bands_markdown', 'points',
-           'curve_figure']
+__all__ = ['CLASSICAL', 'FEW', 'METRICS', 'MOMENTA', 'with_range', 'short_table', 'peers', 'frontier_figure', 'by_band',
+           'bands_markdown', 'points', 'curve_figure']
 
 # %% ../../nbs/02_tracks/06e_summary.ipynb #3b6da8e9
 CLASSICAL = ("straight line", "parabola", "axis tables", "axis tables, 2 passes", "RK4 4 steps", "RK4 8 steps", "RK4 16 steps", "RK4 32 steps",
@@ -58,7 +59,7 @@ def short_table(table: pd.DataFrame, classical: Sequence[str] = CLASSICAL, range
 def peers(table: pd.DataFrame, headline: str) -> str:
     "The best network and the best polynomial of a comparison table, their errors [µm] and costs [µs]; empty where one of them is missing."
     done = table[(table.kind == "surrogate") & (table.status == "done")].dropna(subset=[headline]).sort_values(headline) if len(table) else table
-    solved = done.contender.str.startswith(("polynomial", "binned")) if len(done) else pd.Series(dtype=bool)
+    solved = done.contender.str.startswith(SOLVED) if len(done) else pd.Series(dtype=bool)
     if not solved.any() or solved.all():
         return ""
     network, polynomial = done[~solved].iloc[0], done[solved].iloc[0]
@@ -68,6 +69,24 @@ def peers(table: pd.DataFrame, headline: str) -> str:
     return (f"The best {kinds[first.contender]}, *{first.contender}* ({first.parameters:,.0f} numbers), has a {quantity} error of {digits(1e3 * first[headline])} µm at "
             f"{digits(first.cost_us)} µs; the best {kinds[second.contender]}, *{second.contender}* ({second.parameters:,.0f} numbers), "
             f"{digits(1e3 * second[headline])} µm at {digits(second.cost_us)} µs.")
+
+# %% ../../nbs/02_tracks/06e_summary.ipynb #e560eb73
+def frontier_figure(table: pd.DataFrame, headline: str, goal: float | None = None) -> Figure:
+    "Error against cost per track of a comparison table of one dataset, with what accuracy is worth and the goal [mm] at the right edge."
+    rows = table[(table.status == "done") & (table[headline] > 0)].copy()
+    rows["path"] = rows.kind.map({"classical": "numba kernel", "surrogate": "torch eager"}).fillna("torch")
+    with style():
+        figure, (axes,) = new_figure(width=7.4, height=4.6)
+        axes.set(xscale="log", yscale="log", ylim=(rows[headline].min() / 4, rows[headline].max() * 4), xlabel="cost per track [µs]", ylabel=axis_label(headline))
+        axes.margins(x=0.08)
+        low, high = axes.get_ylim()
+        lines = {text: height for text, height in references(headline, goal).items() if low < height < high}
+        draw_frontier(axes, rows, headline, lines)
+        cost_ticks(axes)
+        edge = axes.get_xlim()
+        write_column(axes, [(text, edge[1], height, "#777777") for text, height in lines.items()], edge[1] * (edge[1] / edge[0]) ** 0.03, "left", size=6)
+        axes.set_xlim(edge)
+    return figure
 
 # %% ../../nbs/02_tracks/06e_summary.ipynb #393021d6
 MOMENTA = {"low": "below 5 GeV", "mid": "5 to 20 GeV", "high": "above 20 GeV"}
