@@ -108,10 +108,11 @@ def test_without_a_field_the_table_is_empty_and_the_answer_straight(name, prepar
     assert (model(inputs) - straight_line(inputs)).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("name, field", [("kick", DipoleField()), ("kick", LHCbLikeField(polarity=-1)), ("kick", GridField.sample(DipoleField()))])
-def test_kicks_and_states_are_inverse(name, field, prepared):
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("field", [DipoleField(), LHCbLikeField(polarity=-1), GridField.sample(DipoleField())])
+def test_kicks_and_states_are_inverse(field, passes, prepared):
     config, data = prepared
-    frame = KickFrame(config.legs == "variable").double()
+    frame = KickFrame(config.legs == "variable", passes=passes).double()
     train = {key: value[:500].double() for key, value in data.splits["train"].items()}
     frame.fit(train, field)
     inputs = train["inputs"]

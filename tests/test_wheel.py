@@ -89,7 +89,7 @@ def test_wheel_names_every_dependency_it_imports(wheel):
     archive = zipfile.ZipFile(wheel)
     metadata = archive.read(next(n for n in archive.namelist() if n.endswith("METADATA"))).decode()
     required = {m.lower().replace("_", "-") for m in re.findall(r"^Requires-Dist: ([\w.-]+)[^;\n]*$", metadata, re.MULTILINE)}
-    alias = {"yaml": "pyyaml", "cycler": "matplotlib"}  # the second is a part of matplotlib in all but name
+    alias = {"yaml": "pyyaml", "PIL": "pillow", "cycler": "matplotlib"}  # the second is a part of matplotlib in all but name
     missing = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

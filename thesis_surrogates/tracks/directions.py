@@ -69,7 +69,7 @@ class AxisField(nn.Module):
         step, start, end = right[..., :n] - left[..., :n], left[..., n:], right[..., n:]
         integrals = left[..., :n] + t * t * (3 - 2 * t) * step + t * (1 - t) * ((1 - t) * start - t * end) * PITCH
         fields = 6 * t * (1 - t) * step / PITCH + (1 - t) * (1 - 3 * t) * start + t * (3 * t - 2) * end
-        kick, strength, rise = integrals[..., :3].unbind(-1)
+        kick, strength, rise = integrals.unbind(-1)[:3]
         return OnAxis(kick, strength, rise, fields[..., 0], fields[..., 2], fields[..., 3] if n > 3 else None)
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #f3bb5762
@@ -117,7 +117,7 @@ class Leg(NamedTuple):
 
 def first_directions(track: Track, leg: Leg) -> tuple[torch.Tensor, torch.Tensor]:
     "ux, uy [n + 1, B] at the Gauss points and at the end, with the field along a straight line in y."
-    (_, y, tx, ty, kappa), (kick, _, rise, by, slope) = track, leg.tables[:5].unbind()
+    (_, y, tx, ty, kappa), (kick, _, rise, by, slope) = track, leg.tables.unbind()[:5]
     (ux, uy), here, bent = cosines_of(tx, ty), y + leg.places[:, None] * (ty * leg.dz), kappa * leg.part
     along_x = ux + bent * (0.5 * (here * here * slope[1:] - y * y * slope[0]) - kick[1:])
     stretch = (1 - along_x * along_x - uy * uy).clamp(min=FLAT).rsqrt()
