@@ -13,10 +13,10 @@ import pandas as pd
 
 from ..core.facts import Run
 from ..core.metrics import median_and_spread
-from ..core.tables import convergence_table
+from ..core.tables import convergence_table, label
 
 # %% auto #0
-__all__ = ['NOTHING', 'TERMS', 'WEIGHTS', 'digits', 'described', 'middle', 'budget', 'against_plain', 'physics_helps',
+__all__ = ['NOTHING', 'TERMS', 'BANDS', 'WEIGHTS', 'digits', 'described', 'middle', 'budget', 'against_plain', 'physics_helps',
            'convergence_speed', 'physics_converges', 'size_pays', 'overfits']
 
 # %% ../../nbs/02_tracks/06b_answers.ipynb #a2e20564
@@ -32,18 +32,25 @@ def digits(value: float, places: int = 2) -> str:
     return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (places - 1) else f"{rounded:.12f}".rstrip("0").rstrip(".")
 
 
+BANDS = ("low", "mid", "high")  # of momentum, as the scores name them
+
+
 def described(runs: Sequence[Run]) -> pd.DataFrame:
-    "Name, model, size, physics weight, seed, test error [mm] and training seconds of the runs that have a result."
+    """One row per run that has a result.
+
+    Columns: name, model, size, seed, parameters and seconds of the training; weights of the terms `physics` and `data`; momenta `p_low`, `p_high` [GeV] and
+    number `tracks` of the training tracks; mean position error on the test tracks, `error_mm` and in each band `low`, `mid`, `high` [mm].
+    """
+    columns = ["name", "model", "size", "physics", "data", "seed", "p_low", "p_high", "tracks", "error_mm", *BANDS, "parameters", "seconds"]
     rows = []
     for one in runs:
         own = next((row for row in one.evaluated if row.get("kind") == "surrogate"), None)
         if own is not None:
-            model, train = one.config["model"], one.config["train"]
-            rows.append({"name": str(one.config["name"]).split("-seed")[0], "model": model["name"], "size": model.get("size"),
-                         "physics": float(train["lambda_pde"]), "data": float(train["lambda_data"]), "seed": one.config["seed"],
-                         "error_mm": own["position_mean_mm"], "parameters": own["parameters"], "seconds": one.seconds})
-    columns = ["name", "model", "size", "physics", "data", "seed", "error_mm", "parameters", "seconds"]
-    return pd.DataFrame(rows, columns=columns)
+            model, train, data = one.config["model"], one.config["train"], one.config["data"]
+            rows.append([label(one), model["name"], model.get("size"), float(train["lambda_pde"]), float(train["lambda_data"]), one.config["seed"],
+                         data["p_low"], data["p_high"], round(data["n_tracks"] * data["train_share"]), own["position_mean_mm"],
+                         *(own.get(f"position_mean_{band}_p_mm") for band in BANDS), own["parameters"], one.seconds])
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(BANDS, float))
 
 
 def middle(table: pd.DataFrame, by: str, value: str = "error_mm") -> pd.Series:

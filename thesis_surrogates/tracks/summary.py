@@ -13,10 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..core.facts import Run
-from ..core.metrics import median_and_spread
 from ..core.plots import PALETTE, axis_label, new_figure, style
-from ..core.tables import label, to_markdown
-from .answers import digits
+from ..core.tables import to_markdown
+from .answers import described, digits
 from .runtimes import SOLVED, cost_ticks, draw_frontier, references, write_column
 
 # %% auto #0
@@ -93,23 +92,16 @@ MOMENTA = {"low": "below 5 GeV", "mid": "5 to 20 GeV", "high": "above 20 GeV"}
 
 
 def by_band(runs: Sequence[Run]) -> pd.DataFrame:
-    "Model, momenta of its training [GeV] and mean position error [mm] in each band, medians over the seeds; one row per surrogate."
-    rows = []
-    for one in runs:
-        own = next((row for row in one.evaluated if row.get("kind") == "surrogate"), None)
-        if own is not None:
-            data = one.config["data"]
-            rows.append({"surrogate": label(one), "model": one.config["model"]["name"], "p_low": data["p_low"], "p_high": data["p_high"],
-                         **{band: own.get(f"position_mean_{band}_p_mm") for band in MOMENTA}})
-    frame = pd.DataFrame(rows, columns=["surrogate", "model", "p_low", "p_high", *MOMENTA])
-    return frame.astype(dict.fromkeys(MOMENTA, float)).groupby(["surrogate", "model", "p_low", "p_high"], sort=False, as_index=False).median()
+    "Name, model, momenta of its training [GeV] and mean position error [mm] in each band, medians over the seeds; one row per surrogate."
+    keys = ["name", "model", "p_low", "p_high"]
+    return described(runs).groupby(keys, sort=False, as_index=False)[list(MOMENTA)].median()
 
 
 def bands_markdown(table: pd.DataFrame) -> str:
     "`by_band` as markdown in µm, and a sentence for each model: the error of the network for one band over that of the network for all."
     if not len(table):
         return "*Not published yet.*"
-    rows = [[str(r["surrogate"]), f"{r['p_low']:g} to {r['p_high']:g} GeV", *(digits(1e3 * r[band], 3) for band in MOMENTA)] for r in table.to_dict("records")]
+    rows = [[str(r["name"]), f"{r['p_low']:g} to {r['p_high']:g} GeV", *(digits(1e3 * r[band], 3) for band in MOMENTA)] for r in table.to_dict("records")]
     said = []
     for model, group in table.groupby("model", sort=False):
         whole, parts = group[group[list(MOMENTA)].notna().all(axis=1)], group[group[list(MOMENTA)].notna().sum(axis=1) == 1]
@@ -121,18 +113,8 @@ def bands_markdown(table: pd.DataFrame) -> str:
 # %% ../../nbs/02_tracks/06e_summary.ipynb #fce498ef
 def points(runs: Sequence[Run]) -> pd.DataFrame:
     "Model, parameters, training tracks, and median, smallest and largest mean position error [mm] over the seeds; one row per surrogate."
-    rows = []
-    for one in runs:
-        own = next((row for row in one.evaluated if row.get("kind") == "surrogate"), None)
-        if own is not None:
-            data = one.config["data"]
-            rows.append({"surrogate": label(one), "model": one.config["model"]["name"], "parameters": own["parameters"],
-                         "tracks": round(data["n_tracks"] * data["train_share"]), "error": own["position_mean_mm"]})
-    table = []
-    for (surrogate, model, parameters, tracks), group in pd.DataFrame(rows).groupby(["surrogate", "model", "parameters", "tracks"], sort=False) if rows else ():
-        spread = median_and_spread(group.error)
-        table.append({"surrogate": surrogate, "model": model, "parameters": parameters, "tracks": tracks, "error_mm": spread.median, "low_mm": spread.low, "high_mm": spread.high})
-    return pd.DataFrame(table, columns=["surrogate", "model", "parameters", "tracks", "error_mm", "low_mm", "high_mm"])
+    groups = described(runs).groupby(["name", "model", "parameters", "tracks"], sort=False, as_index=False)
+    return groups.agg(error_mm=("error_mm", "median"), low_mm=("error_mm", "min"), high_mm=("error_mm", "max"))
 
 
 def curve_figure(table: pd.DataFrame, against: str, title: str) -> Figure:
