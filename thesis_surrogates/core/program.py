@@ -69,7 +69,7 @@ def narrowest(values: np.ndarray, index: bool) -> tuple[str, np.ndarray]:
         single = exact.astype(np.float32)
     return ("float", single) if np.array_equal(single.astype(np.float64), exact, equal_nan=True) else ("double", exact)
 
-
+# %% ../../nbs/01_core/08a_program.ipynb #3b3c958d
 @dataclass
 class Program:
     """Lines of C++ and the constant arrays they use; addresses are made here."""

@@ -123,7 +123,7 @@ def event_line(state: Mapping[str, Any], moment: str, payload: Mapping[str, Any]
         return to_line({**record, "metrics": {}, "metrics_in": "scalars.csv"})
     return text
 
-
+# %% ../../nbs/01_core/04c_recorder.ipynb #ac4b8490
 class RunRecorder:
     """Writes the facts of one attempt; made by `open_run`. Call it with events, then `finish` it (or use `with`)."""
 

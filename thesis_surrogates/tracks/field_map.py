@@ -184,7 +184,7 @@ def read_map(path: Path) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     except (ValueError, KeyError, OSError, pd.errors.ParserError) as error:
         raise FieldError(f"{path} is no field map: {error}") from error
 
-
+# %% ../../nbs/02_tracks/00a_field_map.ipynb #1ddb227c
 @dataclass(frozen=True, eq=False)
 class GridField(Field):
     "A field map: trilinear between the nodes of a regular grid, zero outside its box."
