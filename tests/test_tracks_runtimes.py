@@ -13,22 +13,22 @@ import pandas as pd
 import pytest
 
 from thesis_surrogates.core.facts import read_run
+from thesis_surrogates.core.plots import few_colors
 from thesis_surrogates.core.publishing import publish
 from thesis_surrogates.core.recorder import append_event, open_run
 from thesis_surrogates.running.execution import run
+from thesis_surrogates.tracks.frontier import runtime_frontier
 from thesis_surrogates.tracks.runtimes import (
     UNMEASURED,
     as_split,
     conditions,
     costs_markdown,
-    few_colors,
     from_split,
     measured_batches,
     pooled,
     ratios,
     refusal,
     runtime_facts,
-    runtime_frontier,
     runtime_rows,
     runtime_table,
     savings_markdown,

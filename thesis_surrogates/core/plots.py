@@ -20,11 +20,12 @@ import seaborn
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 # %% auto #0
-__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'UNITS', 'style', 'Drawing', 'new_figure', 'save_figure', 'phase_starts',
-           'loss_curves', 'draw_curve', 'mark_phases', 'family', 'drawable', 'axis_label', 'accuracy_cost',
-           'draw_family', 'seed_spread']
+__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'UNITS', 'style', 'Drawing', 'new_figure', 'save_figure', 'few_colors',
+           'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'family', 'drawable', 'axis_label',
+           'accuracy_cost', 'draw_family', 'seed_spread']
 
 # %% ../../nbs/01_core/06_plots.ipynb #52806515
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#777777")
@@ -103,6 +104,14 @@ def save_figure(
         os.replace(temporary, target)
         written.append(target)
     return written
+
+# %% ../../nbs/01_core/06_plots.ipynb #74a4a658
+def few_colors(figure: Figure, colors: int = 64) -> bytes:
+    "The figure as a PNG with a palette of so many colours."
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=figure.dpi)
+    Image.open(full).convert("RGB").quantize(colors, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 # %% ../../nbs/01_core/06_plots.ipynb #5792a97c
 def phase_starts(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -39,16 +39,18 @@ def described(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run that has a result.
 
     Columns: name, model, size, seed, parameters and seconds of the training; weights of the terms `physics` and `data`; momenta `p_low`, `p_high` [GeV] and
-    number `tracks` of the training tracks; mean position error on the test tracks, `error_mm` and in each band `low`, `mid`, `high` [mm].
+    numbers of training `tracks` and of `steps` of the optimizer (not a number where epochs are whole passes); mean position error on the test tracks,
+    `error_mm` and in each band `low`, `mid`, `high` [mm].
     """
-    columns = ["name", "model", "size", "physics", "data", "seed", "p_low", "p_high", "tracks", "error_mm", *BANDS, "parameters", "seconds"]
+    columns = ["name", "model", "size", "physics", "data", "seed", "p_low", "p_high", "tracks", "steps", "error_mm", *BANDS, "parameters", "seconds"]
     rows = []
     for one in runs:
         own = next((row for row in one.evaluated if row.get("kind") == "surrogate"), None)
         if own is not None:
             model, train, data = one.config["model"], one.config["train"], one.config["data"]
             rows.append([label(one), model["name"], model.get("size"), float(train["lambda_pde"]), float(train["lambda_data"]), one.config["seed"],
-                         data["p_low"], data["p_high"], round(data["n_tracks"] * data["train_share"]), own["position_mean_mm"],
+                         data["p_low"], data["p_high"], round(data["n_tracks"] * data["train_share"]),
+                         train["epochs"] * (train["steps_per_epoch"] or math.nan), own["position_mean_mm"],
                          *(own.get(f"position_mean_{band}_p_mm") for band in BANDS), own["parameters"], one.seconds])
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(BANDS, float))
 
