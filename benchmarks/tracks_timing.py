@@ -44,14 +44,15 @@ from thesis_surrogates.tracks.data import TracksData, generate, straight_line
 from thesis_surrogates.tracks.directions import KickFrame
 from thesis_surrogates.tracks.field import Field, make_field
 from thesis_surrogates.tracks.figures import accuracy_against_cost
-from thesis_surrogates.tracks.metrics import STEP_COUNTS, parabola
+from thesis_surrogates.tracks.metrics import STEP_COUNTS, TOLERANCES, parabola
 from thesis_surrogates.tracks.propagation import propagate
-from thesis_surrogates.tracks.runtimes import refusal, runtime_facts
+from thesis_surrogates.tracks.runtimes import STEPPERS, refusal, runtime_facts
 from thesis_surrogates.tracks.steppers import CURVATURE, cash_karp_batch, rk4_batch
 
 PIECE = 5000  # rows that a network sees at once
-COUNTS = tuple(n for n in STEP_COUNTS if n <= 8 or n % 2 == 0 and n <= 16 or n % 4 == 0)  # of Runge-Kutta's steps: enough for a rival of every error
-TOLERANCES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6)  # mm
+COUNTS = tuple(n for n in STEP_COUNTS if n <= 16 or n % 2 == 0)  # of Runge-Kutta's steps: close enough for a rival of every error
+TOO_EXACT = 30  # a stepper that is so many times more exact than every surrogate ends its family: what is finer is not timed
+REPEATS = 5  # of the C++ programs, which time themselves
 Predict = Callable[[Any], Any]
 
 
@@ -70,13 +71,12 @@ class Method:
 
 def warmed(call: Callable[[], Any], budget: float, warm: int = 200) -> tuple[int, int]:
     """Warm a call up; how often, and how many calls make a repeat of half a millisecond."""
-    began, count = time.perf_counter(), 0
-    while count < warm and (count < 2 or time.perf_counter() - began < 0.2 * budget):
+    began, count, last = time.perf_counter(), 0, math.inf
+    while count < warm and (count < 1 or time.perf_counter() - began < 0.2 * budget):
+        start = time.perf_counter()
         call()
-        count += 1
-    start = time.perf_counter()
-    call()
-    return count, max(1, math.ceil(5e-4 / max(time.perf_counter() - start, 1e-9)))
+        count, last = count + 1, time.perf_counter() - start
+    return count, max(1, math.ceil(5e-4 / max(last, 1e-9)))
 
 
 def timed(calls: list[Callable[[], Any]], budget: float, repeats: int = 30) -> list[dict[str, float]]:
@@ -210,8 +210,9 @@ def errors(method: Method, inputs: torch.Tensor, target: np.ndarray) -> dict[str
             "position_p95_mm": float(np.quantile(position, 0.95)), "slope_mean": float(slope.mean())}
 
 
-def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: dict[str, Deployable], batches: list[int]) -> Iterator[dict[str, Any]]:
-    """Rows of the C++ programs at the smallest and the largest batch: the steppers once, and each network from its header."""
+def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: dict[str, Deployable], steppers: list[str],
+           batches: list[int]) -> Iterator[dict[str, Any]]:
+    """Rows of the C++ programs at the smallest and the largest batch: the named steppers, and each network from its header."""
     try:
         from thesis_surrogates.core.header import export_header
         from thesis_surrogates.tracks.native import build_native, missing_tools, native_rows, run_header, run_native, time_native
@@ -229,7 +230,7 @@ def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: 
                  "slope_mean": float(slope.mean())}
         for batch, cost in {1: found["single_us"], many: found["many_us"]}.items():
             if batch in batches:
-                yield {**about, "batch": batch, "cost_us": cost, "repeats": 7}  # the programs time themselves
+                yield {**about, "batch": batch, "cost_us": cost, "repeats": REPEATS}  # the programs time themselves
 
     with tempfile.TemporaryDirectory() as place:
         for name, deployable in deployables.items():
@@ -241,12 +242,13 @@ def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: 
             except RuntimeError as error:
                 print(f"  {name}: C++ header left out ({str(error).splitlines()[0][-100:]})")
                 continue
-            found = time_native(folder / "build" / "from_header", states, count=many)
+            found = time_native(folder / "build" / "from_header", states, count=many, repeats=REPEATS)
             yield from rows(name, "surrogate", "C++ header", {"single_us": 1e-3 * found["single_ns"], "many_us": 1e-3 * found["many_ns"]},
                             run_header(folder / "build", states), count_parameters(deployable.module))
         build_native(Path(place) / "baseline")
-        steps, tolerances = tuple(n for n in COUNTS if n <= 16), (1e-2, 1e-4, 1e-6)
-        for entry in native_rows(Path(place) / "baseline", states, field, steps, tolerances, count=many).to_dict("records"):
+        number = {family: [name.split()[1] for name in steppers if name.startswith(family)] for family in STEPPERS}
+        steps, tolerances = [int(n) for n in number["RK4"]], [float(e) for e in number["Cash-Karp"]]
+        for entry in native_rows(Path(place) / "baseline", states, field, steps, tolerances, count=many, repeats=REPEATS).to_dict("records"):
             words = str(entry["contender"]).split()
             options: dict[str, Any] = {"method": "rk4", "step": longest / int(words[2])} if "RK4" in words else {
                 "method": "cash_karp", "step": 1000.0, "tolerance": float(words[2])}
@@ -254,9 +256,24 @@ def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: 
                             run_native(Path(place) / "baseline", states, field, **options), 0)
 
 
+def rivals(methods: list[Method], quality: list[dict[str, float]]) -> tuple[list[Method], list[dict[str, float]]]:
+    """Methods and their errors; of each family of steppers only as far as the first that is far more exact, in mean and in median, than every surrogate."""
+    own = [error for method, error in zip(methods, quality, strict=True) if method.kind == "surrogate"]
+    floor = {name: min((error[name] for error in own), default=0.0) / TOO_EXACT for name in ("position_mean_mm", "position_median_mm")}
+    kept, enough = [], set()
+    for method, error in zip(methods, quality, strict=True):
+        family = method.contender.split()[0], method.path
+        if family not in enough:
+            kept.append((method, error))
+        if method.contender.startswith(STEPPERS) and all(error[name] <= floor[name] for name in floor):
+            enough.add(family)
+    return [method for method, _ in kept], [error for _, error in kept]
+
+
 def measure(methods: list[Method], inputs: torch.Tensor, target: np.ndarray, batches: list[int], budget: float) -> Iterator[dict[str, Any]]:
     """One row per method and batch."""
     quality = [errors(method, inputs, target) for method in methods]
+    methods, quality = rivals(methods, quality)
     for batch in batches:
         rows = inputs.repeat(math.ceil(batch / len(inputs)), 1)[:batch].contiguous()
         able = [(method, error) for method, error in zip(methods, quality, strict=True) if batch <= method.largest]
@@ -295,7 +312,8 @@ def setting(config: TracksData, runs: dict[str, Surrogate], options: argparse.Na
             methods += list(networks(name, surrogate.model, surrogate.deployable, Path(folder)))
         rows = list(measure(methods, inputs, target, options.batches, options.budget))
     if not options.no_native:
-        rows += list(native(field, inputs, target, {name: surrogate.deployable for name, surrogate in runs.items()}, options.batches))
+        steppers = list(dict.fromkeys(row["contender"] for row in rows if row["path"] == "numba kernel"))
+        rows += list(native(field, inputs, target, {name: surrogate.deployable for name, surrogate in runs.items()}, steppers, options.batches))
     leg = f"{config.z_start:g} to {config.z_end:g} mm" if config.legs == "fixed" else f"variable, {config.dz_low:g} to {config.dz_high:g} mm"
     return {"leg": leg, "field": config.field, "p_gev": [config.p_low, config.p_high], "tracks": len(inputs), "rows": rows}
 

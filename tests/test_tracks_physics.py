@@ -181,6 +181,21 @@ def test_a_curling_track_is_nan_not_nonsense():
     np.testing.assert_allclose(ends[1:], helix(np.zeros((1, 4)), np.array([0.1]), 4000.0, -1.0), atol=1e-8)
 
 
+@pytest.mark.parametrize("method", ["rk4", "cash_karp"])
+def test_a_curling_track_in_a_python_field_is_nan_too(method):
+    plain = lambda x, y, z: (0 * x, 0 * x - 1.0, 0 * x)  # noqa: E731
+    tracks, q = np.stack([S1, S2, S2, S1]), np.array([2.25, 0.1, -0.3, 5.0])
+    for dz in (1500.0, -1500.0, np.array([1500.0, 0.0, 700.0, 20.0])):
+        python = propagate(tracks, q, 0.0, dz, plain, method=method, tolerance=1e-7)
+        compiled = propagate(tracks, q, 0.0, dz, UniformField(-1.0), method=method, tolerance=1e-7)
+        assert np.array_equal(np.isnan(python), np.isnan(compiled)) and np.isnan(python[0]).all() and np.isfinite(python[1:3]).all()
+        np.testing.assert_allclose(python, compiled, rtol=0, atol=1e-5)
+    assert np.isnan(propagate(tracks[:1], 2.25, 0.0, 1500.0, plain, method=method)).all()
+    assert np.array_equal(propagate(20 * tracks, q, 0.0, 0.0, plain, method=method), propagate(20 * tracks, q, 0.0, 0.0, UniformField(-1.0), method=method))
+    _, jacobian = propagate_with_jacobian(tracks, q, 0.0, 1500.0, plain, method=method)
+    assert np.isnan(jacobian[0, :4]).all() and np.isfinite(jacobian[1:3]).all()
+
+
 def test_maxwell_of_the_closed_forms():
     rng = np.random.default_rng(1)
     r, h = rng.uniform([-300, -250, 1000], [300, 250, 9000], size=(50, 3)), 1.0

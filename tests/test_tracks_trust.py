@@ -285,6 +285,17 @@ def test_sabotage_is_seen():
     assert not {"no leg", "way back"} & set(table.check) and len(table) == 2 * 6
 
 
+def test_all_contenders_are_judged_on_the_same_tracks_and_no_answer_is_infinitely_wrong():
+    exact, lost = stepper(MAGNET), torch.arange(len(TRACKS)) == 0
+    honest = checks_table({"exact": exact, "same": exact}, TRACKS, MAGNET, both_directions=False).set_index(["contender", "check"])
+    assert (honest.left_out == 0).all() and honest.loc["exact"].equals(honest.loc["same"])
+    silent = lambda r: torch.where(lost[:, None], torch.nan, exact(r))  # noqa: E731  (an answer for all tracks but the first)
+    stepper_fails = checks_table({"exact": silent, "net": exact}, TRACKS, MAGNET, both_directions=False).set_index(["contender", "check"])
+    assert stepper_fails.loc[("net", "charge"), "left_out"] == 1 and np.isfinite(stepper_fails.loc[("net", "charge"), "max"])
+    net_fails = checks_table({"exact": exact, "net": silent}, TRACKS, MAGNET, both_directions=False).set_index(["contender", "check"])
+    assert net_fails.loc[("net", "charge"), "max"] == np.inf and net_fails.loc[("net", "charge"), "left_out"] == 0
+
+
 def test_networks_built_on_the_straight_line_have_exact_limits(variable):
     network, data = variable
     test = data.splits["test"]["inputs"][:500]

@@ -106,11 +106,11 @@ def save_figure(
     return written
 
 # %% ../../nbs/01_core/06_plots.ipynb #74a4a658
-def few_colors(figure: Figure, colors: int = 64) -> bytes:
-    "The figure as a PNG with a palette of so many colours."
+def few_colors(figure: Figure) -> bytes:
+    "The figure as a PNG with a palette of 256 colours."
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=figure.dpi)
-    Image.open(full).convert("RGB").quantize(colors, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    Image.open(full).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
     return small.getvalue()
 
 # %% ../../nbs/01_core/06_plots.ipynb #5792a97c

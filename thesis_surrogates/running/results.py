@@ -67,15 +67,21 @@ def published_table(system: str, folder: str | Path | None, suite: str | None = 
 
 
 def declared(table: pd.DataFrame) -> str:
-    """Markdown list of what contenders declare about their numbers, contenders with the same words together."""
+    """Markdown lists of what contenders declare about their numbers, one for each kind of labels, contenders with the same words together."""
     if table.empty or not (table.note.fillna("") != "").any():
         return "*Nothing declared.*"
     def some(names: pd.Series) -> str:
         different = list(dict.fromkeys(names))
         return ", ".join(different[:6]) + (f" and {len(different) - 6} more" if len(different) > 6 else "")
 
-    said = table[table.note.fillna("") != ""].groupby("note", sort=False).contender.agg(some)
-    return "\n".join(f"- **{names}**: {note}" for note, names in said.items())
+    said = table[table.note.fillna("") != ""]
+    split = said.note.str.rpartition("labels: ")
+    said = said.assign(own=split[0].str.rstrip("; ").where(split[1] != "", said.note), label=split[2].where(split[1] != "", ""))
+    lines = []
+    for label, group in said.groupby("label", sort=False):
+        lines += [f"\nLabels: {label}.\n"] if label else []
+        lines += [f"- **{names}**: {own}" for own, names in group[group.own != ""].groupby("own", sort=False).contender.agg(some).items()]
+    return "\n".join(lines)
 
 
 def scalars_of(runs: list[Path]) -> pd.DataFrame:
@@ -92,9 +98,10 @@ def shown(table: pd.DataFrame, columns: tuple[str, ...], headline: str) -> str:
 
 # %% ../../nbs/06_running/07_results.ipynb #493549ef
 def quantity(value: float, name: str) -> str:
-    """`0.0123, "position_mean_mm"` -> `0.0123` with three digits and the unit that stands in the axis label."""
+    """`0.123, "position_mean_mm"` -> `0.123 mm`: three digits and the unit that stands in the axis label; small lengths in micrometres."""
     label = axis_label(name)
     unit = label[label.rindex("[") + 1 : label.rindex("]")] if "[" in label else ""
+    value, unit = (1e3 * value, "µm") if unit == "mm" and 0 < abs(value) < 0.1 else (value, unit)
     return f"{value:.3g} {unit}".strip()
 
 
@@ -130,8 +137,8 @@ def against_classical(best: pd.Series, table: pd.DataFrame, headline: str) -> st
     ratio = rival.cost_us / best.cost_us
     sharper = best[headline] / rival[headline] if rival[headline] > 0 else math.inf
     name = f"The cheapest classical method that is at least as exact, {rival.contender} ({quantity(rival[headline], headline)}),"
-    less = f" with {factor(sharper)} less error" if sharper > 1.05 else ""
-    less = " with no error at all" if math.isinf(sharper) else less
+    less = f" and is {factor(sharper)} as exact" if sharper > 1.05 else ""
+    less = " and has no error at all" if math.isinf(sharper) else less
     if ratio >= 2:
         return f"{name} costs {factor(ratio)} the surrogate's time{less}: **the surrogate pays** where its error is small enough."
     if ratio > 1.05:

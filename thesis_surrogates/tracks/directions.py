@@ -18,7 +18,7 @@ from .residual import gauss_legendre
 
 # %% auto #0
 __all__ = ['FIRST', 'PITCH', 'NODES', 'ASIDE', 'FLAT', 'OnAxis', 'AxisField', 'along', 'slopes_of', 'cosines_of', 'Track', 'Leg',
-           'first_directions', 'next_directions', 'Nominal', 'nominal_directions', 'KickFrame']
+           'first_directions', 'next_directions', 'Nominal', 'nominal_directions', 'end_slopes', 'KickFrame']
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #316f6cc5
 FIRST, PITCH, NODES = -1000.0, 50.0, 321  # table of the axis: first node, distance, number of nodes [mm]
@@ -161,6 +161,16 @@ def nominal_directions(track: Track, leg: Leg, passes: int = 1) -> Nominal:
     return Nominal(along_x, along_y, shares, track.kappa * leg.part * whole)
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #3fdfd7a0
+def end_slopes(
+    known: Nominal, dx: torch.Tensor, dy: torch.Tensor, tx: torch.Tensor, ty: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    "Mean slopes [B] of a leg and slopes [B] at its end: missing directions dx, dy [B], slopes tx, ty [B] at the start, Gauss weights [n]."
+    along_x, along_y = slopes_of(known.ux + dx * known.shares, known.uy + dy * known.shares)
+    mean_x = tx + weights @ (along_x[:-1] - tx)  # differences: a straight line stays exact whatever the weights round to
+    mean_y = ty + weights @ (along_y[:-1] - ty)
+    return mean_x, mean_y, along_x[-1], along_y[-1]
+
+# %% ../../nbs/02_tracks/03b_directions.ipynb #3e8eb88a
 class KickFrame(nn.Module):
     "Kicks [B, 4] to the final state [B, 4] and back."
 
@@ -196,19 +206,12 @@ class KickFrame(nn.Module):
             leg = Leg(dz, self.tables, self.places, self.sums, dz / self.length)
         return nominal_directions(track, leg, self.passes)
 
-    def _slopes(self, known: Nominal, dx: torch.Tensor, dy: torch.Tensor, tx: torch.Tensor, ty: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        "Mean slopes [B] of the leg and slopes at its end, for missing directions dx, dy [B] and slopes tx, ty [B] at the start."
-        along_x, along_y = slopes_of(known.ux + dx * known.shares, known.uy + dy * known.shares)
-        mean_x = tx + self.sums[-1] @ (along_x[:-1] - tx)  # differences: a straight line stays exact whatever the weights round to
-        mean_y = ty + self.sums[-1] @ (along_y[:-1] - ty)
-        return mean_x, mean_y, along_x[-1], along_y[-1]
-
     def state(self, inputs: torch.Tensor, kicks: torch.Tensor) -> torch.Tensor:
         "Final state [B, 4] in mm and slopes for kicks [B, 4]."
         x, y, tx, ty, q_over_p, z0, dz = inputs.T.contiguous().unbind()  # contiguous columns: twice as fast as strided ones
         known = self.nominal(Track(x, y, tx, ty, CURVATURE * q_over_p), z0, dz)
         dx, dy, mx, my = (known.unit * kicks.T).unbind()
-        mean_x, mean_y, end_x, end_y = self._slopes(known, dx, dy, tx, ty)
+        mean_x, mean_y, end_x, end_y = end_slopes(known, dx, dy, tx, ty, self.sums[-1])
         return torch.stack([x + dz * (mean_x + mx), y + dz * (mean_y + my), end_x, end_y], dim=1)
 
     def kicks(self, inputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -217,7 +220,7 @@ class KickFrame(nn.Module):
         known = self.nominal(Track(x, y, tx, ty, CURVATURE * q_over_p), z0, dz)
         vx, vy = cosines_of(target[:, 2], target[:, 3])
         dx, dy = vx - known.ux[-1], vy - known.uy[-1]
-        mean_x, mean_y, _, _ = self._slopes(known, dx, dy, tx, ty)
+        mean_x, mean_y, _, _ = end_slopes(known, dx, dy, tx, ty, self.sums[-1])
         missing = torch.stack([dx, dy, (target[:, 0] - x) / dz - mean_x, (target[:, 1] - y) / dz - mean_y], dim=1)
         return missing / known.unit[:, None]
 

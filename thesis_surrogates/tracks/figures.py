@@ -26,7 +26,7 @@ __all__ = ['CLASSICAL', 'NUMBERED', 'LINES', 'look', 'looks', 'shown', 'name_lin
 
 # %% ../../nbs/02_tracks/06_figures.ipynb #b25626cb
 CLASSICAL = ("parabola", "axis tables", "RK4", "Cash-Karp")  # first words of the classical contenders' names
-NUMBERED = (2, 4, 8, 16, 32)  # step counts of Runge-Kutta that are written beside its curve
+NUMBERED: Mapping[str, tuple[float, ...]] = {"RK4": (2, 4, 8, 16, 32), "Cash-Karp": (0.01, 1e-4)}  # points of a family that get their number
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2, 2, 2)))
 
 
@@ -87,9 +87,9 @@ def error_against_momentum(scores: Mapping[str, Scores], bins: int = 10) -> tupl
             axes.plot(line.momentum_gev, line.position_median_mm, **how)
             ends.append((name, line.momentum_gev.iloc[-1], line.position_median_mm.iloc[-1], how["color"]))
         axes.set(xscale="log", yscale="log", xlabel="momentum [GeV]", ylabel="median position error [mm]")
-        axes.set_xlim(edges[0], edges[-1] * 2.2)
+        axes.set_xlim(edges[0], edges[-1] * 7)  # room for names, and for those of the hits beside them
         draw_material(axes)
-        draw_resolutions(axes)
+        draw_resolutions(axes, right=True)
         momentum_ticks(axes)
         name_lines(axes, ends)
         axes.legend(loc="upper right", fontsize=7)
@@ -157,7 +157,7 @@ def number_points(axes: Axes, drawn: pd.DataFrame, family: str, y: str) -> None:
     members = drawn[drawn.contender.astype(str).str.startswith(f"{family} ")].sort_values(y)
     for name, cost, error in members[["contender", "cost_us", y]].iloc[1:].itertuples(index=False):
         words = str(name).split()
-        if len(words) == 3 and (family != "RK4" or int(words[1]) in NUMBERED):
+        if len(words) == 3 and float(words[1]) in NUMBERED[family]:
             axes.annotate(words[1], (cost, error), xytext=(0, -9), textcoords="offset points", ha="center", fontsize=6, color=PALETTE[1])
 
 

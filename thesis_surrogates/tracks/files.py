@@ -199,7 +199,7 @@ def described(config: TracksData, attrs: Mapping[str, Any], rows: int) -> dict[s
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #da277923
 STREAM_ABOVE = 2 * 10**9  # bytes of a file
-HELD = 500_000  # rows of each split that a streamed dataset has in memory
+HELD = 200_000  # rows of each split that a streamed dataset has in memory
 
 
 def split_borders(config: TracksData, path: Path) -> tuple[int, int, int, int]:

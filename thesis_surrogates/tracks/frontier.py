@@ -41,7 +41,7 @@ def cost_ticks(axes: Axes) -> None:
     axes.minorticks_off()
 
 
-def write_column(axes: Axes, names: Sequence[tuple[str, float, float, str]], x: float, align: str, apart: float = 0.036, size: float = 6) -> None:
+def write_column(axes: Axes, names: Sequence[tuple[str, float, float, str]], x: float, align: str, apart: float = 0.036, size: float = 6.5) -> None:
     "Names (text, x, y, colour) in a column at `x`, each with a thin line to its point, moved up where they would stand closer than `apart` of the height."
     low, high = np.log10(axes.get_ylim())
     previous = -np.inf
@@ -68,12 +68,12 @@ def draw_steppers(axes: Axes, rows: pd.DataFrame, y: str) -> None:
             if members.empty:
                 continue
             axes.plot(members.cost_us, members[y], line, marker="o", ms=3, lw=1.0, color=color)
-            written = members[(family != "RK4") | number[members.index].isin(NUMBERED)]
+            written = members[number[members.index].isin(NUMBERED[family])]
             for name, cost, error in written[["contender", "cost_us", y]].itertuples(index=False):
-                axes.annotate(str(name).split()[1], (cost, error), xytext=(0, -7), textcoords="offset points", ha="center", fontsize=5, color=color)
+                axes.annotate(str(name).split()[1], (cost, error), xytext=(0, -7), textcoords="offset points", ha="center", fontsize=6, color=color)
             end, down = (members.iloc[0], 6) if family == "RK4" else (members.iloc[-1], -15)
             axes.annotate(f"{family}{', propagate' * (path == 'propagate')}", (end.cost_us, end[y]), xytext=(0, down), textcoords="offset points",
-                          ha={"numba kernel": "right", "propagate": "left"}.get(path, "center"), fontsize=6.5, color=color)
+                          ha={"numba kernel": "right", "propagate": "left"}.get(path, "center"), fontsize=7, color=color)
 
 
 def draw_points(axes: Axes, rows: pd.DataFrame, y: str, left: bool) -> None:
@@ -106,7 +106,7 @@ def draw_trigger(axes: Axes, batch: int) -> None:
     if low < limit.value < high:
         axes.axvline(limit.value, color="#777777", lw=0.6, ls=":", zorder=0.5)
         axes.annotate(f"trigger: {limit.name} {limit.value:.3g} µs", (limit.value, 0.98), xycoords=axes.get_xaxis_transform(), xytext=(-2, 0),
-                      textcoords="offset points", rotation=90, ha="right", va="top", fontsize=5.5, color="#777777")
+                      textcoords="offset points", rotation=90, ha="right", va="top", fontsize=6.5, color="#777777")
 
 
 def draw_frontier(axes: Axes, rows: pd.DataFrame, y: str, lines: Mapping[str, float]) -> None:
@@ -129,7 +129,7 @@ def runtime_frontier(runs: Sequence[Run], headline: str = "position_mean_mm", go
     low, high = drawn[headline].min() / 15, drawn[headline].max() * 6
     lines = {text: height for text, height in references(headline, goal).items() if low < height < high}
     with style():
-        figure, panels = new_figure(rows=len(tables), columns=len(columns), width=2.2 + 2.9 * len(columns), height=2.9 * len(tables))
+        figure, panels = new_figure(rows=len(tables), columns=len(columns), width=2.2 + 3.7 * len(columns), height=3.6 * len(tables))
         for place, axes in enumerate(panels):
             batch, panel = tables[place // len(columns)].batch.iloc[0], columns[place % len(columns)]
             axes.set(xscale="log", yscale="log", ylim=(low, high))
@@ -144,6 +144,6 @@ def runtime_frontier(runs: Sequence[Run], headline: str = "position_mean_mm", go
                 axes.set_xlabel("cost per track [µs]")
             if place % len(columns) == len(columns) - 1:
                 edge = axes.get_xlim()
-                write_column(axes, [(text, edge[1], height, "#777777") for text, height in lines.items()], edge[1] * (edge[1] / edge[0]) ** 0.04, "left", size=5.5)
+                write_column(axes, [(text, edge[1], height, "#777777") for text, height in lines.items()], edge[1] * (edge[1] / edge[0]) ** 0.04, "left", size=6.5)
                 axes.set_xlim(edge)
     return figure, drawn[["batch", "panel", "contender", "kind", "path", "cost_us", headline]].reset_index(drop=True)

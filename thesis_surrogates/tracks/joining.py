@@ -67,14 +67,14 @@ def check_together(paths: Sequence[Path], about: Sequence[Mapping[str, Any]]) ->
         for key in keys:
             one, other = told(about[0], key), told(facts, key)
             if one != other:
-                raise DataError(f"{path.name}: {key} is {other!r}, but {one!r} in {paths[0].name}; merge files of one {key} only")
+                raise DataError(f"{path.name}: {key} is {other!r}, but {one!r} in {paths[0].name}; merge only files with the same {key}")
         if facts.get("columns", about[0].get("columns")) != about[0].get("columns"):
             raise DataError(f"{path.name}: its columns or their units are not those of {paths[0].name}; write it again in the same form")
         momenta = facts.get("momentum_gev", (0.0, np.inf))
         for identity in batch_identity(path, facts):
             for other, there in seen.setdefault(identity, []):
                 if overlap(momenta, there):
-                    raise DataError(f"{path.name}: holds the tracks of {other.name} again ({identity[:40]}); leave one of them out")
+                    raise DataError(f"{path.name}: holds the tracks of {other.name} again ({identity.split(' of ')[0][:40]}); leave one of them out")
             seen[identity].append((path, momenta))
     return list(seen)
 

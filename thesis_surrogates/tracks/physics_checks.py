@@ -93,14 +93,20 @@ def physics_checks(predict: StateMap, inputs: torch.Tensor, field: Field, both_d
 
 
 def checks_table(contenders: Mapping[str, StateMap], inputs: torch.Tensor, field: Field, both_directions: bool) -> pd.DataFrame:
-    "One row per contender and check: median, p99 and largest defect in mm ('wrong way' is a share of tracks)."
+    """One row per contender and check: median, p99 and largest defect in mm ('wrong way' is a share of tracks).
+
+    All are judged on the same tracks, those where the first contender, the exact one, has an answer; how many that leaves out stands in `left_out`.
+    An answer that is not a number counts as infinitely wrong.
+    """
+    found = {name: physics_checks(predict, inputs, field, both_directions) for name, predict in contenders.items()}
+    known = {check: np.isfinite(values) for check, values in next(iter(found.values())).items()}
     rows = []
-    for name, predict in contenders.items():
-        for check, values in physics_checks(predict, inputs, field, both_directions).items():
-            finite = values[np.isfinite(values)]
-            median, p99, worst = np.quantile(finite, [0.5, 0.99, 1.0]) if len(finite) else (np.nan,) * 3
+    for name, checks in found.items():
+        for check, values in checks.items():
+            judged = np.nan_to_num(values[known[check]], nan=np.inf, posinf=np.inf)
+            median, p99, worst = np.quantile(judged, [0.5, 0.99, 1.0], method="higher") if len(judged) else (np.nan,) * 3
             rows.append({"contender": name, "check": check, "unit": "share" if check == "wrong way" else "mm",
-                         "median": float(median), "p99": float(p99), "max": float(worst)})
+                         "median": float(median), "p99": float(p99), "max": float(worst), "left_out": int((~known[check]).sum())})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/02_tracks/05c_physics_checks.ipynb #cf910eb1

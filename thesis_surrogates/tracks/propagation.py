@@ -17,6 +17,7 @@ from thesis_surrogates.tracks.steppers import (
     CASH_KARP_C,
     CASH_KARP_ERROR,
     CURVATURE,
+    STEEP,
     cash_karp_batch,
     helix,
     lorentz_formula,
@@ -38,6 +39,11 @@ def _python_slope(field: FieldFunction, s: float, v: np.ndarray, kappa: np.ndarr
     return dz * np.stack([v[2], v[3], *lorentz_formula(np)(v[2], v[3], kappa, bx, by, bz)])
 
 
+def _turned_over(v: np.ndarray, dz: np.ndarray) -> np.ndarray:
+    "Which tracks [N] of v [4, N] have a slope beyond STEEP (or NaN) on a leg that has a length."
+    return (dz != 0) & ~(np.abs(v[2:]) < STEEP).all(axis=0)
+
+
 def _python_rk4(field, z0, z1, state, kappa, step, tolerance):
     "Fixed steps for a Python field: states [N, 4] and look-ups [N]."
     v, dz = state.T.copy(), z1 - z0
@@ -49,11 +55,12 @@ def _python_rk4(field, z0, z1, state, kappa, step, tolerance):
         k3 = _python_slope(field, (j + 0.5) * h, v + 0.5 * h * k2, kappa, z0, dz)
         k4 = _python_slope(field, (j + 1) * h, v + h * k3, kappa, z0, dz)
         v = v + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        v[:, _turned_over(v, dz)] = np.nan
     return v.T, np.full(len(state), 4 * n)
 
 # %% ../../nbs/02_tracks/01_propagation.ipynb #e7dce242
 def _python_cash_karp(field, z0, z1, state, kappa, step, tolerance):
-    "Adaptive steps for a Python field; the worst track of the batch sets the common step."
+    "Adaptive steps for a Python field; the worst track of the batch that has not turned over sets the common step."
     v, dz = state.T.copy(), z1 - z0
     length = max(float(np.abs(dz).max()), 1e-300)
     s, h, lookups = 0.0, min(1.0, step / length), 0
@@ -64,12 +71,15 @@ def _python_cash_karp(field, z0, z1, state, kappa, step, tolerance):
             stage = v + h * np.tensordot(CASH_KARP_A[i, :i], k[:i], axes=1)
             k[i] = _python_slope(field, s + CASH_KARP_C[i] * h, stage, kappa, z0, dz)
         lookups += 6
-        delta = np.abs(h * np.tensordot(CASH_KARP_ERROR, k, axes=1))
-        error = np.nanmax([delta[:2].max(), (delta[2:] * np.abs(dz) * (1 - s)).max()]) / tolerance
-        if lookups > 600_000:
+        trial = v + h * np.tensordot(CASH_KARP_B5, k, axes=1)
+        lost = _turned_over(trial, dz)
+        v[:, lost] = np.nan
+        if lost.all() or lookups > 600_000:
             return np.full_like(state, np.nan), np.full(len(state), lookups)
-        if error <= 1 or np.isnan(error):
-            v, s = v + h * np.tensordot(CASH_KARP_B5, k, axes=1), 1.0 if h >= 1 - s else s + h
+        delta = np.abs(h * np.tensordot(CASH_KARP_ERROR, k, axes=1))[:, ~lost]
+        error = max(delta[:2].max(), (delta[2:] * np.abs(dz[~lost]) * (1 - s)).max()) / tolerance
+        if error <= 1:
+            v, s = np.where(lost, np.nan, trial), 1.0 if h >= 1 - s else s + h
         h = min(step / length, h * float(np.clip(0.9 * max(error, 1e-12) ** -0.2, 0.2, 5.0)))
     return v.T, np.full(len(state), lookups)
 

@@ -21,7 +21,7 @@ CURVATURE = 0.299792458e-3  # 1/(T mm) for a charge-to-momentum ratio of 1/GeV: 
 
 # %% ../../nbs/02_tracks/00c_steppers.ipynb #00b2da21
 def helix(state: np.ndarray, q_over_p: np.ndarray, dz: float, by: float) -> np.ndarray:
-    "Exact states [N, 4] after dz mm in a uniform vertical field of `by` tesla (not zero); the test of every stepper."
+    "Exact states [N, 4] after dz mm in a uniform field of `by` tesla along y; by and q/p not zero, tracks must not turn over. The test of every stepper."
     x, y, tx, ty = np.asarray(state, dtype=np.float64).T
     w = CURVATURE * np.asarray(q_over_p, dtype=np.float64) * by
     norm = np.sqrt(1 + tx**2 + ty**2)

@@ -20,8 +20,9 @@ from .frontier import cost_ticks, draw_frontier, references, write_column
 from .runtimes import SOLVED
 
 # %% auto #0
-__all__ = ['CLASSICAL', 'FEW', 'METRICS', 'MOMENTA', 'ALONE', 'YARDSTICKS', 'with_range', 'short_table', 'peers',
-           'frontier_figure', 'by_band', 'bands_markdown', 'by_length', 'length_markdown', 'points', 'curve_figure']
+__all__ = ['CLASSICAL', 'FEW', 'METRICS', 'TABLES', 'MOMENTA', 'ALONE', 'YARDSTICKS', 'with_range', 'short_table', 'peers',
+           'learned', 'frontier_figure', 'by_band', 'bands_markdown', 'by_length', 'length_markdown', 'points',
+           'curve_figure']
 
 # %% ../../nbs/02_tracks/06f_summary.ipynb #3b6da8e9
 CLASSICAL = ("straight line", "parabola", "axis tables", "axis tables, 2 passes", "RK4 4 steps", "RK4 8 steps", "RK4 16 steps", "RK4 32 steps",
@@ -42,14 +43,15 @@ def with_range(row: Mapping[Any, Any], name: str, scale: float) -> str:
 
 
 def short_table(table: pd.DataFrame, classical: Sequence[str] = CLASSICAL, ranges: Sequence[str] = ("position_mean_mm",)) -> str:
-    """Markdown: the named classical methods and every surrogate, the best first, with the range over the seeds of the metrics `ranges`.
+    """Markdown: the named classical methods in their order, and every surrogate, the best first, with the range over the seeds of the metrics `ranges`.
 
     `table` is a comparison table (`core.tables.comparison_table`) of one dataset; where it is empty one sentence is returned.
     """
     done = table[table.status == "done"] if len(table) else table
     if not len(done):
         return "*Not published yet.*"
-    chosen = done[(done.kind == "surrogate") | done.contender.isin(classical)]
+    rivals = done[done.contender.isin(classical)].sort_values("contender", key=lambda names: names.map(list(classical).index))
+    chosen = pd.concat([rivals, done[done.kind == "surrogate"]])
     rows = [[str(row["contender"]), str(int(row["seeds"])) if row["kind"] == "surrogate" else "–", f"{row['parameters']:,.0f}" if row["kind"] == "surrogate" else "–",
              *(with_range(row, name, scale) if name in ranges else digits(scale * row[name], 3) for name, (_, scale) in METRICS.items()), digits(row["training_seconds"])]
             for row in chosen.to_dict("records")]
@@ -69,6 +71,22 @@ def peers(table: pd.DataFrame, headline: str) -> str:
     return (f"The best {kinds[first.contender]}, *{first.contender}* ({first.parameters:,.0f} numbers), has a {quantity} error of {digits(1e3 * first[headline])} µm at "
             f"{digits(first.cost_us)} µs; the best {kinds[second.contender]}, *{second.contender}* ({second.parameters:,.0f} numbers), "
             f"{digits(1e3 * second[headline])} µm at {digits(second.cost_us)} µs.")
+
+# %% ../../nbs/02_tracks/06f_summary.ipynb #33d3c1ab
+TABLES = "axis tables"  # first words of the contenders that answer from the field on the axis alone
+
+
+def learned(table: pd.DataFrame, headline: str) -> str:
+    "By how much the best surrogate of a comparison table is more exact than the best axis tables, or that it is not; empty where one of them is missing."
+    done = table[table.status == "done"].dropna(subset=[headline]).sort_values(headline) if len(table) else table
+    own, start = (done[done.kind == "surrogate"], done[done.contender.str.startswith(TABLES)]) if len(done) else (done, done)
+    if not len(own) or not len(start):
+        return ""
+    best, start = own.iloc[0], start.iloc[0]
+    quantity, error = headline.split("_")[1], digits(1e3 * start[headline], 3)
+    if best[headline] < start[headline]:
+        return f"Learning makes the {quantity} error of the *{start.contender}*, {error} µm, {digits(start[headline] / best[headline])} times smaller."
+    return f"The *{start.contender}* alone, with nothing learned, have a {quantity} error of {error} µm: **the surrogate adds nothing to them**."
 
 # %% ../../nbs/02_tracks/06f_summary.ipynb #e560eb73
 def frontier_figure(table: pd.DataFrame, headline: str, goal: float | None = None) -> Figure:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..core.plots import PALETTE, new_figure, style
 from .analytic_fields import Field
-from .limits import in_bands, momentum_ticks
+from .limits import JACOBIAN_GOAL, TRIGGER, in_bands, momentum_ticks
 from .propagation import liouville_ratio, propagate_with_jacobian
 
 # %% auto #0
@@ -122,6 +122,7 @@ def jacobian_against_momentum(errors: Mapping[str, JacobianErrors], bins: int = 
             momentum_ticks(axes)
         first = table[table.model == table.model.iloc[0]]
         panels[0].plot(first.momentum_gev, first.straight_median, color="#777777", ls="--", label="straight line, median")
-        panels[0].axhline(1e-2, color="#777777", lw=0.8, ls=":")
+        for limit in (JACOBIAN_GOAL, next(limit.value for limit in TRIGGER if limit.name == "Jacobian")):
+            panels[0].axhline(limit, color="#777777", lw=0.8, ls=":")
         panels[0].legend(fontsize=6.5, loc="upper right", bbox_to_anchor=(1.0, 0.9))
     return figure, table
