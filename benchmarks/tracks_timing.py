@@ -169,9 +169,9 @@ def public_arguments(rows: torch.Tensor) -> tuple[np.ndarray, ...]:
     return values[:, :4].copy(), values[:, 4].copy(), values[:, 5].copy(), values[:, 5] + values[:, 6]
 
 
-def axis_tables(field: Field, inputs: torch.Tensor, variable: bool) -> Predict:
+def axis_tables(field: Field, inputs: torch.Tensor, variable: bool, passes: int) -> Predict:
     """The tables of the axis without any network, for legs like those of `inputs`."""
-    frame = KickFrame(variable)
+    frame = KickFrame(variable, passes=passes)
     frame.fit({"inputs": inputs[:1]}, field)
     return in_pieces(lambda rows: frame.state(rows, torch.zeros(len(rows), 4)))
 
@@ -180,7 +180,8 @@ def classical(field: Field, inputs: torch.Tensor, variable: bool) -> Iterator[Me
     """Doing nothing, the parabola, the tables of the axis, and both steppers: by `propagate` with its checks, and by the bare compiled loop."""
     yield Method("straight line", "nothing", "numpy", lambda rows: rows.double().numpy(), straight_line)
     yield Method("parabola", "classical", "torch", lambda rows: rows.double(), lambda rows: parabola(rows, field))
-    yield Method("axis tables", "classical", "torch", same, axis_tables(field, inputs, variable))
+    for passes, name in ((1, "axis tables"), (2, "axis tables, 2 passes")):
+        yield Method(name, "classical", "torch", same, axis_tables(field, inputs, variable, passes))
     kernel_rows, longest = partial(kernel_arguments, field=field), float(inputs[:, 6].abs().max())
     for n in COUNTS:
         step = longest / n

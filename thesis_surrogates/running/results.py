@@ -80,7 +80,7 @@ def declared(table: pd.DataFrame) -> str:
     lines = []
     for label, group in said.groupby("label", sort=False):
         lines += [f"\nLabels: {label}.\n"] if label else []
-        lines += [f"- **{names}**: {own}" for own, names in group[group.own != ""].groupby("own", sort=False).contender.agg(some).items()]
+        lines += [f"- **{names}**: {words}" for words, names in group[group.own != ""].groupby("own", sort=False).contender.agg(some).to_dict().items()]
     return "\n".join(lines)
 
 

@@ -173,7 +173,7 @@ WRITERS: dict[str, Callable[[Path, tuple[np.ndarray, ...], np.ndarray], None]] =
 TWODIP_GRID = (np.arange(-4000.0, 4001.0, 100.0), np.arange(-4000.0, 4001.0, 100.0), np.arange(-500.0, 14001.0, 100.0))
 
 # %% ../../nbs/02_tracks/00a_field_map.ipynb #b1328676
-def read_map(path: Path) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+def read_map(path: Path) -> Map:
     "Axes and values of a map file, by its ending; FieldError tells what is wrong with a bad one."
     if not path.is_file():
         raise FieldError(f"no field map at {path}; write one with GridField.sample(DipoleField()).write(path)")

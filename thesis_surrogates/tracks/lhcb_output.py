@@ -25,16 +25,16 @@ RESULT = re.compile(rf"(?:^|\s)(\S+) -> {QUADRUPLE}\s*$")
 
 
 class LhcbOutputError(ValueError):
-    """A log file holds no results, or a line that should be one is not; the message names the line."""
+    "A log file holds no results, or a line that should be one is not; the message names the line."
 
 
 def complain(source: str, line: int, expected: str, found: str) -> LhcbOutputError:
-    """The error of one line."""
+    "The error of one line."
     return LhcbOutputError(f"{source}, line {line}: expected {expected}; found {found.strip()[:120]!r}")
 
 
 def numbered_lines(source: str | Path) -> list[tuple[int, str]]:
-    """Lines of a file with their numbers, from 1."""
+    "Lines of a file with their numbers, from 1."
     path = Path(source)
     if not path.is_file():
         raise LhcbOutputError(f"no file {path}; save the output of the test there, e.g. with `... | tee {path.name}`")
@@ -45,7 +45,7 @@ COLUMNS = ("track", "extrapolator", "x0_mm", "y0_mm", "tx0", "ty0", "q_over_p", 
 
 
 def parse_extrapolator_test(source: str | Path) -> pd.DataFrame:  # columns COLUMNS
-    """All results of the extrapolator test in a log file; LhcbOutputError for a line that is broken or out of place."""
+    "All results of the extrapolator test in a log file; LhcbOutputError for a line that is broken or out of place."
     name, rows, count = Path(source).name, [], -1
     track: tuple[float, ...] | None = None
     seen: set[str] = set()
@@ -72,7 +72,7 @@ def parse_extrapolator_test(source: str | Path) -> pd.DataFrame:  # columns COLU
 
 # %% ../../nbs/02_tracks/08_lhcb_output.ipynb #5e3299c7
 def statistics(dx: pd.Series, dy: pd.Series, dtx: pd.Series, dty: pd.Series) -> dict[str, float]:
-    """Summary of position [mm] and slope differences of some tracks, under the names of this package's tables."""
+    "Summary of position [mm] and slope differences of some tracks, under the names of this package's tables."
     position, slope = pd.Series(np.hypot(dx, dy)), pd.Series(np.hypot(dtx, dty))
     return {"position_mean_mm": position.mean(), "position_median_mm": position.median(), "position_p95_mm": float(position.quantile(0.95)),
             "position_max_mm": position.max(), "slope_mean": slope.mean()}
@@ -103,7 +103,7 @@ def accuracy_rows(test: pd.DataFrame, reference: str = "Reference", neutral: boo
 
 # %% ../../nbs/02_tracks/08_lhcb_output.ipynb #7bd9470c
 def inputs_of(test: pd.DataFrame, reference: str = "Reference") -> tuple[np.ndarray, np.ndarray]:  # [N, 7], [N, 4]
-    """Inputs of every track (x, y, tx, ty, q/p [1/GeV], z0, dz) and the answer of the reference, in mm and slopes."""
+    "Inputs of every track (x, y, tx, ty, q/p [1/GeV], z0, dz) and the answer of the reference, in mm and slopes."
     rows = test[test.extrapolator == reference]
     if rows.empty:
         raise LhcbOutputError(f"no extrapolator {reference!r}; the file has {', '.join(sorted(set(test.extrapolator)))}")
@@ -120,7 +120,7 @@ FLOW_ROW = re.compile(rf"\|(\s*)\"?([^\"|]+?)\"?\s*\|\s*({NUMBER})\s*\|\s*({NUMB
 
 
 def parse_timing(source: str | Path) -> pd.DataFrame:  # table, algorithm, ms_per_event, entries, total_s
-    """All rows of all timing tables in a log file, of either form; LhcbOutputError for a row that does not fit its table."""
+    "All rows of all timing tables in a log file, of either form; LhcbOutputError for a row that does not fit its table."
     name, mode, begun = Path(source).name, "", 0  # begun: rows before the table that is being read
     rows: list[tuple[str, str, float, int, float]] = []
     for number, line in numbered_lines(source):
@@ -154,7 +154,7 @@ def lhcb_rows(
     tracks: int | None = None,  # tracks that one event of the test follows (1331 in LHCb's grid); no us_per_track when None
     frame: str | None = None,  # algorithm whose time is subtracted, that of a straight line
 ) -> pd.DataFrame:  # the columns of accuracy with ms_per_event and us_per_track
-    """Accuracy and cost of LHCb's extrapolators as rows of a comparison; NaN where there is no time."""
+    "Accuracy and cost of LHCb's extrapolators as rows of a comparison; NaN where there is no time."
     duplicated = timing.algorithm[timing.algorithm.duplicated()]
     if len(duplicated):
         raise LhcbOutputError(f"algorithm {duplicated.iloc[0]!r} has two times; give the rows of one table")

@@ -28,11 +28,11 @@ __all__ = ['NativeError', 'sources', 'missing_tools', 'call', 'namespace_of', 'b
 
 # %% ../../nbs/02_tracks/08a_native.ipynb #ba2be5cf
 class NativeError(RuntimeError):
-    """The C++ programs cannot be built or run here; the message says what is missing."""
+    "The C++ programs cannot be built or run here; the message says what is missing."
 
 
 def sources() -> Path:
-    """The folder cpp/ of the checkout this package lies in."""
+    "The folder cpp/ of the checkout this package lies in."
     folder = Path(str(import_module("thesis_surrogates").__file__)).resolve().parents[1] / "cpp"
     if not (folder / "CMakeLists.txt").is_file():
         raise NativeError("the C++ programs come with a checkout of the repository, not with the installed package")
@@ -40,7 +40,7 @@ def sources() -> Path:
 
 
 def missing_tools() -> str | None:
-    """Why nothing can be built here, or None when everything is there."""
+    "Why nothing can be built here, or None when everything is there."
     try:
         sources()
     except NativeError as error:
@@ -50,7 +50,7 @@ def missing_tools() -> str | None:
 
 # %% ../../nbs/02_tracks/08a_native.ipynb #2c1b1f78
 def call(command: Sequence[str | Path], what: str) -> str:
-    """Standard output of a command; NativeError with its first error line when it fails."""
+    "Standard output of a command; NativeError with its first error line when it fails."
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode:
         lines = (done.stderr + done.stdout).strip().splitlines() or ["no message"]
@@ -60,7 +60,7 @@ def call(command: Sequence[str | Path], what: str) -> str:
 
 
 def namespace_of(header: Path) -> str:
-    """The namespace of an exported header."""
+    "The namespace of an exported header."
     match = re.search(r"^namespace (\w+) \{", header.read_text(encoding="utf-8"), re.MULTILINE)
     if match is None:
         raise NativeError(f"{header} holds no namespace; write it with core.header.export_header")
@@ -72,7 +72,7 @@ def build_native(
     header: str | Path | None = None,  # an exported header for `from_header`; that of the golden vector when None
     exact: bool = False,  # round as Python does: no fused multiply-add
 ) -> Path:
-    """Configure and build the programs; returns their folder. Raises NativeError when something is missing or refused."""
+    "Configure and build the programs; returns their folder. Raises NativeError when something is missing or refused."
     if (lacking := missing_tools()) is not None:
         raise NativeError(lacking)
     folder = Path(folder)
@@ -85,7 +85,7 @@ def build_native(
 
 # %% ../../nbs/02_tracks/08a_native.ipynb #b42bb7d1
 def field_options(field: Field, folder: Path) -> list[str]:
-    """Command line options of a field; a map is written to the folder first."""
+    "Command line options of a field; a map is written to the folder first."
     if isinstance(field, GridField):
         field.write(folder / "map.bin")
         return ["--field", "grid", "--polarity", str(field.polarity), "--map", str(folder / "map.bin")]
@@ -98,7 +98,7 @@ def field_options(field: Field, folder: Path) -> list[str]:
 
 
 def checked_states(states: np.ndarray) -> np.ndarray:
-    """States as float64 [N, 7]."""
+    "States as float64 [N, 7]."
     rows = np.ascontiguousarray(states, dtype=np.float64)
     if rows.ndim != 2 or rows.shape[1] != 7 or len(rows) == 0:
         raise NativeError(f"states have shape {rows.shape}; expected [N, 7]: x, y [mm], tx, ty, q/p [1/GeV], z0, dz [mm]")
@@ -113,7 +113,7 @@ def run_native(
     step: float = 20.0,  # largest step [mm]
     tolerance: float = 1e-4,  # cash_karp only [mm]
 ) -> np.ndarray:  # [N, 4] at z0 + dz; NaN for a track that turned over
-    """Follow tracks with the compiled baseline."""
+    "Follow tracks with the compiled baseline."
     with tempfile.TemporaryDirectory() as place:
         checked_states(states).tofile(Path(place) / "states.bin")
         options = ["--states", f"{place}/states.bin", "--out", f"{place}/final.bin", "--method", method, "--step", repr(step), "--error", repr(tolerance)]
@@ -122,7 +122,7 @@ def run_native(
 
 
 def run_header(folder: str | Path, states: np.ndarray) -> np.ndarray:
-    """Final states [N, 4] of the surrogate whose header was compiled, for states [N, 7], in single precision."""
+    "Final states [N, 4] of the surrogate whose header was compiled, for states [N, 7], in single precision."
     with tempfile.TemporaryDirectory() as place:
         checked_states(states).tofile(Path(place) / "states.bin")
         call([Path(folder) / "from_header", "--states", f"{place}/states.bin", "--out", f"{place}/final.bin"], "from_header")
@@ -136,7 +136,7 @@ def time_native(
     count: int = 1_000_000,
     repeats: int = 7,
 ) -> dict[str, Any]:
-    """What the program measured: `single_ns`, `many_ns`, `states` and its own options."""
+    "What the program measured: `single_ns`, `many_ns`, `states` and its own options."
     with tempfile.TemporaryDirectory() as place:
         checked_states(states).tofile(Path(place) / "states.bin")
         command: list[str | Path] = [Path(program), "--states", f"{place}/states.bin", "--time", str(count), "--repeats", str(repeats), *options]
@@ -153,7 +153,7 @@ def native_rows(
     count: int = 1_000_000,
     repeats: int = 7,
 ) -> pd.DataFrame:  # contender, kind, us_per_track, single_us, states
-    """Rows for a table of costs, all timed one after the other in this call."""
+    "Rows for a table of costs, all timed one after the other in this call."
     longest = float(np.abs(checked_states(states)[:, 6]).max())
     jobs = [(f"C++ RK4 {n} steps", ["--method", "rk4", "--step", repr(longest / n)]) for n in steps]
     jobs += [(f"C++ Cash-Karp {e:g} mm", ["--method", "cash_karp", "--step", "1000", "--error", repr(float(e))]) for e in tolerances]

@@ -82,11 +82,11 @@ def learned(table: pd.DataFrame, headline: str) -> str:
     own, start = (done[done.kind == "surrogate"], done[done.contender.str.startswith(TABLES)]) if len(done) else (done, done)
     if not len(own) or not len(start):
         return ""
-    best, start = own.iloc[0], start.iloc[0]
-    quantity, error = headline.split("_")[1], digits(1e3 * start[headline], 3)
-    if best[headline] < start[headline]:
-        return f"Learning makes the {quantity} error of the *{start.contender}*, {error} µm, {digits(start[headline] / best[headline])} times smaller."
-    return f"The *{start.contender}* alone, with nothing learned, have a {quantity} error of {error} µm: **the surrogate adds nothing to them**."
+    best, error, name = float(own[headline].iloc[0]), float(start[headline].iloc[0]), str(start.contender.iloc[0])
+    quantity, said = headline.split("_")[1], digits(1e3 * error, 3)
+    if best < error:
+        return f"Learning makes the {quantity} error of the *{name}*, {said} µm, {digits(error / best)} times smaller."
+    return f"The *{name}* alone, with nothing learned, have a {quantity} error of {said} µm: **the surrogate adds nothing to them**."
 
 # %% ../../nbs/02_tracks/06f_summary.ipynb #e560eb73
 def frontier_figure(table: pd.DataFrame, headline: str, goal: float | None = None) -> Figure:
@@ -153,7 +153,7 @@ def length_markdown(table: pd.DataFrame) -> str:
     for model, yardstick in YARDSTICKS.items():
         if {model, yardstick} <= set(errors.index):
             ratios = (errors.loc[model] / errors.loc[yardstick]).dropna()
-            said.append(f"*{model}* has {', '.join(f'{digits(ratio)} ({steps:,.0f} steps)' for steps, ratio in ratios.items())} times the error of *{yardstick}*.")
+            said.append(f"*{model}* has {', '.join(f'{digits(float(ratio))} ({steps:,.0f} steps)' for steps, ratio in ratios.to_dict().items())} times the error of *{yardstick}*.")
     return to_markdown([["recipe", *(f"{steps:,.0f} steps [µm]" for steps in lengths)], *rows]) + "\n" + " ".join(said)
 
 # %% ../../nbs/02_tracks/06f_summary.ipynb #fce498ef

@@ -123,6 +123,6 @@ def jacobian_against_momentum(errors: Mapping[str, JacobianErrors], bins: int = 
         first = table[table.model == table.model.iloc[0]]
         panels[0].plot(first.momentum_gev, first.straight_median, color="#777777", ls="--", label="straight line, median")
         for limit in (JACOBIAN_GOAL, next(limit.value for limit in TRIGGER if limit.name == "Jacobian")):
-            panels[0].axhline(limit, color="#777777", lw=0.8, ls=":")
-        panels[0].legend(fontsize=6.5, loc="upper right", bbox_to_anchor=(1.0, 0.9))
+            panels[0].axhline(limit, color="k", lw=1.2, ls=":")
+        panels[0].legend(fontsize=6.5, loc="upper right", bbox_to_anchor=(1.0, 0.58))
     return figure, table
