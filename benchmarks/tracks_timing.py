@@ -17,6 +17,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLA
     os.environ[name] = "1"  # before anything that starts threads
 
 import argparse
+import copy
 import json
 import math
 import platform
@@ -52,6 +53,7 @@ from thesis_surrogates.tracks.steppers import CURVATURE, cash_karp_batch, rk4_ba
 PIECE = 5000  # rows that a network sees at once
 COUNTS = tuple(n for n in STEP_COUNTS if n <= 16 or n % 2 == 0)  # of Runge-Kutta's steps: close enough for a rival of every error
 TOO_EXACT = 30  # a stepper that is so many times more exact than every surrogate ends its family: what is finer is not timed
+WARM_UP, FEWEST, MOST = 200, 3, 30  # warm-up calls, and repeats as far as the budget of seconds allows
 REPEATS = 5  # of the C++ programs, which time themselves
 Predict = Callable[[Any], Any]
 
@@ -69,7 +71,7 @@ class Method:
     largest: int = 10**9  # batches beyond this are left out
 
 
-def warmed(call: Callable[[], Any], budget: float, warm: int = 200) -> tuple[int, int]:
+def warmed(call: Callable[[], Any], budget: float, warm: int = WARM_UP) -> tuple[int, int]:
     """Warm a call up; how often, and how many calls make a repeat of half a millisecond."""
     began, count, last = time.perf_counter(), 0, math.inf
     while count < warm and (count < 1 or time.perf_counter() - began < 0.2 * budget):
@@ -79,14 +81,14 @@ def warmed(call: Callable[[], Any], budget: float, warm: int = 200) -> tuple[int
     return count, max(1, math.ceil(5e-4 / max(last, 1e-9)))
 
 
-def timed(calls: list[Callable[[], Any]], budget: float, repeats: int = 30) -> list[dict[str, float]]:
+def timed(calls: list[Callable[[], Any]], budget: float, repeats: int = MOST) -> list[dict[str, float]]:
     """Median and quartiles of the seconds per call of each, taken in turns, so that a busy moment of the machine hits all alike."""
     warm = [warmed(call, budget) for call in calls]
     times: list[list[float]] = [[] for _ in calls]
     spent = [0.0] * len(calls)
     for _ in range(repeats):
         for number, (call, (_, inner)) in enumerate(zip(calls, warm, strict=True)):
-            if len(times[number]) >= 3 and spent[number] > budget:
+            if len(times[number]) >= FEWEST and spent[number] > budget:
                 continue
             if inner > 1:
                 call()  # the others have emptied the caches; an expensive call fills them itself
@@ -132,6 +134,18 @@ def same(rows: torch.Tensor) -> torch.Tensor:
     return rows
 
 
+def on_gpu(module: torch.nn.Module) -> Predict:
+    """A copy of a network on the GPU, for batches that lie there; each call waits until the answer is there."""
+    copied = copy.deepcopy(module).cuda()
+
+    def run(rows: torch.Tensor) -> torch.Tensor:
+        answer = copied(rows)
+        torch.cuda.synchronize()
+        return answer
+
+    return run
+
+
 def networks(name: str, module: torch.nn.Module, deployable: Deployable, folder: Path) -> Iterator[Method]:
     """The runtimes of one network; one that cannot take it is left out with a word."""
     size = count_parameters(module)
@@ -143,6 +157,8 @@ def networks(name: str, module: torch.nn.Module, deployable: Deployable, folder:
         yield Method(name, "surrogate", "torch.compile", same, in_pieces(compiled), size)
     except Exception as error:  # no C++ compiler, or an operation that inductor refuses
         print(f"  {name}: torch.compile left out ({type(error).__name__})")
+    if torch.cuda.is_available():
+        yield Method(name, "surrogate", "torch on the GPU", torch.Tensor.cuda, on_gpu(module), size)
     for ending, write in (("onnx", export_onnx), ("ts", export_torchscript)):
         try:
             write(deployable, folder / f"{name}.{ending}", states=1000)
@@ -205,7 +221,7 @@ def unseen(config: TracksData, tracks: int, field: Field) -> tuple[torch.Tensor,
 
 def errors(method: Method, inputs: torch.Tensor, target: np.ndarray) -> dict[str, float]:
     """Mean, median, p95 position error [mm] and mean slope error."""
-    answer = np.asarray(method.call(method.prepare(inputs)), dtype=np.float64)
+    answer = torch.as_tensor(method.call(method.prepare(inputs))).cpu().double().numpy()
     position, slope = np.hypot(*(answer - target)[:, :2].T), np.hypot(*(answer - target)[:, 2:].T)
     return {"position_mean_mm": float(position.mean()), "position_median_mm": float(np.median(position)),
             "position_p95_mm": float(np.quantile(position, 0.95)), "slope_mean": float(slope.mean())}
@@ -334,12 +350,24 @@ def figures(place: Path, number: int, found: dict[str, Any]) -> None:
     save_figure(figure, place / f"scaling_{number}", drawn)
 
 
+def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """A number above zero, for a command line."""
+
+    def number(text: str) -> float:
+        if not 0 < (value := kind(text)) < math.inf:
+            raise argparse.ArgumentTypeError(f"{text}: give a number above zero")
+        return value
+
+    number.__name__ = kind.__name__  # what argparse calls it
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="*", help="run directories of the system tracks")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 100, 10_000, 1_000_000])
-    parser.add_argument("--budget", type=float, default=2.0, help="seconds per number")
-    parser.add_argument("--tracks", type=int, default=20_000, help="fresh tracks for the errors")
+    parser.add_argument("--batches", type=positive(int), nargs="+", default=[1, 100, 10_000, 1_000_000])
+    parser.add_argument("--budget", type=positive(float), default=2.0, help="seconds per number")
+    parser.add_argument("--tracks", type=positive(int), default=20_000, help="fresh tracks for the errors")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/tracks"))
     parser.add_argument("--no-native", action="store_true", help="leave out the C++ programs")
     parser.add_argument("--no-facts", action="store_true", help="add nothing to the facts of the runs")
@@ -362,7 +390,8 @@ def main() -> None:
     if not groups:
         groups["classical"] = (TracksData(), {}, {})
     result: dict[str, Any] = {
-        "protocol": {"threads": 1, "warm_up": 200, "repeats": 30, "budget_seconds": options.budget, "piece": PIECE, "statistic": "median and quartiles"},
+        "protocol": {"threads": 1, "warm_up": f"1 to {WARM_UP} calls", "repeats": f"{FEWEST} to {MOST} in turns", "budget_seconds": options.budget, "piece": PIECE,
+                     "statistic": "median and quartiles"},
         "machine": {"processor": _processor(), "python": platform.python_version(), "torch": torch.__version__, "numba": numba.__version__,
                     "onnxruntime": onnxruntime.__version__},
         "settings": [],

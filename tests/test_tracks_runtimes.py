@@ -252,3 +252,9 @@ def test_the_programs_refuse_in_one_line(name, tmp_path):
     done = program(name, tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.strip().splitlines()) == 1 and "config.yaml" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", [("--batches", "0"), ("--batches", "-3"), ("--tracks", "0"), ("--budget", "nan")])
+def test_the_timing_program_refuses_numbers_that_make_no_sense(wrong, tmp_path):
+    done = program("tracks_timing", *wrong, "--out", tmp_path / "out")
+    assert done.returncode == 2 and "give a number above zero" in done.stderr and not (tmp_path / "out").exists()
