@@ -187,3 +187,15 @@ def test_from_suite_to_report_and_export(tmp_path):
     assert published.returncode == 0
     text = "".join(p.read_text() for p in (tmp_path / "outputs/published").rglob("*") if p.is_file())
     assert str(tmp_path) not in text and os.uname().nodename not in re.findall(r"[\w.-]+", text)
+
+
+@pytest.mark.parametrize("ending", ["h5", "npz"])
+def test_a_file_with_another_dataset_is_not_taken_for_the_one_asked_for(tmp_path, ending):
+    asked = ("data", "tracks", "--out", f"b.{ending}", "--tracks", 100, "--seed")
+    assert surrogates(*asked, 1, cwd=tmp_path).returncode == 0
+    before = (tmp_path / f"b.{ending}").read_bytes()
+    assert surrogates(*asked, 1, cwd=tmp_path).returncode == 0
+    other = surrogates(*asked, 9, cwd=tmp_path)
+    assert other.returncode == 2 and "seed 1 instead of 9" in other.stderr and "--again" in other.stderr and "Traceback" not in other.stderr
+    assert (tmp_path / f"b.{ending}").read_bytes() == before
+    assert surrogates(*asked, 9, "--again", cwd=tmp_path).returncode == 0

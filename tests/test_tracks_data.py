@@ -188,7 +188,7 @@ def test_trajectories_follow_the_stored_tracks_through_every_form(tmp_path):
     assert np.allclose(read_hdf5(tmp_path / "both.h5")[0]["trajectory"][:300], path, rtol=1e-14)
     parts = split_by_momentum(tmp_path / "both.h5", tmp_path)
     assert all(read_hdf5(part)[0]["trajectory"].shape == (rows, 5, 6) for part, rows in parts.items())
-    assert set(load_data(TracksData(), tmp_path / "a.h5").splits["test"]) == {"inputs", "target", "bend", "fraction", "along"}
+    assert set(load_data(config, tmp_path / "a.h5").splits["test"]) == {"inputs", "target", "bend", "fraction", "along"}
     with pytest.raises(ValueError, match="two planes"):
         TracksData(trajectories=1)
 
@@ -295,9 +295,11 @@ def test_the_command_line_makes_merges_and_splits(tmp_path):
     about = read_hdf5(tmp_path / "a.h5")[1]["config"]
     assert (about["seed"], about["n_tracks"], about["p_low"], about["z_end"], about["label_step"]) == (3, 1000, 0.5, 12000.0, 200.0)
     before = (tmp_path / "a.h5").stat().st_mtime_ns
-    words = ("data", "tracks", "--preset", "seed_v1", "--tracks", 1000, "--seed", 4, "--set", "label_step=200")
-    assert surrogates(*words, "--out", "a.h5", cwd=tmp_path).returncode == 0 and (tmp_path / "a.h5").stat().st_mtime_ns == before
-    assert surrogates(*words, "--out", "b.npz", cwd=tmp_path).returncode == 0
+    words = ("data", "tracks", "--preset", "seed_v1", "--tracks", 1000, "--set", "label_step=200", "--seed")
+    assert surrogates(*words, 3, "--out", "a.h5", cwd=tmp_path).returncode == 0
+    other = surrogates(*words, 4, "--out", "a.h5", cwd=tmp_path)
+    assert other.returncode == 2 and "seed 3 instead of 4" in other.stderr and (tmp_path / "a.h5").stat().st_mtime_ns == before
+    assert surrogates(*words, 4, "--out", "b.npz", cwd=tmp_path).returncode == 0
     assert "2000 tracks" in surrogates("tracks", "merge", "a.h5", "b.npz", "--out", "c.h5", cwd=tmp_path).stdout
     assert surrogates("tracks", "split", "c.h5", cwd=tmp_path).stdout.count("split:") == 3
     assert "2000 tracks" in surrogates("tracks", "merge", "c.h5", "--out", "c.npz", cwd=tmp_path).stdout

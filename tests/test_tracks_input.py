@@ -8,9 +8,11 @@ import torch
 from thesis_surrogates.core.config import check
 from thesis_surrogates.core.mappings import ConfigError
 from thesis_surrogates.core.files import DataError, read_hdf5, write_hdf5
-from thesis_surrogates.tracks.data import COLUMNS, PRESETS, TracksData, generate
-from thesis_surrogates.tracks.files import load_data, read_npz, write_npz
-from thesis_surrogates.tracks.production import make_data
+from thesis_surrogates.tracks.data import COLUMNS, OPTIONAL, PRESETS, TracksData, generate
+from thesis_surrogates.tracks.files import exchange, load_data, npz_metadata, read_npz, write_npz
+from thesis_surrogates.tracks.field_map import write_npz_map
+from thesis_surrogates.tracks.joining import merge
+from thesis_surrogates.tracks.production import make_data, produce
 from thesis_surrogates.tracks.field import DipoleField, FieldError, GridField, LHCbLikeField, UniformField, make_field
 from thesis_surrogates.tracks.propagation import propagate, propagate_with_jacobian
 
@@ -199,3 +201,50 @@ def test_presets_generate():
     for name, config in PRESETS.items():
         piece = next(generate(config.model_copy(update={"n_tracks": 200})))
         assert len(piece["inputs"]) == 200 and np.isfinite(piece["target"]).all(), name
+
+
+def test_other_planes_are_refused(dataset):
+    with pytest.raises(DataError, match="2665 to 7826 mm.*4000 to 12000 mm.*data.z_start=2665"):
+        load_data(PRESETS["long_leg"], dataset)
+    assert load_data(TracksData(legs="variable"), dataset).meta["n_tracks"] == 1500
+
+
+@pytest.mark.parametrize("change,word", [
+    (lambda keys: {"Z": keys["Z"] + [0, 5]}, "ends at"), (lambda keys: {"P": 2 * keys["P"]}, "GeV"), (lambda keys: {"Z": keys["Z"][:, 0]}, "Z has shape"),
+    (lambda keys: {"X": keys["X"] * [1, 1, 1, 1, 1000, 1], "P": keys["P"] / 1000}, "1/MeV"),
+    (lambda keys: {key: array[:0] for key, array in keys.items()}, "0 tracks"),
+])
+def test_contradictions_of_an_npz_are_refused(dataset, tmp_path, change, word):
+    keys = exchange(read_hdf5(dataset)[0])
+    np.savez(tmp_path / "x.npz", **{**keys, **change(keys)})
+    with pytest.raises(DataError, match=word):
+        load_data(SMALL, tmp_path / "x.npz")
+
+
+def test_damaged_and_upstream_npz(dataset, tmp_path):
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(DataError, match="not a readable"):
+        npz_metadata(tmp_path / "text.npz")
+    np.savez(tmp_path / "t.npz", **exchange(read_hdf5(dataset)[0]), T=np.array([{"z": 1}] * 1500, dtype=object))
+    assert "trajectory" not in read_npz(tmp_path / "t.npz", optional=OPTIONAL)
+
+
+def test_a_dataset_knows_its_map(tmp_path):
+    axes = tuple(np.linspace(low, high, 5) for low, high in ((-1000, 1000), (-1000, 1000), (-500, 14000)))
+    values = np.zeros((5, 5, 5, 3))
+    write_npz_map(tmp_path / "g.npz", axes, values)
+    config = TracksData(n_tracks=300, field="grid", field_map=str(tmp_path / "g.npz"))
+    produce(config, tmp_path / "d.h5")
+    assert load_data(config, tmp_path / "d.h5").meta["n_tracks"] == 300
+    values[..., 1] = -0.5
+    write_npz_map(tmp_path / "g.npz", axes, values)
+    with pytest.raises(DataError, match="another field map"):
+        load_data(config, tmp_path / "d.h5")
+
+
+def test_what_cannot_be_made_leaves_nothing_behind(dataset, tmp_path):
+    with pytest.raises(FieldError):
+        produce(TracksData(n_tracks=300, field="grid", field_map=str(tmp_path / "none.npz")), tmp_path / "z.h5")
+    with pytest.raises(DataError, match="m.txt"):
+        merge([dataset], tmp_path / "m.txt")
+    assert not list(tmp_path.iterdir())

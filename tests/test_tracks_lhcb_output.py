@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from thesis_surrogates.core.tables import build_table
 from thesis_surrogates.tracks.lhcb_output import LhcbOutputError, accuracy_rows, inputs_of, lhcb_rows, ntuple_rows, parse_extrapolator_test, parse_timing
+from thesis_surrogates.tracks.summary import frontier_figure
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples" / "lhcb"
 TRACK = "Tester   SUCCESS Propagating     ( -900.000,   0.000, -0.3000, 0.0000 ) with q*p = -2.5 GeV from z = 3000 to 7000"
@@ -146,6 +149,19 @@ def test_costs_per_track():
         lhcb_rows(accuracy, times, {"TestHerab": "Herab"})
     with pytest.raises(LhcbOutputError, match="two times"):
         lhcb_rows(accuracy, times.loc[[0, 0, 1]], names)
+
+
+def test_rows_stand_in_a_comparison_and_in_its_figure():
+    accuracy = accuracy_rows(parse_extrapolator_test(SAMPLES / "extrapolator_test.txt"))
+    names = {f"TestSynthetic{kind}": f"Synthetic{kind}" for kind in ("Medium", "Coarse")}
+    rows = lhcb_rows(accuracy, parse_timing(SAMPLES / "timing_control_flow.txt"), names, tracks=24)
+    one = {"dx": [3.0], "dy": [4.0], "dtx": [0.0], "dty": [0.0], "time": [2500], "success": [1]}
+    empty = build_table([], [], ["position_mean_mm", "slope_mean"], "position_mean_mm")
+    ours = pd.DataFrame([{"contender": f"RK4 {n} steps", "kind": "classical", "status": "done", "cost_us": 0.1 * n, "position_mean_mm": 5.0 / n**4} for n in (2, 4, 8)])
+    table = pd.concat([ours, rows, ntuple_rows({"CashKarp": one}, 7000.0)])
+    assert {"contender", "kind", "status", "seeds", "cost_us", "position_mean_mm", "slope_mean"} <= set(empty) & set(rows)
+    drawn = {text.get_text() for text in frontier_figure(table, "position_mean_mm").axes[0].texts}
+    assert {"LHCb SyntheticMedium", "LHCb SyntheticCoarse", "LHCb CashKarp"} <= drawn
 
 
 def test_samples_are_small_labelled_and_can_be_made_again(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from thesis_surrogates.core.config import OptimizerConfig
+from thesis_surrogates.core.config import OptimizerConfig, check_run
 from thesis_surrogates.core.mappings import ConfigError
 from thesis_surrogates.core.export import export_onnx
 from thesis_surrogates.core.metrics import compete
@@ -76,6 +76,13 @@ def test_six_inputs_cannot_describe_variable_legs(name):
             build_model(MODELS[solved](name=solved), VARIABLE)
     with pytest.raises(ConfigError, match="two hidden widths"):
         build_model(MODELS["rk_pinn"](name="rk_pinn", hidden=(64,)), FIXED)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("hidden", [[], [64, 0]])
+def test_a_network_without_a_layer_is_refused(name, hidden):
+    with pytest.raises(ConfigError, match=r"hidden.*\[.*give at least one width, all positive, or leave it out"):
+        check_run({"system": "tracks", "model": {"name": name, "hidden": hidden}, "seed": 0}, MODELS, TracksData, TracksTrain)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from thesis_surrogates.tracks.field import DipoleField, FieldError, GaussianField, GridField, LHCbLikeField, UniformField, make_field
-from thesis_surrogates.tracks.field_map import TWODIP_GRID, read_binary_map, read_image, write_binary_map
+from thesis_surrogates.tracks.field_map import TWODIP_GRID, read_binary_map, read_image, write_binary_map, write_npz_map
 from thesis_surrogates.tracks.map_error import interpolation_error, pitch_scan, sample_box
 from thesis_surrogates.tracks.propagation import (
     CURVATURE,
@@ -240,6 +240,41 @@ def test_damaged_binary_maps_are_refused(tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(FieldError, match="map.bin"):
         GridField.read(path)
+
+
+AXES, NODES = (np.arange(2) * 10.0, np.arange(3) * 20.0, np.arange(4) * 50.0 + 300), np.ones((2, 3, 4, 3), dtype=np.float32)
+
+
+@pytest.mark.parametrize("ending", ["npz", "bin"])
+@pytest.mark.parametrize("cut", [0.3, 0.9])
+def test_a_map_that_was_cut_is_no_map(tmp_path, ending, cut):
+    path = tmp_path / f"map.{ending}"
+    GridField(AXES, NODES).write(path)
+    path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
+    with pytest.raises(FieldError, match=f"map.{ending}"):
+        GridField.read(path)
+
+
+@pytest.mark.parametrize("ending", ["npz", "bin"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_of_a_map_that_is_not_finite_is_named(tmp_path, ending, value):
+    nodes, path = NODES.copy(), tmp_path / f"map.{ending}"
+    nodes[1, 2, 3, 1] = value
+    GridField(AXES, nodes).write(path)
+    with pytest.raises(FieldError, match=rf"map.{ending}: By at x = 10, y = 40, z = 450 mm is {value}; write 0"):
+        GridField.read(path)
+
+
+@pytest.mark.parametrize("axis, said", [([0.0, 1, 5, 9], r"y has 4 values \[0.0, 1.0, 5.0, 9.0\]"), ([7.0], r"y has 1 values \[7.0\]"),
+                                        ([3.0, 3.0], r"y has 2 values"), ([0.0, np.nan, 2.0], "y has 3 values")])
+def test_an_axis_without_one_pitch_is_named(tmp_path, axis, said):
+    axes = (AXES[0], np.array(axis), AXES[2])
+    nodes, path = np.ones((2, len(axis), 4, 3), dtype=np.float32), tmp_path / "map.npz"
+    write_npz_map(path, axes, nodes)
+    with pytest.raises(FieldError, match=f"map.npz: {said}"):
+        GridField.read(path)
+    with pytest.raises(FieldError, match=said):
+        GridField(axes, nodes)
 
 
 def test_images_need_their_exact_length(tmp_path):

@@ -13,8 +13,11 @@ from thesis_surrogates.core.files import DataError, replace_bytes
 from thesis_surrogates.core.facts import read_run
 from thesis_surrogates.core.mappings import ConfigError
 from thesis_surrogates.running import execution
-from thesis_surrogates.running.registry import get_system
-from thesis_surrogates.tracks.views import read_model, views
+from thesis_surrogates.running.datasets import dataset_path
+from thesis_surrogates.running.registry import get_system, resolve
+from thesis_surrogates.tracks.data import TracksData
+from thesis_surrogates.tracks.models import MODELS, build_model
+from thesis_surrogates.tracks.views import model_config, normalization, older_config, read_model, views
 
 VIEWED = {"system": "tracks", "model": {"name": "rk_pinn", "hidden": [8, 8]}, "data": {"n_tracks": 400},
           "train": {"epochs": 4, "batch_size": 64, "keep_every": 2, "physics_warmup_epochs": 2}}
@@ -55,7 +58,7 @@ def test_the_history_has_the_keys_and_the_numbers_of_the_facts(viewed):
     assert history["best_val_loss"] == min(row["loss"] for row in history["val"]) == history["val"][history["best_epoch"] - 1]["loss"]
     assert len(history["train"][0]["stage_losses"]) == 4 and history["train"][0]["pde_loss"] > 0
     assert history["test_final"]["pos_mean_mm"] > 0 and history["test_final"]["pos_std_mm"] > 0
-    assert history["test_final"]["loss"] is None  # not among the facts of an evaluation
+    assert "loss" not in history["test_final"]  # not among the facts of an evaluation
 
 
 def test_facts_from_before_the_spread_was_scored_still_have_a_history(viewed):
@@ -77,6 +80,31 @@ def test_the_checkpoints_are_the_networks_of_their_epochs(viewed):
     described = json.loads((viewed / "model_config.json").read_text())
     assert described["parameters"] == sum(p.numel() for p in model.parameters()) and abs(sum(described["stage_weights"]) - 1) < 1e-6
     assert json.loads((viewed / "normalization.json").read_text())["output_mean"] == trained.normalize_outputs.mean.tolist()
+
+
+def test_generated_data_has_a_path(viewed):
+    config = resolve(VIEWED)
+    assert json.loads((viewed / "config.json").read_text())["data_path"] == dataset_path("tracks", config.data, "").name
+
+
+@pytest.mark.parametrize("name", ["residual", "quadratic", "gauss_legendre", "chained", "kick", "binned", "polynomial"])
+def test_moments_of_outputs_are_those_of_the_frame(viewed, name):
+    facts, data = read_run(viewed), TracksData(n_tracks=400)
+    facts = replace(facts, config={**facts.config, "model": {"name": name}})
+    weights = build_model(MODELS[name](), data).state_dict()
+    weights |= {key: torch.arange(4.0) for key in weights if key in ("frame.normalize.mean", "normalize_outputs.mean")}
+    said = normalization(facts, weights)
+    assert said["output_mean"] == (None if name == "polynomial" else [0.0, 1.0, 2.0, 3.0]) and said["input_mean"] is not None
+    assert (said["output_std"] is None) == (name == "polynomial")
+    assert older_config(facts)["hidden_dims"] == model_config(facts, weights)["hidden_dims"] == ([] if name in ("binned", "polynomial") else [128, 128])
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model_state_dict": [1], "epoch": 1, "config": {}}, {"model_state_dict": {}, "epoch": 1, "config": [1]},
+                                     {"model_state_dict": {"x": 1}, "epoch": 1, "config": VIEWED}])
+def test_what_is_no_model_file_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(DataError, match="other.pt: "):
+        read_model(tmp_path / "other.pt")
 
 
 def test_a_killed_write_leaves_nothing_partial(viewed, monkeypatch, tmp_path):

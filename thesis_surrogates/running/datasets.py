@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core.config import DataConfig, RunConfig, check
 from ..core.mappings import ConfigError, digest, merge, nearest
-from ..core.files import DataError
+from ..core.files import DataError, read_hdf5
 from ..core.system import System
 from .registry import get_system, resolve
 
 # %% auto #0
-__all__ = ['dataset_path', 'locked', 'chosen_dataset', 'ensure_dataset', 'write_dataset', 'datasets_of']
+__all__ = ['dataset_path', 'locked', 'chosen_dataset', 'ensure_dataset', 'check_same', 'write_dataset', 'datasets_of']
 
 # %% ../../nbs/06_running/01_datasets.ipynb #57ec6bd7
 def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
@@ -70,11 +74,34 @@ def ensure_dataset(system: System, config: DataConfig, data_dir: str | Path, *, 
     return path
 
 # %% ../../nbs/06_running/01_datasets.ipynb #976b0c3a
+def check_same(system: System, config: DataConfig, path: Path) -> None:
+    """Compare the description in a dataset with the one asked for; a file without a description is not compared.
+
+    Raises:
+        DataError: the file is damaged or holds another dataset.
+    """
+    if path.suffix == ".npz":
+        try:
+            with np.load(path) as stored:
+                attrs = json.loads(str(stored["metadata"])) if "metadata" in stored else {}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not a readable .npz file ({error}); make it again with --again") from None
+    else:
+        attrs = read_hdf5(path, [])[1]
+    found, asked = attrs.get("config"), config.model_dump(mode="json", exclude=set(config.reading))
+    if not isinstance(found, dict):
+        return
+    other = [key for key in asked if key in found and found[key] != asked[key]]  # a key that an older version did not know is not compared
+    if other:
+        told = ", ".join(f"{key} {found[key]!r} instead of {asked[key]!r}" for key in other[:3])
+        raise DataError(f"{path}: holds another dataset of {system.name} ({told}); choose another name, or replace it with --again")
+
+# %% ../../nbs/06_running/01_datasets.ipynb #26108b3b
 def write_dataset(system: System, config: DataConfig, path: Path, *, again: bool = False, workers: int = 1) -> None:
     """Make a dataset at a place of one's own choice, unless the file is there.
 
     Raises:
-        DataError: the system cannot write such a file, or cannot share the work.
+        DataError: the system cannot write such a file or share the work, or the file holds another dataset.
     """
     if path.suffix not in system.suffixes:
         raise DataError(f"{path.name}: datasets of {system.name} are written as {' or '.join(system.suffixes)}; choose such a name")
@@ -86,6 +113,8 @@ def write_dataset(system: System, config: DataConfig, path: Path, *, again: bool
                 system.produce(config, path, workers)
             else:
                 system.make_data(config, path)
+        else:
+            check_same(system, config, path)
 
 # %% ../../nbs/06_running/01_datasets.ipynb #72f3758d
 def datasets_of(configs: list[RunConfig], data_dir: str | Path) -> dict[Path, RunConfig]:

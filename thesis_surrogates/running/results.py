@@ -79,8 +79,8 @@ def declared(table: pd.DataFrame) -> str:
     said = said.assign(own=split[0].str.rstrip("; ").where(split[1] != "", said.note), label=split[2].where(split[1] != "", ""))
     lines = []
     for label, group in said.groupby("label", sort=False):
-        lines += [f"\nLabels: {label}.\n"] if label else []
-        lines += [f"- **{names}**: {words}" for words, names in group[group.own != ""].groupby("own", sort=False).contender.agg(some).to_dict().items()]
+        lines += ["\nLabels: " + str(label) + ".\n"] if label else []
+        lines += [f"- **{some(part.contender)}**: " + str(part.own.iloc[0]) for _, part in group[group.own != ""].groupby("own", sort=False)]
     return "\n".join(lines)
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field as dataclass_field
 from pathlib import Path
@@ -20,8 +22,8 @@ from .analytic_fields import Field, FieldError, Formula, check_polarity, compile
 
 # %% auto #0
 __all__ = ['Map', 'HEADER', 'LETTERS', 'READERS', 'WRITERS', 'TWODIP_GRID', 'grid_index', 'trilinear', 'grid_scalar',
-           'grid_from_table', 'read_text_map', 'write_text_map', 'read_npz_map', 'write_npz_map', 'write_binary_map',
-           'read_binary_map', 'read_image', 'read_map', 'GridField']
+           'check_axes', 'grid_from_table', 'read_text_map', 'write_text_map', 'read_npz_map', 'write_npz_map',
+           'write_binary_map', 'read_binary_map', 'read_image', 'check_map', 'read_map', 'GridField']
 
 # %% ../../nbs/02_tracks/00a_field_map.ipynb #ba59ceb1
 def grid_index(xp: Any, u: Any, nodes: int) -> tuple[Any, Any, Any]:
@@ -74,6 +76,16 @@ def grid_scalar(x, y, z, p):
     return bx, by, bz
 
 # %% ../../nbs/02_tracks/00a_field_map.ipynb #a59e7b7a
+def check_axes(axes: tuple[np.ndarray, ...], source: str) -> None:
+    "FieldError unless each of x, y, z has at least two nodes and one constant step (to a thousandth of it at every node)."
+    for name, axis in zip("xyz", axes, strict=True):
+        values = np.asarray(axis, dtype=np.float64)
+        step = values[1] - values[0] if values.ndim == 1 and len(values) > 1 else 0.0
+        if not (step and np.abs(values - values[0] - step * np.arange(len(values))).max() <= 1e-3 * abs(step)):
+            raise FieldError(f"{source}: {name} has {values.size} values {values.ravel()[:6].tolist()} mm with steps "
+                             f"{np.unique(np.diff(values.ravel()).round(6))[:4].tolist()} mm; a regular grid needs at least two nodes and one constant step")
+
+
 def grid_from_table(table: np.ndarray, source: str) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     "Axes (x, y, z) and values [nx, ny, nz, 3] of a table [N, 6]; FieldError unless it is a complete regular grid."
     if table.ndim != 2 or table.shape[1] != 6 or len(table) == 0:
@@ -82,11 +94,7 @@ def grid_from_table(table: np.ndarray, source: str) -> tuple[tuple[np.ndarray, .
         row = int(np.argmin(np.isfinite(table).all(axis=1)))
         raise FieldError(f"{source}: row {row} holds a value that is not finite: {table[row].tolist()}; write 0 there")
     axes = tuple(np.unique(table[:, column]) for column in range(3))
-    for name, axis in zip("xyz", axes, strict=True):
-        steps = np.diff(axis)
-        if len(axis) < 2 or np.ptp(steps) > 1e-6 * steps[0]:
-            raise FieldError(f"{source}: {name} has {len(axis)} values with steps {np.unique(steps.round(6))[:4]} mm; "
-                             "a regular grid needs at least two nodes and one constant step")
+    check_axes(axes, source)
     sizes = [len(axis) for axis in axes]
     if len(table) != np.prod(sizes):
         raise FieldError(f"{source}: {len(table)} rows, but a {'x'.join(map(str, sizes))} grid has {np.prod(sizes)}; "
@@ -173,16 +181,30 @@ WRITERS: dict[str, Callable[[Path, tuple[np.ndarray, ...], np.ndarray], None]] =
 TWODIP_GRID = (np.arange(-4000.0, 4001.0, 100.0), np.arange(-4000.0, 4001.0, 100.0), np.arange(-500.0, 14001.0, 100.0))
 
 # %% ../../nbs/02_tracks/00a_field_map.ipynb #b1328676
+def check_map(axes: tuple[np.ndarray, ...], values: np.ndarray, source: str) -> None:
+    "FieldError unless the axes are regular, the shapes fit, and every value is finite."
+    check_axes(axes, source)
+    expected = (*(len(axis) for axis in axes), 3)
+    if values.shape != expected:
+        raise FieldError(f"{source}: values have shape {values.shape}, the axes ask for {expected}")
+    if not np.isfinite(values).all():
+        *node, component = np.argwhere(~np.isfinite(values))[0]
+        place = ", ".join(f"{name} = {axis[k]:g}" for name, axis, k in zip("xyz", axes, node, strict=True))
+        raise FieldError(f"{source}: B{'xyz'[component]} at {place} mm is {values[(*node, component)]}; write 0 there")
+
+
 def read_map(path: Path) -> Map:
     "Axes and values of a map file, by its ending; FieldError tells what is wrong with a bad one."
     if not path.is_file():
         raise FieldError(f"no field map at {path}; write one with GridField.sample(DipoleField()).write(path)")
     try:
-        return READERS.get(path.suffix, read_text_map)(path)
+        axes, values = READERS.get(path.suffix, read_text_map)(path)
+        check_map(axes, values, str(path))
     except FieldError:
         raise
-    except (ValueError, KeyError, OSError, pd.errors.ParserError) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error, pd.errors.ParserError) as error:
         raise FieldError(f"{path} is no field map: {error}") from error
+    return axes, values
 
 # %% ../../nbs/02_tracks/00a_field_map.ipynb #1ddb227c
 @dataclass(frozen=True, eq=False)
@@ -196,6 +218,7 @@ class GridField(Field):
 
     def __post_init__(self) -> None:
         check_polarity(self.polarity)
+        check_axes(self.axes, type(self).__name__)
         expected = (*(len(axis) for axis in self.axes), 3)
         if self.values.shape != expected:
             raise FieldError(f"values have shape {self.values.shape}, the axes ask for {expected}")

@@ -21,10 +21,10 @@ from ..core.files import DataError, UNREADABLE, file_fingerprint, read_hdf5
 from .data import ALONG, COLUMNS, OPTIONAL, TracksData, tensors_of
 
 # %% auto #0
-__all__ = ['BLOCK', 'EXCHANGE', 'STREAM_ABOVE', 'HELD', 'rows_in', 'blocks', 'column_names', 'exchange', 'stream_npz',
-           'write_npz', 'to_npz', 'read_npz', 'npz_metadata', 'check_columns', 'check_agreement', 'read_spread',
-           'load_memory', 'shares', 'described', 'split_borders', 'load_stream', 'load_data', 'TrackStream',
-           'train_source']
+__all__ = ['BLOCK', 'EXCHANGE', 'DAMAGED', 'STREAM_ABOVE', 'HELD', 'rows_in', 'blocks', 'column_names', 'exchange', 'stream_npz',
+           'write_npz', 'to_npz', 'is_object', 'check_exchange', 'read_npz', 'npz_metadata', 'check_columns',
+           'map_digest', 'check_agreement', 'read_spread', 'load_memory', 'shares', 'described', 'split_borders',
+           'load_stream', 'load_data', 'TrackStream', 'train_source']
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #e50fc214
 BLOCK = 65_536  # rows held at once
@@ -101,38 +101,73 @@ def to_npz(source: Path, path: str | os.PathLike[str]) -> None:
     stream_npz(path, lambda: (exchange(columns) for _, columns in blocks(source, kept)), rows, attrs)
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #e9cab201
+DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what reading a damaged .npz raises
+
+
+def is_object(path: str | os.PathLike[str], name: str) -> bool:
+    "Whether an array of an .npz holds Python objects, which are never read."
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[np.lib.format.read_magic(member)[0]]
+        return bool(read(member)[2].hasobject)
+
+
+def check_exchange(found: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray], source: str) -> None:
+    "DataError where the last plane Z[:, 1] or the momentum P of an .npz contradicts X."
+    if "Z" in found and found["Z"].shape[1] == 2:
+        last = columns["z_start"] + columns["dz"]
+        wrong = np.abs(found["Z"][:, 1] - last) > 1e-3 + 1e-6 * np.abs(last)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(f"{source}: row {row} ends at Z[:, 1] = {found['Z'][row, 1]:g} mm, but Z[:, 0] + X[:, 5] is {last[row]:g} mm; correct one")
+    if "P" in found and found["P"].shape == columns["q_over_p"].shape:
+        with np.errstate(invalid="ignore"):
+            wrong = np.abs(found["P"] * np.abs(columns["q_over_p"]) - 1) > 1e-3
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(f"{source}: row {row} has P = {found['P'][row]:g} GeV, but X[:, 4], in 1/MeV, is "
+                            f"{1e-3 * columns['q_over_p'][row]:g}; correct one of them")
+
+# %% ../../nbs/02_tracks/02a_files.ipynb #94738460
 def read_npz(path: str | os.PathLike[str], z_start: float | None = None, optional: Iterable[str] = ALONG) -> dict[str, np.ndarray]:
     "Columns of a dataset from the exchange keys; a file without Z needs the first plane `z_start` [mm]."
-    wanted = ("X", "Y", "Z", "group", *(EXCHANGE[name] for name in optional))
+    wanted = ("X", "Y", "Z", "P", "group", *(EXCHANGE[name] for name in optional))
     try:
         with np.load(path) as stored:
-            found = {name: stored[name] for name in wanted if name in stored}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+            found = {name: stored[name] for name in wanted if name in stored and not (name == "T" and is_object(path, name))}
+    except DAMAGED as error:
         raise DataError(f"{path}: not a readable .npz file ({error}); {UNREADABLE}") from None
     if not {"X", "Y"} <= set(found) or found["X"].ndim != 2 or found["X"].shape[1] != 6:
         raise DataError(f"{path}: needs X [N, 6] and Y [N, 4]; found {({k: v.shape for k, v in found.items()})}")
     if "Z" not in found and z_start is None:
-        raise DataError(f"{path}: has no Z, so the first plane is unknown; set data.z_start")
+        raise DataError(f"{path}: has no Z, so the first plane is unknown; add Z [N, 2], first and last plane [mm], to the file (a run can set data.z_start)")
+    if "Z" in found and (found["Z"].ndim != 2 or found["Z"].shape[0] != len(found["X"]) or found["Z"].shape[1] not in (1, 2)):
+        raise DataError(f"{path}: Z has shape {found['Z'].shape}, expected [N, 2], first and last plane [mm], for {len(found['X'])} rows of X")
     x = found["X"].astype(np.float64)
     first = found["Z"][:, 0].astype(np.float64) if "Z" in found else np.full(len(x), z_start, dtype=np.float64)
     columns = {"state": x[:, :4], "q_over_p": 1e3 * x[:, 4], "z_start": first, "dz": x[:, 5],
                "target": found["Y"].astype(np.float64), "group": found.get("group", np.arange(len(x)))}
+    check_exchange(found, columns, str(path))
     columns |= {name: found[EXCHANGE[name]] for name in optional if EXCHANGE[name] in found}
     return columns | ({"trajectory": columns["trajectory"] * [1, 1, 1, 1, 1, 1e3]} if "trajectory" in columns else {})
 
 
 def npz_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     "The description in an .npz file; empty where there is none."
-    with np.load(path) as stored:
-        try:
-            return dict(json.loads(str(stored["metadata"]))) if "metadata" in stored else {}
-        except (ValueError, TypeError):
-            return {}
+    try:
+        with np.load(path) as stored:
+            try:
+                return dict(json.loads(str(stored["metadata"]))) if "metadata" in stored else {}
+            except (ValueError, TypeError):
+                return {}
+    except (*DAMAGED, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a readable .npz file ({error}); {UNREADABLE}") from None
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #8ab5738b
 def check_columns(columns: Mapping[str, np.ndarray], source: str, first: int = 0) -> None:
     "DataError unless all columns have their shapes, are finite, and slopes and q/p are physical; rows are counted from `first`."
     n = len(columns["state"])
+    if n == 0:
+        raise DataError(f"{source}: holds 0 tracks; write the file again with its rows")
     shapes = {"state": (n, 4), "target": (n, 4), "q_over_p": (n,), "z_start": (n,), "dz": (n,), "group": (n,)}
     for name, shape in shapes.items():
         if columns[name].shape != shape:
@@ -144,16 +179,31 @@ def check_columns(columns: Mapping[str, np.ndarray], source: str, first: int = 0
     if np.abs(columns["q_over_p"]).max() < 1e-3:
         raise DataError(f"{source}: the largest |q/p| is {np.abs(columns['q_over_p']).max():.2g}, p above 1 TeV throughout; "
                         "q_over_p is in 1/GeV here: multiply values in 1/MeV by 1000")
+    middle = float(np.median(np.abs(columns["q_over_p"])))
+    if middle > 20:
+        raise DataError(f"{source}: the median |q/p| is {middle:.3g} 1/GeV, p = {1 / middle:.2g} GeV, below 0.05 GeV; "
+                        "q_over_p of HDF5 is in 1/GeV, X[:, 4] of .npz in 1/MeV: divide by 1000")
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #b53f059f
+def map_digest(config: TracksData) -> dict[str, str]:
+    "SHA-256 of the field map of a dataset, for its description; empty where the field has none or the file is gone."
+    return {"field_map_sha256": file_fingerprint(config.field_map)} if config.field_map and Path(config.field_map).is_file() else {}
+
+
 def check_agreement(columns: Mapping[str, np.ndarray], attrs: Mapping[str, Any], config: TracksData, source: str) -> None:
-    "DataError if the file was made in another field, or has other legs, than `config` says."
+    "DataError if the file was made in another field or map, or has other legs, than `config` says."
     made = attrs.get("config", {})
     for name in ("field", "polarity"):
         if name in made and made[name] != getattr(config, name):
             raise DataError(f"{source}: made with {name} {made[name]!r}, but data.{name} is {getattr(config, name)!r}; correct one of them")
+    if "field_map_sha256" in attrs and map_digest(config).get("field_map_sha256") != attrs["field_map_sha256"]:
+        raise DataError(f"{source}: made with another field map than data.field_map={config.field_map}; give the map that it was made with, or make it again with --again")
     if config.legs == "fixed" and (np.ptp(columns["z_start"]) > 1e-3 or np.ptp(columns["dz"]) > 1e-3):
         raise DataError(f"{source}: planes differ from row to row, but data.legs is 'fixed'; set data.legs to 'variable'")
+    first, length = float(columns["z_start"][0]), float(columns["dz"][0])
+    if config.legs == "fixed" and not np.allclose([first, first + length], [config.z_start, config.z_end], rtol=1e-6, atol=1e-3):
+        raise DataError(f"{source}: legs from {first:g} to {first + length:g} mm, but data says {config.z_start:g} to {config.z_end:g} mm; set "
+                        f"data.z_start={first:g} and data.z_end={first + length:g}, or data.legs=variable")
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #6c91003d
 def read_spread(path: Path, names: Iterable[str], count: int, first: int = 0, last: int | None = None) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 from ..core.files import DataError, Hdf5Writer, file_fingerprint, read_hdf5
 from .data import COLUMNS, OPTIONAL, TracksData
 from .files import blocks, check_columns, column_names, npz_metadata, read_npz, to_npz
+from .production import SUFFIXES
 
 # %% auto #0
 __all__ = ['COMBINE', 'FREE', 'BANDS', 'description', 'batch_identity', 'any_blocks', 'told', 'overlap', 'check_together',
@@ -105,6 +106,8 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
         DataError: fields, planes, populations, units or columns differ, tracks are there twice, or a file is damaged.
     """
     files, out = [Path(path) for path in paths], Path(out)
+    if out.suffix not in SUFFIXES:
+        raise DataError(f"{out.name}: files of tracks are written as {' or '.join(SUFFIXES)}; choose such a name")
     about = [description(path) for path in files]
     batches = check_together(files, about)
     target = out.with_name(f".{out.name}.h5") if out.suffix == ".npz" else out

@@ -15,7 +15,7 @@ import pandas as pd
 # %% auto #0
 __all__ = ['NUMBER', 'QUADRUPLE', 'TRACK', 'RESULT', 'COLUMNS', 'SEQUENCER_HEAD', 'SEQUENCER_ROW', 'FLOW_HEAD', 'COUNTS_HEAD',
            'FLOW_ROW', 'NTUPLE', 'LhcbOutputError', 'complain', 'numbered_lines', 'parse_extrapolator_test',
-           'statistics', 'accuracy_rows', 'inputs_of', 'parse_timing', 'lhcb_rows', 'ntuple_rows']
+           'statistics', 'accuracy_rows', 'inputs_of', 'parse_timing', 'comparable', 'lhcb_rows', 'ntuple_rows']
 
 # %% ../../nbs/02_tracks/08_lhcb_output.ipynb #0a01fffd
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf|nan)"
@@ -75,13 +75,13 @@ def statistics(dx: pd.Series, dy: pd.Series, dtx: pd.Series, dty: pd.Series) -> 
     "Summary of position [mm] and slope differences of some tracks, under the names of this package's tables."
     position, slope = pd.Series(np.hypot(dx, dy)), pd.Series(np.hypot(dtx, dty))
     return {"position_mean_mm": position.mean(), "position_median_mm": position.median(), "position_p95_mm": float(position.quantile(0.95)),
-            "position_max_mm": position.max(), "slope_mean": slope.mean()}
+            "position_p99_mm": float(position.quantile(0.99)), "position_max_mm": position.max(), "slope_mean": slope.mean()}
 
 
 def accuracy_rows(test: pd.DataFrame, reference: str = "Reference", neutral: bool = False) -> pd.DataFrame:
     """Distance to the reference for each other extrapolator and leg; rows can stand beside those of this package.
 
-    Columns: contender, kind, z0_mm, z1_mm, tracks, missing, unjudged (answered, but not by the reference), position_{mean,median,p95,max}_mm, slope_mean.
+    Columns: contender, kind, z0_mm, z1_mm, tracks, missing, unjudged (answered, but not by the reference), position_{mean,median,p95,p99,max}_mm, slope_mean.
     """
     names = sorted(set(test.extrapolator))
     if reference not in names:
@@ -147,13 +147,18 @@ def parse_timing(source: str | Path) -> pd.DataFrame:  # table, algorithm, ms_pe
     return pd.DataFrame(rows, columns=["table", "algorithm", "ms_per_event", "entries", "total_s"])
 
 # %% ../../nbs/02_tracks/08_lhcb_output.ipynb #775745c0
+def comparable(table: pd.DataFrame) -> pd.DataFrame:
+    "Rows with us_per_track, and what a comparison table says of its rows beside: status, seeds, cost_us."
+    return table.assign(status="done", seeds=1, cost_us=table.us_per_track)
+
+
 def lhcb_rows(
     accuracy: pd.DataFrame,  # of accuracy_rows
     timing: pd.DataFrame,  # of parse_timing
     algorithms: Mapping[str, str],  # {"TestCashKarp": "CashKarp"}: which algorithm ran which extrapolator
-    tracks: int | None = None,  # tracks that one event of the test follows (1331 in LHCb's grid); no us_per_track when None
+    tracks: int | None = None,  # tracks that one event of the test follows (1331 in LHCb's grid); no cost per track when None
     frame: str | None = None,  # algorithm whose time is subtracted, that of a straight line
-) -> pd.DataFrame:  # the columns of accuracy with ms_per_event and us_per_track
+) -> pd.DataFrame:  # the columns of accuracy with ms_per_event, us_per_track and those of a comparison table
     "Accuracy and cost of LHCb's extrapolators as rows of a comparison; NaN where there is no time."
     duplicated = timing.algorithm[timing.algorithm.duplicated()]
     if len(duplicated):
@@ -164,9 +169,9 @@ def lhcb_rows(
         raise LhcbOutputError(f"the timing table has no algorithm {unknown[0]!r}; it has {', '.join(map(str, spent.index))}")
     cost = {f"LHCb {extrapolator}": spent[name] - (spent[frame] if frame else 0.0) for name, extrapolator in algorithms.items()}
     table = accuracy.assign(ms_per_event=accuracy.contender.map(cost))
-    return table.assign(us_per_track=1e3 * table.ms_per_event / tracks if tracks else np.nan)
+    return comparable(table.assign(us_per_track=1e3 * table.ms_per_event / tracks if tracks else np.nan))
 
-# %% ../../nbs/02_tracks/08_lhcb_output.ipynb #ec642658
+# %% ../../nbs/02_tracks/08_lhcb_output.ipynb #b9c982d0
 NTUPLE = ("dx", "dy", "dtx", "dty", "time", "success")
 
 
@@ -188,4 +193,4 @@ def ntuple_rows(
         rows.append({"contender": f"LHCb {name.split(';')[0].split('.')[-1]}", "kind": "classical", "z0_mm": np.nan, "z1_mm": z1, "tracks": len(good),
                      "missing": len(table) - len(good), **statistics(good.dx, good.dy, good.dtx, good.dty),
                      "us_per_track": 1e-3 * good.time.mean(), "us_median": 1e-3 * good.time.median()})
-    return pd.DataFrame(rows)
+    return comparable(pd.DataFrame(rows))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 
 from ..core.config import ModelConfig
@@ -40,6 +40,13 @@ class TrackModel(ModelConfig):
     size: Size = Field(default="small", description="named hidden widths")
     hidden: tuple[int, ...] | None = Field(default=None, description="own hidden widths instead of a named size")
     activation: ActivationName = "silu"
+
+    @field_validator("hidden")
+    @classmethod
+    def _some(cls, hidden: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if hidden is not None and min(hidden, default=0) < 1:
+            raise ValueError(f"{list(hidden)}: give at least one width, all positive, or leave it out")
+        return hidden
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from ..core.mappings import canonical
 from .data import (CHUNK, COLUMNS, OPTIONAL, TracksData, check_yield, chunk_tracks, columns_of, label_note,
                                            rows_for, take)
 from .field import make_field
-from .files import to_npz
+from .files import map_digest, to_npz
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'parts_folder', 'make_part', 'read_part', 'parts_in', 'taken', 'standing', 'fill_here', 'work',
@@ -37,7 +37,7 @@ def parts_folder(config: TracksData, path: Path) -> Path:
     """
     folder = path.with_name(f".{path.name}.parts")
     no_matter = {"n_tracks", "path", "train_share", "validation_share", *config.reading}
-    about = canonical({"chunk": CHUNK, **config.model_dump(mode="json", exclude=no_matter)})
+    about = canonical({"chunk": CHUNK, **config.model_dump(mode="json", exclude=no_matter), **map_digest(config)})
     note = folder / "about.json"
     if note.is_file() and note.read_text(encoding="utf-8") != about:
         raise DataError(f"{folder} holds the beginnings of another dataset; remove it, or choose another file name")
@@ -160,7 +160,7 @@ def assemble(config: TracksData, folder: Path, path: Path) -> None:
             columns = columns_of({name: values[:count] for name, values in piece.items() if name not in ("index", "drawn")}, found)
             writer.append(columns)
             found, drawn = found + count, drawn + looked_at
-        writer.attrs({"n_drawn": drawn, "n_rejected": drawn - found, "label": label_note(config)})
+        writer.attrs({"n_drawn": drawn, "n_rejected": drawn - found, "label": label_note(config), **map_digest(config)})
 
 # %% ../../nbs/02_tracks/02b_production.ipynb #29505cee
 SUFFIXES = (".h5", ".hdf5", ".npz")
@@ -171,10 +171,12 @@ def produce(config: TracksData, path: Path, workers: int = 1) -> None:
 
     Raises:
         DataError: hardly any track is accepted, the file has an unknown suffix, or the place holds the beginnings of another dataset.
+        FieldError: there is no such field or map.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path.name}: datasets of tracks are written as {' or '.join(SUFFIXES)}; choose such a name")
+    make_field(config.field, config.polarity, config.field_map)  # a map that cannot be read is refused before anything is written
     target = path.with_name(f".{path.name}.h5") if path.suffix == ".npz" else path
     folder = parts_folder(config, path)
     for torn in (*folder.glob(".*"), *path.parent.glob(f".{target.name}.*.partial"), *path.parent.glob(f".{path.name}.*.partial")):

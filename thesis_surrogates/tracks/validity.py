@@ -77,6 +77,8 @@ class Validity(nn.Module):
 
     def threshold(self, tolerance_mm: float) -> float:
         "The calibrated threshold of the largest tabulated tolerance that is not above the given one."
+        if not 0 < tolerance_mm < np.inf:
+            raise ValueError(f"tolerance is {tolerance_mm:g} mm; give a finite positive number")
         place = int(torch.searchsorted(self.tolerances, tolerance_mm * (1 + 1e-6), right=True)) - 1
         if place < 0:
             raise ValueError(f"tolerance is {tolerance_mm:g} mm; the smallest that was calibrated is {float(self.tolerances[0]):g} mm")

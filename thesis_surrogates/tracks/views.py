@@ -19,14 +19,17 @@ from ..core.checkpoints import load_checkpoint
 from ..core.config import RunConfig, check_run
 from ..core.facts import Run
 from ..core.files import DataError
+from ..core.mappings import digest
 from ..core.recorder import RunFiles
+from .binned import BinnedConfig
 from .data import TracksData
+from .kick import PolynomialConfig
 from .losses import TracksTrain
 from .models import MODELS, build_model
 from .networks import STAGES
 
 # %% auto #0
-__all__ = ['VALIDATION_KEYS', 'INPUT_NAMES', 'finite', 'epochs_of', 'train_row', 'judged', 'history', 'older_config',
+__all__ = ['VALIDATION_KEYS', 'INPUT_NAMES', 'finite', 'epochs_of', 'train_row', 'judged', 'history', 'data_path', 'older_config',
            'configuration', 'hidden_dims', 'weight_named', 'normalization', 'model_config', 'as_bytes', 'kept_epochs',
            'optimizer_of', 'kept_checkpoint', 'best_checkpoint', 'as_json', 'views', 'read_model']
 
@@ -82,15 +85,22 @@ def history(run: Run, epochs: int | None = None) -> dict[str, Any]:
         return result
     end, tested = run.last_event("end"), [row for row in run.evaluated if row.get("kind") == "surrogate"]
     best = end.get("best_epoch")
-    return result | {"test_final": judged(tested[0]) if tested else {}, "best_epoch": None if best is None else best + 1,
+    final = {key: value for key, value in judged(tested[0]).items() if key != "loss"} if tested else {}
+    return result | {"test_final": final, "best_epoch": None if best is None else best + 1,
                      "best_val_loss": finite(end.get("best_value")), "training_time": finite(run.seconds)}
 
 # %% ../../nbs/02_tracks/07a_views.ipynb #1908ec61
+def data_path(run: Run) -> str:
+    "The user's own file, or the file name of generated data in its folder of datasets."
+    data = TracksData.model_validate(run.config["data"])
+    return data.path or f"tracks-{digest(data.model_dump(mode='json', exclude=set(data.reading)))}.h5"
+
+
 def older_config(run: Run) -> dict[str, Any]:
     "Content of config.json."
     model, data, train = run.config["model"], run.config["data"], run.config["train"]
     return {
-        "data_path": data.get("path"), "train_fraction": data["train_share"], "val_fraction": data["validation_share"],
+        "data_path": data_path(run), "train_fraction": data["train_share"], "val_fraction": data["validation_share"],
         "test_fraction": round(1 - data["train_share"] - data["validation_share"], 12), "max_samples": data.get("max_samples"),
         "model_type": model["name"], "hidden_dims": hidden_dims(run), "activation": model.get("activation"), "dropout": model.get("dropout", 0.0),
         "lambda_data": train.get("lambda_data"), "lambda_pde": train.get("lambda_pde"), "lambda_ic": train.get("lambda_ic"),
@@ -110,8 +120,10 @@ def configuration(run: Run) -> RunConfig | None:
 
 
 def hidden_dims(run: Run) -> list[int] | None:
-    "Hidden widths of the network, None for a model without a list of them."
+    "Hidden widths of the network, empty for a polynomial, None for a model that says nothing of them."
     known = configuration(run)
+    if known is not None and isinstance(known.model, PolynomialConfig | BinnedConfig):
+        return []  # solved, not trained: there is no hidden layer
     widths = getattr(known.model, "widths", None) if known is not None else run.config["model"].get("hidden")
     return None if widths is None else list(widths)
 
@@ -129,8 +141,9 @@ def normalization(run: Run, weights: Mapping[str, torch.Tensor]) -> dict[str, An
     "Content of normalization.json."
     known = configuration(run)
     columns = getattr(build_model(known.model, known.data), "columns", None) if known is not None else None  # type: ignore[arg-type]
-    ends = {f"{which}_{moment}": f"normalize_{which}s.{moment}" for which in ("input", "output") for moment in ("mean", "std")}
-    return {key: weight_named(weights, end) for key, end in ends.items()} | {
+    output = "normalize_outputs" if any("normalize_outputs." in name for name in weights) else "frame.normalize"
+    moments = {"input_mean": "normalize_inputs.mean", "input_std": "normalize_inputs.std", "output_mean": f"{output}.mean", "output_std": f"{output}.std"}
+    return {key: weights[name].flatten().tolist() if name in weights else weight_named(weights, name) for key, name in moments.items()} | {
         "input_names": None if columns is None else [INPUT_NAMES[column] for column in columns]}
 
 
@@ -203,15 +216,20 @@ def read_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         DataError: the file is missing, damaged, lacks a key, or its weights belong to another network.
         ConfigError: its configuration is not one of this system.
     """
-    values = load_checkpoint(path)
+    values: Any = load_checkpoint(path)
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: holds a {type(values).__name__}, not a mapping of names. Give a best_model.pt")
     missing = [key for key in ("epoch", "model_state_dict", "config") if key not in values]
     if missing:
         raise DataError(f"{path}: no {missing[0]!r} in it; a file of this kind holds {', '.join(values)}. Give a best_model.pt")
+    wrong = [key for key in ("model_state_dict", "config") if not isinstance(values[key], Mapping)]
+    if wrong:
+        raise DataError(f"{path}: {wrong[0]!r} is a {type(values[wrong[0]]).__name__}, not a mapping. Give a best_model.pt")
     config = check_run(values["config"], MODELS, TracksData, TracksTrain)
     model = build_model(config.model, config.data)  # type: ignore[arg-type]
     try:
         model.load_state_dict(values["model_state_dict"])
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[1:2] or [str(error)]
         raise DataError(f"{path}: the weights do not belong to the {config.model.name} it names ({reason[0].strip()[:120]})") from None
     return model.eval(), values
