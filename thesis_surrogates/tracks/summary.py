@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -175,4 +176,7 @@ def curve_figure(table: pd.DataFrame, against: str, title: str) -> Figure:
             axes.annotate(str(model), (last[against], 1e3 * last.error_mm), xytext=(6, 0), textcoords="offset points", color=color, fontsize=8, va="center")
         axes.set(xscale="log", yscale="log", xlabel=title, ylabel="mean position error [µm]")
         axes.margins(x=0.18)
+        if (places := np.unique(table[against])).size <= 6:
+            axes.set_xticks(places, [f"{place:,.0f}" for place in places])
+            axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     return figure
