@@ -189,6 +189,12 @@ def test_from_suite_to_report_and_export(tmp_path):
     assert str(tmp_path) not in text and os.uname().nodename not in re.findall(r"[\w.-]+", text)
 
 
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    answer = surrogates("data", "tracks", "--tracks", 100, "--out", "file/x.h5", cwd=tmp_path)
+    assert answer.returncode == 2 and "nothing can be written there" in answer.stderr and "Traceback" not in answer.stderr
+
+
 @pytest.mark.parametrize("ending", ["h5", "npz"])
 def test_a_file_with_another_dataset_is_not_taken_for_the_one_asked_for(tmp_path, ending):
     asked = ("data", "tracks", "--out", f"b.{ending}", "--tracks", 100, "--seed")

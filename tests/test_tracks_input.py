@@ -11,7 +11,7 @@ from thesis_surrogates.core.files import DataError, read_hdf5, write_hdf5
 from thesis_surrogates.tracks.data import COLUMNS, OPTIONAL, PRESETS, TracksData, generate
 from thesis_surrogates.tracks.files import exchange, load_data, npz_metadata, read_npz, write_npz
 from thesis_surrogates.tracks.field_map import write_npz_map
-from thesis_surrogates.tracks.joining import merge
+from thesis_surrogates.tracks.joining import merge, split_by_momentum
 from thesis_surrogates.tracks.production import make_data, produce
 from thesis_surrogates.tracks.field import DipoleField, FieldError, GridField, LHCbLikeField, UniformField, make_field
 from thesis_surrogates.tracks.propagation import propagate, propagate_with_jacobian
@@ -219,12 +219,17 @@ def test_contradictions_of_an_npz_are_refused(dataset, tmp_path, change, word):
     np.savez(tmp_path / "x.npz", **{**keys, **change(keys)})
     with pytest.raises(DataError, match=word):
         load_data(SMALL, tmp_path / "x.npz")
+    with pytest.raises(DataError, match=word):
+        split_by_momentum(tmp_path / "x.npz", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
 
 
 def test_damaged_and_upstream_npz(dataset, tmp_path):
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(DataError, match="not a readable"):
-        npz_metadata(tmp_path / "text.npz")
+    (tmp_path / "cut.npz").write_bytes(dataset.read_bytes()[:100])
+    for name in ("text.npz", "cut.npz"):
+        with pytest.raises(DataError, match="no archive, or a cut one"):
+            npz_metadata(tmp_path / name)
     np.savez(tmp_path / "t.npz", **exchange(read_hdf5(dataset)[0]), T=np.array([{"z": 1}] * 1500, dtype=object))
     assert "trajectory" not in read_npz(tmp_path / "t.npz", optional=OPTIONAL)
 

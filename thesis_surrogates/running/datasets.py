@@ -34,9 +34,17 @@ def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    "Hold the lock beside `path`; the system releases it when the process ends, however it ends."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as file:
+    """Hold the lock beside `path`; the system releases it when the process ends, however it ends.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.with_name(f".{path.name}.lock").open("w")
+    except OSError as error:
+        raise DataError(f"{path}: nothing can be written there ({error.strerror}); choose another folder with --out or --data-dir") from None
+    with opened as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -84,8 +92,8 @@ def check_same(system: System, config: DataConfig, path: Path) -> None:
         try:
             with np.load(path) as stored:
                 attrs = json.loads(str(stored["metadata"])) if "metadata" in stored else {}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: not a readable .npz file ({error}); make it again with --again") from None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            raise DataError(f"{path}: not a readable .npz file; make it again with --again") from None
     else:
         attrs = read_hdf5(path, [])[1]
     found, asked = attrs.get("config"), config.model_dump(mode="json", exclude=set(config.reading))

@@ -22,7 +22,7 @@ from .data import ALONG, COLUMNS, OPTIONAL, TracksData, tensors_of
 
 # %% auto #0
 __all__ = ['BLOCK', 'EXCHANGE', 'DAMAGED', 'STREAM_ABOVE', 'HELD', 'rows_in', 'blocks', 'column_names', 'exchange', 'stream_npz',
-           'write_npz', 'to_npz', 'is_object', 'check_exchange', 'read_npz', 'npz_metadata', 'check_columns',
+           'write_npz', 'to_npz', 'damage', 'is_object', 'check_exchange', 'read_npz', 'npz_metadata', 'check_columns',
            'map_digest', 'check_agreement', 'read_spread', 'load_memory', 'shares', 'described', 'split_borders',
            'load_stream', 'load_data', 'TrackStream', 'train_source']
 
@@ -104,6 +104,11 @@ def to_npz(source: Path, path: str | os.PathLike[str]) -> None:
 DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what reading a damaged .npz raises
 
 
+def damage(path: str | os.PathLike[str], error: Exception) -> str:
+    "What is wrong with an .npz file, without the advice to unpickle what is no archive."
+    return "no archive, or a cut one" if Path(path).is_file() and not zipfile.is_zipfile(path) else str(error)
+
+
 def is_object(path: str | os.PathLike[str], name: str) -> bool:
     "Whether an array of an .npz holds Python objects, which are never read."
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
@@ -135,7 +140,7 @@ def read_npz(path: str | os.PathLike[str], z_start: float | None = None, optiona
         with np.load(path) as stored:
             found = {name: stored[name] for name in wanted if name in stored and not (name == "T" and is_object(path, name))}
     except DAMAGED as error:
-        raise DataError(f"{path}: not a readable .npz file ({error}); {UNREADABLE}") from None
+        raise DataError(f"{path}: not a readable .npz file ({damage(path, error)}); {UNREADABLE}") from None
     if not {"X", "Y"} <= set(found) or found["X"].ndim != 2 or found["X"].shape[1] != 6:
         raise DataError(f"{path}: needs X [N, 6] and Y [N, 4]; found {({k: v.shape for k, v in found.items()})}")
     if "Z" not in found and z_start is None:
@@ -160,7 +165,7 @@ def npz_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
             except (ValueError, TypeError):
                 return {}
     except (*DAMAGED, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a readable .npz file ({error}); {UNREADABLE}") from None
+        raise DataError(f"{path}: not a readable .npz file ({damage(path, error)}); {UNREADABLE}") from None
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #8ab5738b
 def check_columns(columns: Mapping[str, np.ndarray], source: str, first: int = 0) -> None:

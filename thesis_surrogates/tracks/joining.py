@@ -38,11 +38,11 @@ def batch_identity(path: Path, about: Mapping[str, Any]) -> list[str]:
 
 
 def any_blocks(path: Path) -> Iterator[dict[str, np.ndarray]]:
-    "The columns of an HDF5 file block by block, or of an .npz file at once."
-    if path.suffix == ".npz":
-        yield read_npz(path, optional=OPTIONAL)
-    else:
-        yield from (columns for _, columns in blocks(path, column_names(path, OPTIONAL)))
+    "The checked columns of an HDF5 file block by block, or of an .npz file at once; DataError for values that no track has."
+    pieces = [(0, read_npz(path, optional=OPTIONAL))] if path.suffix == ".npz" else blocks(path, column_names(path, OPTIONAL))
+    for start, columns in pieces:
+        check_columns(columns, path.name, start)
+        yield columns
 
 # %% ../../nbs/02_tracks/02c_joining.ipynb #149cfc24
 COMBINE: Mapping[str, Callable[[list[Any]], Any]] = {"n_tracks": sum, "p_low": min, "p_high": max, "label_step": max, "label_tolerance": max}
@@ -116,7 +116,6 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
         for path in files:
             highest = particle
             for columns in any_blocks(path):
-                check_columns(columns, path.name)
                 first_names = sorted(columns) if first_names is None else first_names
                 if sorted(columns) != first_names:
                     raise DataError(f"{path.name}: has columns {sorted(columns)}, {files[0].name} has {first_names}; leave one of them out")
