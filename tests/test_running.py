@@ -183,6 +183,14 @@ def test_from_suite_to_report_and_export(tmp_path):
     run_dir = next((tmp_path / "outputs/runs/tracks").iterdir())
     for form in ("onnx", "torchscript"):
         assert surrogates("export", run_dir, "--format", form, cwd=tmp_path).returncode == 0
+    again = surrogates("evaluate", run_dir, cwd=tmp_path)
+    assert again.returncode == 0 and "RK4 8 steps" in again.stdout and run_dir.name in again.stdout, again.stderr
+    events = (run_dir / "facts/events.jsonl").read_text()
+    data = next((tmp_path / "data/tracks").glob("*.h5"))
+    assert surrogates("evaluate", run_dir, "--on", data, cwd=tmp_path).returncode == 0 and (run_dir / "facts/events.jsonl").read_text() == events
+    for wrong in ((tmp_path,), (run_dir, "--on", "nowhere.h5")):
+        refused = surrogates("evaluate", *wrong, cwd=tmp_path)
+        assert refused.returncode == 2 and "Traceback" not in refused.stderr
     published = surrogates("publish", path, cwd=tmp_path)
     assert published.returncode == 0
     text = "".join(p.read_text() for p in (tmp_path / "outputs/published").rglob("*") if p.is_file())

@@ -261,6 +261,22 @@ def compare(target: Annotated[str, typer.Argument(help="A folder of runs or a su
 
 
 @app.command()
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of trained runs.")],
+    on: Annotated[Path | None, typer.Option("--on", help="Take the test split of this file; nothing is added to the facts.")] = None,
+    data_dir: DataDir = DATA,
+) -> None:
+    """Evaluate trained runs together, beside the baselines: costs on this machine now, or errors on another file."""
+    from thesis_surrogates.core.recorder import read_config
+    from thesis_surrogates.running.execution import evaluate_runs
+    from thesis_surrogates.running.registry import get_system
+
+    rows = evaluate_runs(runs, data_dir, on)
+    columns = dict.fromkeys(name for run_dir in runs for name in get_system(read_config(run_dir)["system"]).columns)
+    _print_table([{name: row.get(name) for name in ("kind", "contender", "parameters", "cost_us", *columns)} for row in rows])
+
+
+@app.command()
 def report(
     targets: Annotated[list[str], typer.Argument(help="Folders of runs or suites.")],
     out: Out = RUNS,

@@ -232,9 +232,17 @@ def load_surrogate(run_dir: str | Path) -> Surrogate:
     return Surrogate(config, model, system.deploy(model))
 
 # %% ../../nbs/06_running/02_execution.ipynb #96acc524
-def evaluate_runs(run_dirs: Sequence[str | Path], data_dir: str | Path = "data") -> list[dict[str, Any]]:
-    "Evaluate trained runs together, add the rows to the facts of each, and return all rows."
+def evaluate_runs(run_dirs: Sequence[str | Path], data_dir: str | Path = "data", on: str | Path | None = None) -> list[dict[str, Any]]:
+    """Evaluate trained runs together on their test splits, add the rows to the facts of each, and return all rows.
+
+    With `on` the test split of that file is taken for all runs, and nothing is added to their facts.
+
+    Raises:
+        DataError: a run has no trained network, or the file does not fit what the run was trained on.
+    """
     trained = [(Path(run_dir), *trained_model(run_dir)) for run_dir in run_dirs]
+    if on is not None:
+        trained = [(path, system, config.model_copy(update={"data": config.data.model_copy(update={"path": str(on)})}), model) for path, system, config, model in trained]
     groups: dict[Path, list[tuple[Path, System, RunConfig, nn.Module]]] = {}
     for entry in trained:
         groups.setdefault(dataset_path(entry[2].system, entry[2].data, data_dir), []).append(entry)
@@ -246,7 +254,7 @@ def evaluate_runs(run_dirs: Sequence[str | Path], data_dir: str | Path = "data")
             models = [replace(system.surrogate(model, data), name=run_dir.name) for run_dir, _, _, model in members]
             rows = compete((*system.baselines(data), *models), data.splits["test"], system.score, items_in(data.splits["test"]))
         shared = [row for row in rows if row["kind"] != "surrogate"]
-        for run_dir, _, config, _ in members:
+        for run_dir, _, config, _ in members if on is None else ():
             own = next(row for row in rows if row["contender"] == run_dir.name)
             append_event(run_dir, "evaluated", {"split": "test", "together": len(members), "rows": [*shared, {**own, "contender": config.name}]})
         result += rows
