@@ -24,6 +24,7 @@ SHOWN_ONLY: dict[str, int] = {}
 # Modules that may have more than 300 lines of code, and why.
 LONGER = {
     "core/training.py": (400, "the one training loop and all that it calls, to be read in one place"),
+    "cli.py": (320, "one short function for each command, side by side as --help lists them"),
 }
 
 
