@@ -37,6 +37,14 @@ class DataConfig(StrictModel):
     seed: int = Field(default=0, ge=0, description="seed of the dataset, not of the training")
     path: str | None = Field(default=None, description="a user's own file instead of the generated one")
 
+    def described(self) -> dict[str, Any]:
+        "The keys that say what is in the dataset, as JSON knows them."
+        return self.model_dump(mode="json", exclude=set(self.reading))
+
+    def file_name(self, system: str) -> str:
+        "Name of the generated file: the system and a hash of what is in it."
+        return f"{system}-{digest(self.described())}.h5"
+
 # %% ../../nbs/01_core/00_config.ipynb #58ba7449
 def as_before(value: Any) -> Callable[[Any], bool]:
     "For `Field(exclude_if=as_before(default))` of a key added after runs were published: at its default it is not part of the identity."

@@ -15,6 +15,7 @@ from torch import nn
 
 from .config import DataConfig, ModelConfig, TrainConfig
 from .data import Data, Tensors
+from .files import read_hdf5
 from .metrics import Contender, Scores
 from .plans import Plan
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['Symbol', 'Deployable', 'no_views', 'System']
+__all__ = ['Symbol', 'Deployable', 'hdf5_description', 'no_views', 'System']
 
 # %% ../../nbs/01_core/09_system.ipynb #c704a6a1
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,11 @@ class Deployable:
     tolerance: float = 1e-5
 
 # %% ../../nbs/01_core/09_system.ipynb #e07928ec
+def hdf5_description(path: Path) -> Mapping[str, Any]:
+    "The attributes of an HDF5 file, among them `config`: the keys of its dataset."
+    return read_hdf5(path, [])[1]
+
+
 def no_views(run: Run) -> Iterable[tuple[str, bytes]]:
     "No further files."
     return ()
@@ -79,6 +85,7 @@ class System:
         presets: named datasets, for the command line.
         produce: as `make_data`, with a number of processes, for datasets of any size and for each of `suffixes`;
             called again after a kill it goes on.
+        description: what a file of one of these endings says of itself; its `config` holds the keys of the dataset.
         views: name and content of each further file of a run directory, derived from the run's facts, configuration and checkpoints
             alone; one at a time, so that no more than one is in memory.
 
@@ -108,4 +115,5 @@ class System:
     presets: Mapping[str, DataConfig] = field(default_factory=dict)
     produce: Callable[[Any, Path, int], None] | None = None
     suffixes: tuple[str, ...] = (".h5", ".hdf5")  # endings of the files that datasets are written to
+    description: Callable[[Path], Mapping[str, Any]] = hdf5_description
     views: Callable[[Run], Iterable[tuple[str, bytes]]] = no_views

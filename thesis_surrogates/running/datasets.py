@@ -6,18 +6,14 @@
 from __future__ import annotations
 
 import fcntl
-import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..core.config import DataConfig, RunConfig, check
-from ..core.mappings import ConfigError, digest, merge, nearest
-from ..core.files import DataError, read_hdf5
+from ..core.files import DataError
+from ..core.mappings import ConfigError, merge, nearest
 from ..core.system import System
 from .registry import get_system, resolve
 
@@ -29,7 +25,7 @@ def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
     "File of a dataset: the user's own, or a name with the hash of what describes it."
     if config.path is not None:
         return Path(config.path).expanduser()
-    return Path(data_dir) / system / f"{system}-{digest(config.model_dump(mode='json', exclude=set(config.reading)))}.h5"
+    return Path(data_dir) / system / config.file_name(system)
 
 
 @contextmanager
@@ -88,15 +84,7 @@ def check_same(system: System, config: DataConfig, path: Path) -> None:
     Raises:
         DataError: the file is damaged or holds another dataset.
     """
-    if path.suffix == ".npz":
-        try:
-            with np.load(path) as stored:
-                attrs = json.loads(str(stored["metadata"])) if "metadata" in stored else {}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            raise DataError(f"{path}: not a readable .npz file; make it again with --again") from None
-    else:
-        attrs = read_hdf5(path, [])[1]
-    found, asked = attrs.get("config"), config.model_dump(mode="json", exclude=set(config.reading))
+    found, asked = system.description(path).get("config"), config.described()
     if not isinstance(found, dict):
         return
     other = [key for key in asked if key in found and found[key] != asked[key]]  # a key that an older version did not know is not compared

@@ -23,8 +23,8 @@ from .data import ALONG, COLUMNS, OPTIONAL, TracksData, tensors_of
 # %% auto #0
 __all__ = ['BLOCK', 'EXCHANGE', 'DAMAGED', 'STREAM_ABOVE', 'HELD', 'rows_in', 'blocks', 'column_names', 'exchange', 'stream_npz',
            'write_npz', 'to_npz', 'damage', 'is_object', 'check_exchange', 'read_npz', 'npz_metadata', 'check_columns',
-           'map_digest', 'check_agreement', 'read_spread', 'load_memory', 'shares', 'described', 'split_borders',
-           'load_stream', 'load_data', 'TrackStream', 'train_source']
+           'map_digest', 'check_made', 'check_planes', 'read_spread', 'load_memory', 'shares', 'described',
+           'split_borders', 'load_stream', 'load_data', 'TrackStream', 'train_source']
 
 # %% ../../nbs/02_tracks/02a_files.ipynb #e50fc214
 BLOCK = 65_536  # rows held at once
@@ -195,18 +195,24 @@ def map_digest(config: TracksData) -> dict[str, str]:
     return {"field_map_sha256": file_fingerprint(config.field_map)} if config.field_map and Path(config.field_map).is_file() else {}
 
 
-def check_agreement(columns: Mapping[str, np.ndarray], attrs: Mapping[str, Any], config: TracksData, source: str) -> None:
-    "DataError if the file was made in another field or map, or has other legs, than `config` says."
+def check_made(attrs: Mapping[str, Any], config: TracksData, source: str) -> None:
+    "DataError if the file says that it was made in another field or map than `config` names."
     made = attrs.get("config", {})
     for name in ("field", "polarity"):
         if name in made and made[name] != getattr(config, name):
             raise DataError(f"{source}: made with {name} {made[name]!r}, but data.{name} is {getattr(config, name)!r}; correct one of them")
     if "field_map_sha256" in attrs and map_digest(config).get("field_map_sha256") != attrs["field_map_sha256"]:
         raise DataError(f"{source}: made with another field map than data.field_map={config.field_map}; give the map that it was made with, or make it again with --again")
-    if config.legs == "fixed" and (np.ptp(columns["z_start"]) > 1e-3 or np.ptp(columns["dz"]) > 1e-3):
+
+
+def check_planes(columns: Mapping[str, np.ndarray], config: TracksData, source: str) -> None:
+    "DataError if legs are fixed and the rows have other planes than `config`."
+    if config.legs != "fixed":
+        return
+    if np.ptp(columns["z_start"]) > 1e-3 or np.ptp(columns["dz"]) > 1e-3:
         raise DataError(f"{source}: planes differ from row to row, but data.legs is 'fixed'; set data.legs to 'variable'")
     first, length = float(columns["z_start"][0]), float(columns["dz"][0])
-    if config.legs == "fixed" and not np.allclose([first, first + length], [config.z_start, config.z_end], rtol=1e-6, atol=1e-3):
+    if not np.allclose([first, first + length], [config.z_start, config.z_end], rtol=1e-6, atol=1e-3):
         raise DataError(f"{source}: legs from {first:g} to {first + length:g} mm, but data says {config.z_start:g} to {config.z_end:g} mm; set "
                         f"data.z_start={first:g} and data.z_end={first + length:g}, or data.legs=variable")
 
@@ -235,7 +241,8 @@ def load_memory(config: TracksData, path: Path) -> Data:
         read_hdf5(path, list(COLUMNS), slice(0, 0))
         columns = read_spread(path, column_names(path), config.max_samples or rows_in(path))
     check_columns(columns, path.name)
-    check_agreement(columns, attrs, config, path.name)
+    check_made(attrs, config, path.name)
+    check_planes(columns, config, path.name)
     rows = split_by_group(columns["group"], shares(config), config.seed)
     splits = {name: tensors_of(columns, index) for name, index in rows.items()}
     return Data(splits=splits, fingerprint=file_fingerprint(path), meta=described(config, attrs, len(columns["state"])))
@@ -281,9 +288,10 @@ def split_borders(config: TracksData, path: Path) -> tuple[int, int, int, int]:
 def load_stream(config: TracksData, path: Path) -> Data:
     "Check a whole file block by block, and hold a part of each split; training rows are streamed by `train_source`."
     attrs, names = read_hdf5(path, [])[1], column_names(path)
+    check_made(attrs, config, path.name)
     for start, columns in blocks(path, COLUMNS):
         check_columns(columns, path.name, start)
-        check_agreement(columns, attrs, config, path.name)
+        check_planes(columns, config, path.name)
     borders = split_borders(config, path)
     ranges = dict(zip(shares(config), zip(borders[:-1], borders[1:], strict=True), strict=True))
     held = {name: read_spread(path, names, HELD, *rows) for name, rows in ranges.items()}

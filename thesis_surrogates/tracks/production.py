@@ -153,7 +153,7 @@ def assemble(config: TracksData, folder: Path, path: Path) -> None:
     wanted = {"fraction": config.collocation, "along": config.collocation, "trajectory": config.trajectories}
     described = {**COLUMNS, **{name: text for name, text in OPTIONAL.items() if wanted[name]}}
     have, found, drawn = parts_in(folder), 0, 0
-    with Hdf5Writer(path, {"columns": described, "config": config.model_dump(mode="json", exclude=set(config.reading)),
+    with Hdf5Writer(path, {"columns": described, "config": config.described(),
                              "chunk": CHUNK}) as writer:
         for number, count, looked_at in taken(config, folder):
             piece = read_part(folder, number, *have[number])

@@ -16,6 +16,7 @@ from ..core.metrics import Scores
 from ..core.system import Deployable, Symbol, System
 from .data import PRESETS, TracksData
 from .files import load_data
+from .joining import description
 from .losses import TracksTrain
 from .metrics import baselines, score, surrogate
 from .models import MODELS, build_model, fit_scalers
@@ -81,6 +82,7 @@ SYSTEM = System(
     presets=PRESETS,
     produce=produce,
     suffixes=SUFFIXES,
+    description=description,
     views=views,
     headline="position_mean_mm",
     columns=("position_mean_mm", "position_median_mm", "position_p95_mm", "position_p99_mm", "slope_mean", "slope_median",

@@ -19,7 +19,6 @@ from ..core.checkpoints import load_checkpoint
 from ..core.config import RunConfig, check_run
 from ..core.facts import Run
 from ..core.files import DataError
-from ..core.mappings import digest
 from ..core.recorder import RunFiles
 from .binned import BinnedConfig
 from .data import TracksData
@@ -93,7 +92,7 @@ def history(run: Run, epochs: int | None = None) -> dict[str, Any]:
 def data_path(run: Run) -> str:
     "The user's own file, or the file name of generated data in its folder of datasets."
     data = TracksData.model_validate(run.config["data"])
-    return data.path or f"tracks-{digest(data.model_dump(mode='json', exclude=set(data.reading)))}.h5"
+    return data.path or data.file_name("tracks")
 
 
 def older_config(run: Run) -> dict[str, Any]:
