@@ -17,11 +17,13 @@ from .propagation import CURVATURE
 from .residual import gauss_legendre
 
 # %% auto #0
-__all__ = ['FIRST', 'PITCH', 'NODES', 'ASIDE', 'FLAT', 'OnAxis', 'AxisField', 'along', 'slopes_of', 'cosines_of', 'Track', 'Leg',
-           'first_directions', 'next_directions', 'Nominal', 'nominal_directions', 'end_slopes', 'KickFrame']
+__all__ = ['FIRST', 'PITCH', 'NODES', 'GRID', 'ASIDE', 'FLAT', 'OnAxis', 'tabulate', 'AxisField', 'along', 'slopes_of',
+           'cosines_of', 'Track', 'Leg', 'first_directions', 'next_directions', 'Nominal', 'nominal_directions',
+           'end_slopes', 'KickFrame']
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #316f6cc5
-FIRST, PITCH, NODES = -1000.0, 50.0, 321  # table of the axis: first node, distance, number of nodes [mm]
+FIRST, PITCH, NODES = -1000.0, 10.0, 1601  # table of the axis: first node, distance, number of nodes [mm]
+GRID = FIRST + PITCH * np.arange(NODES)
 ASIDE = 100.0  # mm beside the axis where the sextupole is measured: the pitch of a map, whose nodes it then hits
 
 
@@ -33,7 +35,25 @@ class OnAxis(NamedTuple):
     rise: torch.Tensor  # T, integral of slope
     by: torch.Tensor  # T
     slope: torch.Tensor  # T/mm, dBz/dy
-    sextupole: torch.Tensor | None  # T/mm^2, d2By/dx2, if tabulated
+    sextupole: torch.Tensor | None = None  # T/mm^2, d2By/dx2, if tabulated
+
+
+def tabulate(field: MagneticField, z: np.ndarray, sextupole: bool) -> np.ndarray:
+    "The columns of `OnAxis` [N, 5 or 6] at ascending places z [N] mm on x = y = 0; integrals count from the first."
+    points, weights = np.polynomial.legendre.leggauss(10)
+    steps = np.diff(z)[:, None]
+
+    def measured(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        slope = (field(0.0, 1.0, z)[2] - field(0.0, -1.0, z)[2]) / 2
+        return np.broadcast_to(field(0.0, 0.0, z)[1], z.shape), np.broadcast_to(slope, z.shape)
+
+    by, slope = measured(z[:-1, None] + steps * (points + 1) / 2)
+    integrals = [np.concatenate([[0.0], np.cumsum(steps[:, 0] / 2 * (values @ weights))]) for values in (by, np.abs(by), slope)]
+    columns = [*integrals, *measured(z)]
+    if sextupole:
+        beside = (field(ASIDE, 0.0, z)[1] + field(-ASIDE, 0.0, z)[1]) / 2
+        columns.append(np.broadcast_to(2 * (beside - columns[3]) / ASIDE**2, z.shape))
+    return np.column_stack(columns)
 
 
 class AxisField(nn.Module):
@@ -41,36 +61,21 @@ class AxisField(nn.Module):
 
     def __init__(self, sextupole: bool = False):
         super().__init__()
-        self.tables = 4 if sextupole else 3  # of by, |by|, slope, sextupole: first their integrals, then these themselves
-        self.register_buffer("values", torch.zeros(NODES, 2 * self.tables))
+        self.sextupole = sextupole
+        self.register_buffer("values", torch.zeros(NODES, 6 if sextupole else 5))
         self.values: torch.Tensor
 
     def fit(self, field: MagneticField) -> None:
-        "Integrate `field` along x = y = 0 with ten Gauss points per cell."
-        points, weights = np.polynomial.legendre.leggauss(10)
-        nodes = FIRST + PITCH * np.arange(NODES)
-
-        def measured(z: np.ndarray) -> list[np.ndarray]:
-            by, beside = field(0.0, 0.0, z)[1], (field(ASIDE, 0.0, z)[1] + field(-ASIDE, 0.0, z)[1]) / 2
-            slope = (field(0.0, 1.0, z)[2] - field(0.0, -1.0, z)[2]) / 2
-            every = (by, np.abs(by), slope, 2 * (beside - by) / ASIDE**2)
-            return [np.broadcast_to(value, z.shape) for value in every[: self.tables]]
-
-        cells = [PITCH / 2 * values @ weights for values in measured(nodes[:-1, None] + PITCH * (points + 1) / 2)]
-        integrals = [np.concatenate([[0.0], np.cumsum(cell)]) for cell in cells]
-        self.values.copy_(torch.as_tensor(np.column_stack([*integrals, *measured(nodes)])))
+        "Tabulate `field`."
+        self.values.copy_(torch.as_tensor(tabulate(field, GRID, self.sextupole)))
 
     def forward(self, z: torch.Tensor) -> OnAxis:
         "The tables at z [mm], any shape."
-        place = ((z - FIRST) / PITCH).clamp(0, NODES - 1)
+        place = ((z - FIRST) * (1 / PITCH)).clamp(0, NODES - 1)
         cell = place.floor().clamp(max=NODES - 2)
-        t, index = (place - cell)[..., None], cell.long()
-        left, right, n = self.values[index], self.values[index + 1], self.tables
-        step, start, end = right[..., :n] - left[..., :n], left[..., n:], right[..., n:]
-        integrals = left[..., :n] + t * t * (3 - 2 * t) * step + t * (1 - t) * ((1 - t) * start - t * end) * PITCH
-        fields = 6 * t * (1 - t) * step / PITCH + (1 - t) * (1 - 3 * t) * start + t * (3 * t - 2) * end
-        kick, strength, rise = integrals.unbind(-1)[:3]
-        return OnAxis(kick, strength, rise, fields[..., 0], fields[..., 2], fields[..., 3] if n > 3 else None)
+        index = cell.long()
+        left, right = self.values[index], self.values[index + 1]
+        return OnAxis(*(left + (place - cell)[..., None] * (right - left)).unbind(-1))
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #f3bb5762
 def along(axis: AxisField, z0: torch.Tensor, dz: torch.Tensor, zeta: torch.Tensor) -> torch.Tensor:
@@ -191,12 +196,16 @@ class KickFrame(nn.Module):
 
     def fit(self, train: Tensors, field: MagneticField) -> None:
         "Tabulate the axis of `field`; a fixed leg is the first row of train['inputs'] [N, 7]."
-        axis = AxisField(self.passes > 1).double() if self.axis is None else self.axis
-        axis.fit(field)
-        if self.axis is None:
-            first = train["inputs"][:1].double().cpu()
-            self.length.copy_(first[0, 6])
-            self.tables.copy_(along(axis, first[:, 5], first[:, 6], self.places[:-1].double().cpu()))
+        if self.axis is not None:
+            self.axis.fit(field)
+            return
+        z0, dz = train["inputs"][0, 5:7].double().cpu().numpy()
+        places = z0 + dz * np.array([0.0, *self.places.double().cpu().numpy()])
+        nodes = np.unique([*GRID, *places])
+        tables = tabulate(field, nodes, self.passes > 1)[np.searchsorted(nodes, places)]
+        tables[:, :3] -= tables[0, :3]
+        self.length.copy_(torch.as_tensor(dz))
+        self.tables.copy_(torch.from_numpy(tables.T[..., None]))
 
     def nominal(self, track: Track, z0: torch.Tensor, dz: torch.Tensor) -> Nominal:
         "What the tables say; a fixed leg bends in proportion if it is shortened."

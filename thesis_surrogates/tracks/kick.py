@@ -51,7 +51,7 @@ def features(inputs: torch.Tensor, variable: bool) -> torch.Tensor:
     x, y, tx, ty, q_over_p, z0, dz = inputs.T.contiguous().unbind()
     ux, uy = cosines_of(tx, ty)
     columns = [x, y, ux, uy, q_over_p]
-    return torch.stack(columns + ([z0, z0 + dz, y + ty * dz, dz, torch.tanh(dz / 500)] if variable else []), dim=1)
+    return torch.stack(columns + ([z0, z0 + dz, y + ty * dz, dz, dz / (dz.abs() + 500)] if variable else []), dim=1)
 
 
 class KickNetwork(nn.Module):
