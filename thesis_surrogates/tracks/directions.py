@@ -152,7 +152,7 @@ class Nominal(NamedTuple):
     ux: torch.Tensor
     uy: torch.Tensor
     shares: torch.Tensor  # [n + 1, B] or [n + 1, 1]: part of the strength so far; 1 at the end
-    unit: torch.Tensor  # [B] kappa times the strength of the leg: the direction change for a kick of one
+    unit: torch.Tensor  # [B] the direction change for a kick of one: kappa times the strength of the leg
 
 
 def nominal_directions(track: Track, leg: Leg, passes: int = 1) -> Nominal:
@@ -208,12 +208,11 @@ class KickFrame(nn.Module):
         self.tables.copy_(torch.from_numpy(tables.T[..., None]))
 
     def nominal(self, track: Track, z0: torch.Tensor, dz: torch.Tensor) -> Nominal:
-        "What the tables say; a fixed leg bends in proportion if it is shortened."
+        "What the tables say; a fixed leg bends in proportion if it is shortened, and on variable ones the unit is squared."
         if self.axis is not None:
-            leg = Leg(dz, along(self.axis, z0, dz, self.places[:-1]), self.places, self.sums, 1.0)
-        else:
-            leg = Leg(dz, self.tables, self.places, self.sums, dz / self.length)
-        return nominal_directions(track, leg, self.passes)
+            known = nominal_directions(track, Leg(dz, along(self.axis, z0, dz, self.places[:-1]), self.places, self.sums, 1.0), self.passes)
+            return known._replace(unit=known.unit * known.unit)
+        return nominal_directions(track, Leg(dz, self.tables, self.places, self.sums, dz / self.length), self.passes)
 
     def state(self, inputs: torch.Tensor, kicks: torch.Tensor) -> torch.Tensor:
         "Final state [B, 4] in mm and slopes for kicks [B, 4]."

@@ -19,10 +19,11 @@ from ..core.models import Normalizer, mlp
 from .directions import KickFrame, cosines_of
 from .field import Field as MagneticField
 from .networks import TrackModel
+from .propagation import CURVATURE
 
 # %% auto #0
-__all__ = ['FAINT', 'true_kicks', 'KickConfig', 'features', 'KickNetwork', 'PolynomialConfig', 'exponents', 'Parity', 'monomials',
-           'PolynomialNetwork']
+__all__ = ['FAINT', 'ARM', 'WORTH', 'true_kicks', 'KickConfig', 'features', 'KickNetwork', 'PolynomialConfig', 'exponents',
+           'Parity', 'monomials', 'PolynomialNetwork']
 
 # %% ../../nbs/02_tracks/03c_kick.ipynb #1f059c0e
 FAINT = 1e-3  # T mm
@@ -54,6 +55,9 @@ def features(inputs: torch.Tensor, variable: bool) -> torch.Tensor:
     return torch.stack(columns + ([z0, z0 + dz, y + ty * dz, dz, dz / (dz.abs() + 500)] if variable else []), dim=1)
 
 
+ARM, WORTH = 1000.0, 0.3  # mm: a missing direction counts at this distance, and a miss of this size as one
+
+
 class KickNetwork(nn.Module):
     "Inputs [B, 7] to the final state [B, 4] through learned kicks."
 
@@ -65,23 +69,44 @@ class KickNetwork(nn.Module):
         self.network = mlp([width, *config.widths, 4], config.activation)
 
     def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
-        "Tabulate the axis of the field and take the moments of features and kicks."
+        "Tabulate the axis of the field and take the moments of features and kicks; on variable legs the size of kicks is weighed by their units."
         self.frame.fit(train, field)
         self.normalize_inputs.fit(*moments(features(train["inputs"], self.variable)))
         kicks, seen = true_kicks(self.frame, train)
-        self.normalize_outputs.fit(*moments(kicks[seen].float()))
+        if self.variable:
+            unit = self.unit(train["inputs"]).double()[:, None]
+            size = ((kicks * unit).square().sum(dim=0) / unit.square().sum()).sqrt().float()
+            self.normalize_outputs.fit(torch.zeros_like(size), torch.where(size > 0, size, torch.ones_like(size)))
+        else:
+            self.normalize_outputs.fit(*moments(kicks[seen].float()))
+
+    def unit(self, inputs: torch.Tensor) -> torch.Tensor:
+        "Direction change [B] for a kick of one on variable legs."
+        return (CURVATURE * inputs[:, 4] * self.frame.strength(inputs)).square()
+
+    def reach(self, inputs: torch.Tensor) -> torch.Tensor:
+        "What kicks of one do at the end of variable legs [B, 4], over `WORTH`."
+        arm = torch.full_like(inputs[:, 6], ARM)
+        return self.unit(inputs)[:, None] * torch.stack([arm, arm, inputs[:, 6], inputs[:, 6]], dim=1) / WORTH
 
     def corrections(self, rows: Tensors) -> torch.Tensor:
-        "What the network should say [B, 4], z-scored; the mean where a leg sees no field."
+        "What `predicted` should say [B, 4]; on a fixed leg the mean where it sees no field."
         kicks, seen = true_kicks(self.frame, rows)
+        if self.variable:
+            return (kicks * self.reach(rows["inputs"])).float()
         return torch.where(seen[:, None], self.normalize_outputs(kicks), torch.zeros_like(kicks)).float()
 
-    def predicted(self, inputs: torch.Tensor) -> torch.Tensor:
+    def said(self, inputs: torch.Tensor) -> torch.Tensor:
         "What the network says [B, 4], z-scored."
         return self.network(self.normalize_inputs(features(inputs, self.variable)))
 
+    def predicted(self, inputs: torch.Tensor) -> torch.Tensor:
+        "The same in the measure of the training: z-scored, or on variable legs by what it does at their end."
+        said = self.said(inputs)
+        return self.normalize_outputs.inverse(said) * self.reach(inputs) if self.variable else said
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.frame.state(inputs, self.normalize_outputs.inverse(self.predicted(inputs)))
+        return self.frame.state(inputs, self.normalize_outputs.inverse(self.said(inputs)))
 
 # %% ../../nbs/02_tracks/03c_kick.ipynb #a6774b74
 class PolynomialConfig(TrackModel):

@@ -23,8 +23,8 @@ from .residual import BendFrame, ChainedNetwork, GaussLegendreNetwork, Quadratic
 
 # %% auto #0
 __all__ = ['RESOLUTION', 'LOSSES', 'TracksTrain', 'state_slope', 'data_loss', 'ic_loss', 'equation_residual', 'pde_loss',
-           'stage_losses', 'plain_terms', 'physics_terms', 'stage_terms', 'correction_terms', 'in_own_bends',
-           'path_terms', 'stage_rule_terms', 'loss_terms']
+           'stage_losses', 'plain_terms', 'physics_terms', 'stage_terms', 'correction_terms', 'kick_terms',
+           'in_own_bends', 'path_terms', 'stage_rule_terms', 'loss_terms']
 
 # %% ../../nbs/02_tracks/04_losses.ipynb #d4128b1d
 class TracksTrain(TrainConfig):
@@ -129,6 +129,14 @@ def correction_terms(model: nn.Module, batch: Batch, field: MagneticField, train
     data = (2 * squares / (1 + (1 + squares).sqrt())).mean()  # 2 (sqrt(1 + m^2) - 1), without its cancellation for small m
     return {"loss": train.lambda_data * data, "data": data}
 
+# %% ../../nbs/02_tracks/04_losses.ipynb #734a89bf
+def kick_terms(model: KickNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
+    "As `correction_terms` on a fixed leg; on variable ones the logarithm of one plus the squared miss (Cauchy's, in Black & Anandan 1996 the Lorentzian)."
+    if not model.variable:
+        return correction_terms(model, batch, field, train)
+    data = torch.log1p((model.predicted(batch["inputs"]) - batch["corrections"]).square().sum(dim=1)).mean()
+    return {"loss": train.lambda_data * data, "data": data}
+
 # %% ../../nbs/02_tracks/04_losses.ipynb #05981d76
 RESOLUTION = (1e-3, 1e-3, 1e-6, 1e-6)  # mm and slope: what single precision resolves at several metres
 
@@ -177,7 +185,7 @@ LOSSES: Mapping[type[nn.Module], Callable[..., Tensors]] = {
     QuadraticNetwork: path_terms,
     GaussLegendreNetwork: stage_rule_terms,
     ChainedNetwork: correction_terms,
-    KickNetwork: correction_terms,
+    KickNetwork: kick_terms,
     PolynomialNetwork: correction_terms,
     BinnedNetwork: correction_terms,
 }
