@@ -55,7 +55,7 @@ def features(inputs: torch.Tensor, variable: bool) -> torch.Tensor:
     return torch.stack(columns + ([z0, z0 + dz, y + ty * dz, dz, dz / (dz.abs() + 500)] if variable else []), dim=1)
 
 
-ARM, WORTH = 1000.0, 0.3  # mm: a missing direction counts at this distance, and a miss of this size as one
+ARM, WORTH = 1000.0, 0.03  # mm: a missing direction counts at this distance, and a miss of this size as one
 
 
 class KickNetwork(nn.Module):
