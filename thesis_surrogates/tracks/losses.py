@@ -131,10 +131,11 @@ def correction_terms(model: nn.Module, batch: Batch, field: MagneticField, train
 
 # %% ../../nbs/02_tracks/04_losses.ipynb #734a89bf
 def kick_terms(model: KickNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
-    "As `correction_terms` on a fixed leg; on variable ones the logarithm of one plus the squared miss (Cauchy's, in Black & Anandan 1996 the Lorentzian)."
+    "As `correction_terms` on a fixed leg; on variable ones the square of small misses and the root of large ones (Barron 2019, eq. 8, alpha 1/2)."
     if not model.variable:
         return correction_terms(model, batch, field, train)
-    data = torch.log1p((model.predicted(batch["inputs"]) - batch["corrections"]).square().sum(dim=1)).mean()
+    squares = (model.predicted(batch["inputs"]) - batch["corrections"]).square().sum(dim=1)
+    data = ((1 + squares) ** 0.25 - 1).mean()
     return {"loss": train.lambda_data * data, "data": data}
 
 # %% ../../nbs/02_tracks/04_losses.ipynb #05981d76
