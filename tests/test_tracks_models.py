@@ -285,3 +285,13 @@ def test_b2_onnx_has_everything_inside(name, prepared, tmp_path):
         found = session.run(["extrapolated"], {"state": rows.numpy()})[0]
         scale = np.maximum(np.abs(expected), [100.0, 100.0, 0.1, 0.1])
         assert found.shape == expected.shape and (np.abs(found - expected) / scale).max() < 1e-5
+
+
+def test_kicks_on_variable_legs_fall_with_the_square_of_the_bend():
+    "A surrogate that is wrong by the same kicks at every momentum leaves stiff tracks to the tables."
+    frame = KickFrame(variable=True).double()
+    frame.fit({}, LHCbLikeField())
+    inputs = torch.tensor([[100.0, 50.0, 0.1, 0.05, q_over_p, 2665.0, 5161.0] for q_over_p in (0.02, 0.002)], dtype=torch.float64)
+    silent, wrong = torch.zeros(2, 4).double(), torch.full((2, 4), 0.01).double()
+    moved = (frame.state(inputs, wrong) - frame.state(inputs, silent)).abs()
+    assert torch.allclose(moved[0] / moved[1], torch.full((4,), 100.0).double(), rtol=0.05)

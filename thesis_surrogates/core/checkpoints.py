@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .files import DataError
 
 # %% auto #0
-__all__ = ['save_checkpoint', 'load_checkpoint', 'keep_checkpoint', 'rng_state', 'set_rng_state']
+__all__ = ['save_checkpoint', 'load_checkpoint', 'load_weights', 'keep_checkpoint', 'rng_state', 'set_rng_state']
 
 # %% ../../nbs/01_core/03b_checkpoints.ipynb #b709673c
 def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
@@ -43,6 +44,20 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: not a readable checkpoint ({reason[:120]}); delete it and train the run again") from None
+
+# %% ../../nbs/01_core/03b_checkpoints.ipynb #ac067476
+def load_weights(model: nn.Module, weights: Mapping[str, Any], source: str | Path) -> None:
+    """Put the weights of the checkpoint `source` into `model`.
+
+    Raises:
+        DataError: they belong to another network, or to another version of it.
+    """
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        lines = str(error).splitlines()
+        raise DataError(f"{source}: its weights do not belong to this {type(model).__name__} ({lines[min(1, len(lines) - 1)].strip()[:160]}); "
+                        "train it again, or read it with the version that wrote it") from None
 
 # %% ../../nbs/01_core/03b_checkpoints.ipynb #49a4ea63
 def keep_checkpoint(path: str | Path, name: str | Path) -> None:

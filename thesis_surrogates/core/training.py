@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checkpoints import keep_checkpoint, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from .checkpoints import keep_checkpoint, load_checkpoint, load_weights, rng_state, save_checkpoint, set_rng_state
 from .config import ConfigError, TrainConfig
 from .data import to_device
 from .plans import Callback, Event, Phase, Plan, Update, describe, rows_of
@@ -138,7 +138,7 @@ def _resume(work: _Work) -> bool:
     state = load_checkpoint(path, work.device)
     if (state["loop"], state["seed"]) != (describe(work.plan), work.seed):
         raise ConfigError(f"{path} belongs to another training (seed {state['seed']}); choose another folder or remove it")
-    work.model.load_state_dict(state["model"])
+    load_weights(work.model, state["model"], path)
     work.at = _Progress(**state["progress"])
     work.sums.values, work.sums.rows = dict(state["sums"]), state["rows"]
     if state["updates"]:

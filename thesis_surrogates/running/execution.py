@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.checkpoints import load_checkpoint
+from ..core.checkpoints import load_checkpoint, load_weights
 from ..core.config import RunConfig, as_mapping, config_hash
 from ..core.mappings import ConfigError
 from ..core.data import Data
@@ -217,12 +217,13 @@ def trained_model(run_dir: str | Path) -> tuple[System, RunConfig, nn.Module]:
     """Rebuild a run's model with its best weights, on the CPU.
 
     Raises:
-        FactsError, DataError: no run directory, or no readable checkpoint in it.
+        FactsError, DataError: no run directory, or no readable checkpoint of this model in it.
     """
     config = resolve(read_run(run_dir).config)
     system = get_system(config.system)
     model = new_model(system, config)
-    model.load_state_dict(load_checkpoint(RunFiles(Path(run_dir)).checkpoints / "best.pt")["model"])
+    path = RunFiles(Path(run_dir)).checkpoints / "best.pt"
+    load_weights(model, load_checkpoint(path)["model"], path)
     return system, config, model.eval()
 
 

@@ -152,7 +152,7 @@ class Nominal(NamedTuple):
     ux: torch.Tensor
     uy: torch.Tensor
     shares: torch.Tensor  # [n + 1, B] or [n + 1, 1]: part of the strength so far; 1 at the end
-    unit: torch.Tensor  # [B] the direction change for a kick of one: kappa times the strength of the leg
+    unit: torch.Tensor  # [B] the direction change for a kick of one: kappa times the strength of the leg, or its square
 
 
 def nominal_directions(track: Track, leg: Leg, passes: int = 1) -> Nominal:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.checkpoints import load_checkpoint
+from ..core.checkpoints import load_checkpoint, load_weights
 from ..core.config import RunConfig, check_run
 from ..core.facts import Run
 from ..core.files import DataError
@@ -226,9 +226,5 @@ def read_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise DataError(f"{path}: {wrong[0]!r} is a {type(values[wrong[0]]).__name__}, not a mapping. Give a best_model.pt")
     config = check_run(values["config"], MODELS, TracksData, TracksTrain)
     model = build_model(config.model, config.data)  # type: ignore[arg-type]
-    try:
-        model.load_state_dict(values["model_state_dict"])
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[1:2] or [str(error)]
-        raise DataError(f"{path}: the weights do not belong to the {config.model.name} it names ({reason[0].strip()[:120]})") from None
+    load_weights(model, values["model_state_dict"], path)
     return model.eval(), values
