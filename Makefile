@@ -37,7 +37,7 @@ published: $(READY)  ## train the comparison suites with three seeds and put the
 	@set -e; for system in $(SYSTEMS); do $(BIN)/surrogates sweep $$system/comparison --seeds 0,1,2 --workers $(WORKERS) --out outputs/comparison; done; \
 	$(BIN)/surrogates publish outputs/comparison
 
-STUDY ?= $(addsuffix :0$(comma)1$(comma)2,frontier long_leg seed_domain variable_legs dipole grid_map core physics_losses training_length momentum data_size)
+STUDY ?= $(addsuffix :0$(comma)1$(comma)2,frontier long_leg seed_domain variable_legs dipole grid_map core physics_losses training_length training_size momentum data_size)
 published-tracks: $(READY)  ## the suites of the track study (STUDY=suite:seeds ...) into outputs/published
 	@set -e; for entry in $(STUDY); do $(BIN)/surrogates sweep tracks/$${entry%%:*} --seeds $${entry##*:} --workers $(WORKERS) --out outputs/study; done; \
 	$(BIN)/surrogates publish outputs/study
