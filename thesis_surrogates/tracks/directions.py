@@ -17,9 +17,9 @@ from .propagation import CURVATURE
 from .residual import gauss_legendre
 
 # %% auto #0
-__all__ = ['FIRST', 'PITCH', 'NODES', 'GRID', 'ASIDE', 'FLAT', 'OnAxis', 'tabulate', 'AxisField', 'along', 'slopes_of',
-           'cosines_of', 'Track', 'Leg', 'first_directions', 'next_directions', 'Nominal', 'nominal_directions',
-           'end_slopes', 'KickFrame']
+__all__ = ['FIRST', 'PITCH', 'NODES', 'GRID', 'ASIDE', 'FLAT', 'OnAxis', 'tabulate', 'AxisField', 'along', 'along_one',
+           'slopes_of', 'cosines_of', 'Track', 'Leg', 'first_directions', 'next_directions', 'Nominal',
+           'nominal_directions', 'end_slopes', 'KickFrame']
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #316f6cc5
 FIRST, PITCH, NODES = -1000.0, 10.0, 1601  # table of the axis: first node, distance, number of nodes [mm]
@@ -83,6 +83,15 @@ def along(axis: AxisField, z0: torch.Tensor, dz: torch.Tensor, zeta: torch.Tenso
     places = torch.cat([torch.zeros_like(zeta[:1]), zeta, torch.ones_like(zeta[:1])])[:, None]
     tables = torch.stack([table for table in axis(z0 + places * dz) if table is not None])
     return torch.cat([tables[:3] - tables[:3, :1], tables[3:]])
+
+
+def along_one(field: MagneticField, z0: float, dz: float, zeta: np.ndarray, sextupole: bool) -> np.ndarray:
+    "The same [5 or 6, n + 2] for one leg, measured in the field at these very places."
+    places = z0 + dz * np.array([0.0, *zeta, 1.0])
+    nodes = np.unique([*GRID, *places])
+    tables = tabulate(field, nodes, sextupole)[np.searchsorted(nodes, places)].T
+    tables[:3] -= tables[:3, :1]
+    return tables
 
 # %% ../../nbs/02_tracks/03b_directions.ipynb #a6c19bb0
 FLAT = 1e-2  # 1 - ux^2 - uy^2 is kept above this: a track at more than 84 degrees to the beam has turned over
@@ -199,20 +208,22 @@ class KickFrame(nn.Module):
         if self.axis is not None:
             self.axis.fit(field)
             return
-        z0, dz = train["inputs"][0, 5:7].double().cpu().numpy()
-        places = z0 + dz * np.array([0.0, *self.places.double().cpu().numpy()])
-        nodes = np.unique([*GRID, *places])
-        tables = tabulate(field, nodes, self.passes > 1)[np.searchsorted(nodes, places)]
-        tables[:, :3] -= tables[0, :3]
-        self.length.copy_(torch.as_tensor(dz))
-        self.tables.copy_(torch.from_numpy(tables.T[..., None]))
+        z0, dz = train["inputs"][0, 5:7].double().tolist()
+        self.length.fill_(dz)
+        self.tables.copy_(torch.from_numpy(along_one(field, z0, dz, self.places[:-1].double().cpu().numpy(), self.passes > 1)[..., None]))
 
     def nominal(self, track: Track, z0: torch.Tensor, dz: torch.Tensor) -> Nominal:
-        "What the tables say; a fixed leg bends in proportion if it is shortened, and on variable ones the unit is squared."
+        "What the tables say; a fixed leg bends in proportion if it is shortened."
         if self.axis is not None:
-            known = nominal_directions(track, Leg(dz, along(self.axis, z0, dz, self.places[:-1]), self.places, self.sums, 1.0), self.passes)
-            return known._replace(unit=known.unit * known.unit)
-        return nominal_directions(track, Leg(dz, self.tables, self.places, self.sums, dz / self.length), self.passes)
+            leg = Leg(dz, along(self.axis, z0, dz, self.places[:-1]), self.places, self.sums, 1.0)
+        else:
+            leg = Leg(dz, self.tables, self.places, self.sums, dz / self.length)
+        known = nominal_directions(track, leg, self.passes)
+        return known._replace(unit=self.counted(known.unit))
+
+    def counted(self, bend: torch.Tensor) -> torch.Tensor:
+        "The direction change [B] for a kick of one: the bend of the leg, or on variable legs its square."
+        return bend if self.axis is None else bend * bend
 
     def state(self, inputs: torch.Tensor, kicks: torch.Tensor) -> torch.Tensor:
         "Final state [B, 4] in mm and slopes for kicks [B, 4]."
@@ -237,3 +248,7 @@ class KickFrame(nn.Module):
         if self.axis is None:
             return (inputs[:, 6] / self.length) * self.tables[1, -1]
         return self.axis(inputs[:, 5] + inputs[:, 6]).strength - self.axis(inputs[:, 5]).strength
+
+    def unit(self, inputs: torch.Tensor) -> torch.Tensor:
+        "The direction change [B] for a kick of one."
+        return self.counted(CURVATURE * inputs[:, 4] * self.strength(inputs))

@@ -19,7 +19,6 @@ from ..core.models import Normalizer, mlp
 from .directions import KickFrame, cosines_of
 from .field import Field as MagneticField
 from .networks import TrackModel
-from .propagation import CURVATURE
 
 # %% auto #0
 __all__ = ['FAINT', 'ARM', 'WORTH', 'true_kicks', 'KickConfig', 'features', 'KickNetwork', 'PolynomialConfig', 'exponents',
@@ -38,7 +37,7 @@ def true_kicks(frame: KickFrame, rows: Tensors) -> tuple[torch.Tensor, torch.Ten
     seen = torch.isfinite(kicks).all(dim=1) & (exact.strength(inputs).abs() > FAINT)
     return torch.where(seen[:, None], kicks, torch.zeros_like(kicks)), seen
 
-# %% ../../nbs/02_tracks/03c_kick.ipynb #2d933fad
+# %% ../../nbs/02_tracks/03c_kick.ipynb #f0dcb270
 class KickConfig(TrackModel):
     "A network for the kicks in direction cosines."
 
@@ -54,7 +53,7 @@ def features(inputs: torch.Tensor, variable: bool) -> torch.Tensor:
     columns = [x, y, ux, uy, q_over_p]
     return torch.stack(columns + ([z0, z0 + dz, y + ty * dz, dz, dz / (dz.abs() + 500)] if variable else []), dim=1)
 
-
+# %% ../../nbs/02_tracks/03c_kick.ipynb #2d933fad
 ARM, WORTH = 1000.0, 0.03  # mm: a missing direction counts at this distance, and a miss of this size as one
 
 
@@ -74,20 +73,16 @@ class KickNetwork(nn.Module):
         self.normalize_inputs.fit(*moments(features(train["inputs"], self.variable)))
         kicks, seen = true_kicks(self.frame, train)
         if self.variable:
-            unit = self.unit(train["inputs"]).double()[:, None]
+            unit = self.frame.unit(train["inputs"]).double()[:, None]
             size = ((kicks * unit).square().sum(dim=0) / unit.square().sum()).sqrt().float()
             self.normalize_outputs.fit(torch.zeros_like(size), torch.where(size > 0, size, torch.ones_like(size)))
         else:
             self.normalize_outputs.fit(*moments(kicks[seen].float()))
 
-    def unit(self, inputs: torch.Tensor) -> torch.Tensor:
-        "Direction change [B] for a kick of one on variable legs."
-        return (CURVATURE * inputs[:, 4] * self.frame.strength(inputs)).square()
-
     def reach(self, inputs: torch.Tensor) -> torch.Tensor:
         "What kicks of one do at the end of variable legs [B, 4], over `WORTH`."
         arm = torch.full_like(inputs[:, 6], ARM)
-        return self.unit(inputs)[:, None] * torch.stack([arm, arm, inputs[:, 6], inputs[:, 6]], dim=1) / WORTH
+        return self.frame.unit(inputs)[:, None] * torch.stack([arm, arm, inputs[:, 6], inputs[:, 6]], dim=1) / WORTH
 
     def corrections(self, rows: Tensors) -> torch.Tensor:
         "What `predicted` should say [B, 4]; on a fixed leg the mean where it sees no field."
