@@ -140,7 +140,8 @@ end
 
 -- Markdown that a cell displayed, and the one thing that a page must not show twice: front matter.
 local function on_raw(raw)
-  if raw.format == 'markdown' then return pandoc.read(raw.text, 'markdown').blocks end
+  -- One block: of several in an output pandoc keeps the first as the best.
+  if raw.format == 'markdown' then return pandoc.Div(pandoc.read(raw.text, 'markdown').blocks) end
   if raw.format == 'ipynb' and raw.text:match('^%-%-%-') then return {} end
 end
 

@@ -70,6 +70,16 @@ def test_exported_functions_are_documented(site):
     assert text.count('aria-current="page"') == 1
 
 
+def test_everything_that_a_cell_displays_is_on_its_page(site):
+    """Several paragraphs and tables in one output, not only the first."""
+    for path in sorted((ROOT / "nbs" / "07_results").glob("*.ipynb")):
+        outputs = [output for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] for output in cell.get("outputs", [])]
+        shown = "\n".join("".join(output.get("data", {}).get("text/markdown", "")) + "\n" for output in outputs)
+        name = re.sub(r"^\d+[a-zA-Z0-9]*_", "", path.stem.lower()) + ".html"
+        page = (site[0] / "07_results" / name).read_text(encoding="utf-8")
+        assert page.count("<table") >= len(re.findall(r"^\|[-|:]+\|$", shown, flags=re.MULTILINE)), path.stem
+
+
 def test_reports_become_pages(tmp_path):
     """A report below outputs/reports is a page with its tables, without the code in the way."""
     code = {"cell_type": "code", "metadata": {}, "source": "table", "execution_count": 1}
