@@ -78,10 +78,10 @@ export: $(READY)  ## write thesis_surrogates/ from the notebooks
 clean-notebooks: $(READY)  ## strip from the notebooks what does not belong in git
 	@$(BIN)/nbdev_clean
 
-text: $(READY)  ## NB=02_tracks/00_field: the notebook as text, .work/02_tracks/00_field.py
+text: $(READY)  ## NB=02_tracks/00_analytic_fields: the notebook as text, .work/02_tracks/00_analytic_fields.py
 	@.ci/notebook text $(NB)
 
-notebook: $(READY)  ## NB=02_tracks/00_field: the text back into the notebook, run, exported, cleaned
+notebook: $(READY)  ## NB=02_tracks/00_analytic_fields: the text back into the notebook, run, exported, cleaned
 	@.ci/notebook run $(NB)
 
 clean:  ## delete what can be made again, except .venv, data and outputs

@@ -35,24 +35,27 @@ import onnxruntime
 import pandas as pd
 import torch
 
-from thesis_surrogates.core.export import ExportError, export_onnx, export_torchscript, silent
+from thesis_surrogates.core.export.onnx import Deployable, ExportError, export_onnx, export_torchscript, silent
 from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.plots import KIND_COLOR, new_figure, save_figure, style
 from thesis_surrogates.core.recorder import append_event
-from thesis_surrogates.core.system import Deployable
 from thesis_surrogates.running.execution import Surrogate, load_surrogate
+from thesis_surrogates.tracks.axis_tables import KickFrame
+from thesis_surrogates.tracks.baselines import STEP_COUNTS, TOLERANCES, parabola
 from thesis_surrogates.tracks.data import TracksData, generate, straight_line
-from thesis_surrogates.tracks.directions import KickFrame
 from thesis_surrogates.tracks.field import Field, make_field
 from thesis_surrogates.tracks.figures import accuracy_against_cost
-from thesis_surrogates.tracks.metrics import STEP_COUNTS, TOLERANCES, parabola
 from thesis_surrogates.tracks.propagation import propagate
-from thesis_surrogates.tracks.runtimes import STEPPERS, refusal, runtime_facts
 from thesis_surrogates.tracks.steppers import CURVATURE, cash_karp_batch, rk4_batch
+from thesis_surrogates.tracks.study.runtimes import STEPPERS, refusal, runtime_facts
 
 PIECE = 5000  # rows that a network sees at once
-COUNTS = tuple(n for n in STEP_COUNTS if n <= 16 or n % 2 == 0)  # of Runge-Kutta's steps: close enough for a rival of every error
-TOO_EXACT = 30  # a stepper that is so many times more exact than every surrogate ends its family: what is finer is not timed
+COUNTS = tuple(
+    n for n in STEP_COUNTS if n <= 16 or n % 2 == 0
+)  # of Runge-Kutta's steps: close enough for a rival of every error
+TOO_EXACT = (
+    30  # a stepper that is so many times more exact than every surrogate ends its family: what is finer is not timed
+)
 WARM_UP, FEWEST, MOST = 200, 3, 30  # warm-up calls, and repeats as far as the budget of seconds allows
 REPEATS = 5  # of the C++ programs, which time themselves
 Predict = Callable[[Any], Any]
@@ -100,8 +103,17 @@ def timed(calls: list[Callable[[], Any]], budget: float, repeats: int = MOST) ->
     found = []
     for (count, inner), taken in zip(warm, times, strict=True):
         low, median, high = np.quantile(taken, [0.25, 0.5, 0.75])
-        found.append({"seconds": float(median), "q25": float(low), "q75": float(high), "least": min(taken), "warm_up": count, "repeats": len(taken),
-                      "calls_per_repeat": inner})
+        found.append(
+            {
+                "seconds": float(median),
+                "q25": float(low),
+                "q75": float(high),
+                "least": min(taken),
+                "warm_up": count,
+                "repeats": len(taken),
+                "calls_per_repeat": inner,
+            }
+        )
     return found
 
 
@@ -124,7 +136,9 @@ def onnx_call(path: Path) -> Predict:
     def run(rows: np.ndarray) -> np.ndarray:
         if len(rows) <= PIECE:
             return session.run(None, {name: rows})[0]
-        return np.concatenate([session.run(None, {name: rows[at : at + PIECE]})[0] for at in range(0, len(rows), PIECE)])
+        return np.concatenate(
+            [session.run(None, {name: rows[at : at + PIECE]})[0] for at in range(0, len(rows), PIECE)]
+        )
 
     return run
 
@@ -166,17 +180,27 @@ def networks(name: str, module: torch.nn.Module, deployable: Deployable, folder:
             print(f"  {name}: {ending} left out ({str(error).splitlines()[0][-100:]})")
             continue
         if ending == "onnx":
-            yield Method(name, "surrogate", "ONNX Runtime", torch.Tensor.numpy, onnx_call(folder / f"{name}.onnx"), size)
+            yield Method(
+                name, "surrogate", "ONNX Runtime", torch.Tensor.numpy, onnx_call(folder / f"{name}.onnx"), size
+            )
         else:
-            yield Method(name, "surrogate", "TorchScript", same, in_pieces(torch.jit.load(str(folder / f"{name}.ts"))), size)
+            yield Method(
+                name, "surrogate", "TorchScript", same, in_pieces(torch.jit.load(str(folder / f"{name}.ts"))), size
+            )
 
 
 def kernel_arguments(rows: torch.Tensor, field: Field) -> tuple[Any, ...]:
     """What the bare compiled loops take, from inputs [N, 7]."""
     values = rows.double().numpy()
     z_start = np.ascontiguousarray(values[:, 5])
-    return (*field.compiled(), np.array(field.planes, dtype=np.float64), z_start, z_start + values[:, 6], np.ascontiguousarray(values[:, :4]),
-            CURVATURE * values[:, 4])
+    return (
+        *field.compiled(),
+        np.array(field.planes, dtype=np.float64),
+        z_start,
+        z_start + values[:, 6],
+        np.ascontiguousarray(values[:, :4]),
+        CURVATURE * values[:, 4],
+    )
 
 
 def public_arguments(rows: torch.Tensor) -> tuple[np.ndarray, ...]:
@@ -201,38 +225,80 @@ def classical(field: Field, inputs: torch.Tensor, variable: bool) -> Iterator[Me
     kernel_rows, longest = partial(kernel_arguments, field=field), float(inputs[:, 6].abs().max())
     for n in COUNTS:
         step = longest / n
-        yield Method(f"RK4 {n} steps", "classical", "numba kernel", kernel_rows, lambda given, step=step: rk4_batch(*given, step, 0.0)[0])
-        yield Method(f"RK4 {n} steps", "classical", "propagate", public_arguments, lambda given, step=step: propagate(*given, field, step=step),
-                     largest=10_000)  # beyond, its checks cost nothing per track
+        yield Method(
+            f"RK4 {n} steps",
+            "classical",
+            "numba kernel",
+            kernel_rows,
+            lambda given, step=step: rk4_batch(*given, step, 0.0)[0],
+        )
+        yield Method(
+            f"RK4 {n} steps",
+            "classical",
+            "propagate",
+            public_arguments,
+            lambda given, step=step: propagate(*given, field, step=step),
+            largest=10_000,
+        )  # beyond, its checks cost nothing per track
     for tolerance in TOLERANCES:
-        yield Method(f"Cash-Karp {tolerance:g} mm", "classical", "numba kernel", kernel_rows,
-                     lambda given, tolerance=tolerance: cash_karp_batch(*given, 1000.0, tolerance)[0])
-        yield Method(f"Cash-Karp {tolerance:g} mm", "classical", "propagate", public_arguments,
-                     lambda given, tolerance=tolerance: propagate(*given, field, method="cash_karp", tolerance=tolerance), largest=10_000)
+        yield Method(
+            f"Cash-Karp {tolerance:g} mm",
+            "classical",
+            "numba kernel",
+            kernel_rows,
+            lambda given, tolerance=tolerance: cash_karp_batch(*given, 1000.0, tolerance)[0],
+        )
+        yield Method(
+            f"Cash-Karp {tolerance:g} mm",
+            "classical",
+            "propagate",
+            public_arguments,
+            lambda given, tolerance=tolerance: propagate(*given, field, method="cash_karp", tolerance=tolerance),
+            largest=10_000,
+        )
 
 
 def unseen(config: TracksData, tracks: int, field: Field) -> tuple[torch.Tensor, np.ndarray]:
     """Fresh tracks of a dataset's law with another seed: inputs [N, 7] float32 and target [N, 4]."""
     fresh = config.model_copy(update={"seed": config.seed + 1_000_003, "n_tracks": tracks})
     pieces = list(generate(fresh, field))
-    return (torch.from_numpy(np.concatenate([piece["inputs"] for piece in pieces]).astype(np.float32)),
-            np.concatenate([piece["target"] for piece in pieces]))
+    return (
+        torch.from_numpy(np.concatenate([piece["inputs"] for piece in pieces]).astype(np.float32)),
+        np.concatenate([piece["target"] for piece in pieces]),
+    )
 
 
 def errors(method: Method, inputs: torch.Tensor, target: np.ndarray) -> dict[str, float]:
     """Mean, median, p95 position error [mm] and mean slope error."""
     answer = torch.as_tensor(method.call(method.prepare(inputs))).cpu().double().numpy()
     position, slope = np.hypot(*(answer - target)[:, :2].T), np.hypot(*(answer - target)[:, 2:].T)
-    return {"position_mean_mm": float(position.mean()), "position_median_mm": float(np.median(position)),
-            "position_p95_mm": float(np.quantile(position, 0.95)), "slope_mean": float(slope.mean())}
+    return {
+        "position_mean_mm": float(position.mean()),
+        "position_median_mm": float(np.median(position)),
+        "position_p95_mm": float(np.quantile(position, 0.95)),
+        "slope_mean": float(slope.mean()),
+    }
 
 
-def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: dict[str, Deployable], steppers: list[str],
-           batches: list[int]) -> Iterator[dict[str, Any]]:
+def native(
+    field: Field,
+    inputs: torch.Tensor,
+    target: np.ndarray,
+    deployables: dict[str, Deployable],
+    steppers: list[str],
+    batches: list[int],
+) -> Iterator[dict[str, Any]]:
     """Rows of the C++ programs at the smallest and the largest batch: the named steppers, and each network from its header."""
     try:
-        from thesis_surrogates.core.header import export_header
-        from thesis_surrogates.tracks.native import build_native, missing_tools, native_rows, run_header, run_native, time_native
+        from thesis_surrogates.core.export.cpp_header import export_header
+        from thesis_surrogates.tracks.exchange.native import (
+            build_native,
+            missing_tools,
+            native_rows,
+            run_header,
+            run_native,
+            time_native,
+        )
     except ImportError:
         return
     if (lacking := missing_tools()) is not None:
@@ -240,11 +306,20 @@ def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: 
         return
     states, longest, many = inputs.double().numpy(), float(inputs[:, 6].abs().max()), max(batches)
 
-    def rows(contender: str, kind: str, path: str, found: dict[str, float], answer: np.ndarray, size: int) -> Iterator[dict[str, Any]]:
+    def rows(
+        contender: str, kind: str, path: str, found: dict[str, float], answer: np.ndarray, size: int
+    ) -> Iterator[dict[str, Any]]:
         position, slope = np.hypot(*(answer - target)[:, :2].T), np.hypot(*(answer - target)[:, 2:].T)
-        about = {"contender": contender, "kind": kind, "path": path, "parameters": size, "position_mean_mm": float(position.mean()),
-                 "position_median_mm": float(np.median(position)), "position_p95_mm": float(np.quantile(position, 0.95)),
-                 "slope_mean": float(slope.mean())}
+        about = {
+            "contender": contender,
+            "kind": kind,
+            "path": path,
+            "parameters": size,
+            "position_mean_mm": float(position.mean()),
+            "position_median_mm": float(np.median(position)),
+            "position_p95_mm": float(np.quantile(position, 0.95)),
+            "slope_mean": float(slope.mean()),
+        }
         for batch, cost in {1: found["single_us"], many: found["many_us"]}.items():
             if batch in batches:
                 yield {**about, "batch": batch, "cost_us": cost, "repeats": REPEATS}  # the programs time themselves
@@ -260,23 +335,43 @@ def native(field: Field, inputs: torch.Tensor, target: np.ndarray, deployables: 
                 print(f"  {name}: C++ header left out ({str(error).splitlines()[0][-100:]})")
                 continue
             found = time_native(folder / "build" / "from_header", states, count=many, repeats=REPEATS)
-            yield from rows(name, "surrogate", "C++ header", {"single_us": 1e-3 * found["single_ns"], "many_us": 1e-3 * found["many_ns"]},
-                            run_header(folder / "build", states), count_parameters(deployable.module))
+            yield from rows(
+                name,
+                "surrogate",
+                "C++ header",
+                {"single_us": 1e-3 * found["single_ns"], "many_us": 1e-3 * found["many_ns"]},
+                run_header(folder / "build", states),
+                count_parameters(deployable.module),
+            )
         build_native(Path(place) / "baseline")
         number = {family: [name.split()[1] for name in steppers if name.startswith(family)] for family in STEPPERS}
         steps, tolerances = [int(n) for n in number["RK4"]], [float(e) for e in number["Cash-Karp"]]
-        for entry in native_rows(Path(place) / "baseline", states, field, steps, tolerances, count=many, repeats=REPEATS).to_dict("records"):
+        for entry in native_rows(
+            Path(place) / "baseline", states, field, steps, tolerances, count=many, repeats=REPEATS
+        ).to_dict("records"):
             words = str(entry["contender"]).split()
-            options: dict[str, Any] = {"method": "rk4", "step": longest / int(words[2])} if "RK4" in words else {
-                "method": "cash_karp", "step": 1000.0, "tolerance": float(words[2])}
-            yield from rows(str(entry["contender"]).removeprefix("C++ "), "classical", "C++", {"single_us": entry["single_us"], "many_us": entry["us_per_track"]},
-                            run_native(Path(place) / "baseline", states, field, **options), 0)
+            options: dict[str, Any] = (
+                {"method": "rk4", "step": longest / int(words[2])}
+                if "RK4" in words
+                else {"method": "cash_karp", "step": 1000.0, "tolerance": float(words[2])}
+            )
+            yield from rows(
+                str(entry["contender"]).removeprefix("C++ "),
+                "classical",
+                "C++",
+                {"single_us": entry["single_us"], "many_us": entry["us_per_track"]},
+                run_native(Path(place) / "baseline", states, field, **options),
+                0,
+            )
 
 
 def rivals(methods: list[Method], quality: list[dict[str, float]]) -> tuple[list[Method], list[dict[str, float]]]:
     """Methods and their errors; of each family of steppers only as far as the first that is far more exact, in mean and in median, than every surrogate."""
     own = [error for method, error in zip(methods, quality, strict=True) if method.kind == "surrogate"]
-    floor = {name: min((error[name] for error in own), default=0.0) / TOO_EXACT for name in ("position_mean_mm", "position_median_mm")}
+    floor = {
+        name: min((error[name] for error in own), default=0.0) / TOO_EXACT
+        for name in ("position_mean_mm", "position_median_mm")
+    }
     kept, enough = [], set()
     for method, error in zip(methods, quality, strict=True):
         family = method.contender.split()[0], method.path
@@ -287,21 +382,36 @@ def rivals(methods: list[Method], quality: list[dict[str, float]]) -> tuple[list
     return [method for method, _ in kept], [error for _, error in kept]
 
 
-def measure(methods: list[Method], inputs: torch.Tensor, target: np.ndarray, batches: list[int], budget: float) -> Iterator[dict[str, Any]]:
+def measure(
+    methods: list[Method], inputs: torch.Tensor, target: np.ndarray, batches: list[int], budget: float
+) -> Iterator[dict[str, Any]]:
     """One row per method and batch."""
     quality = [errors(method, inputs, target) for method in methods]
     methods, quality = rivals(methods, quality)
     for batch in batches:
         rows = inputs.repeat(math.ceil(batch / len(inputs)), 1)[:batch].contiguous()
         able = [(method, error) for method, error in zip(methods, quality, strict=True) if batch <= method.largest]
-        given = {prepare: prepare(rows) for prepare in dict.fromkeys(method.prepare for method, _ in able)}  # methods alike share their input
+        given = {
+            prepare: prepare(rows) for prepare in dict.fromkeys(method.prepare for method, _ in able)
+        }  # methods alike share their input
         calls = [partial(method.call, given[method.prepare]) for method, _ in able]
         for (method, error), found in zip(able, timed(calls, budget), strict=True):
             names = {"cost_us": "seconds", "cost_q25_us": "q25", "cost_q75_us": "q75", "cost_least_us": "least"}
             per_track = {new: 1e6 * found.pop(old) / batch for new, old in names.items()}
-            print(f"  {batch} tracks, {method.contender}, {method.path}: {per_track['cost_us']:.3g} us, mean {error['position_mean_mm']:.3g} mm", flush=True)
-            yield {"contender": method.contender, "kind": method.kind, "path": method.path, "batch": batch, "parameters": method.parameters,
-                   **per_track, **found, **error}
+            print(
+                f"  {batch} tracks, {method.contender}, {method.path}: {per_track['cost_us']:.3g} us, mean {error['position_mean_mm']:.3g} mm",
+                flush=True,
+            )
+            yield {
+                "contender": method.contender,
+                "kind": method.kind,
+                "path": method.path,
+                "batch": batch,
+                "parameters": method.parameters,
+                **per_track,
+                **found,
+                **error,
+            }
 
 
 def scaling_figure(rows: pd.DataFrame, contenders: list[str]) -> tuple[Any, pd.DataFrame]:
@@ -312,8 +422,16 @@ def scaling_figure(rows: pd.DataFrame, contenders: list[str]) -> tuple[Any, pd.D
         marks = dict(zip(drawn.path.unique(), "os^vDPX*<>hd", strict=False))
         for (contender, path), line in drawn.groupby(["contender", "path"], sort=False):
             line = line.sort_values("batch")
-            axes.plot(line.batch, line.cost_us, marker=marks[path], ms=4, lw=1.0, color=KIND_COLOR[line.kind.iloc[0]],
-                      ls="-" if line.kind.iloc[0] == "surrogate" else "--", label=f"{contender}, {path}")
+            axes.plot(
+                line.batch,
+                line.cost_us,
+                marker=marks[path],
+                ms=4,
+                lw=1.0,
+                color=KIND_COLOR[line.kind.iloc[0]],
+                ls="-" if line.kind.iloc[0] == "surrogate" else "--",
+                label=f"{contender}, {path}",
+            )
         axes.set(xscale="log", yscale="log", xlabel="tracks in one call", ylabel="cost per track [µs]")
         axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure, drawn
@@ -330,9 +448,28 @@ def setting(config: TracksData, runs: dict[str, Surrogate], options: argparse.Na
         rows = list(measure(methods, inputs, target, options.batches, options.budget))
     if not options.no_native:
         steppers = list(dict.fromkeys(row["contender"] for row in rows if row["path"] == "numba kernel"))
-        rows += list(native(field, inputs, target, {name: surrogate.deployable for name, surrogate in runs.items()}, steppers, options.batches))
-    leg = f"{config.z_start:g} to {config.z_end:g} mm" if config.legs == "fixed" else f"variable, {config.dz_low:g} to {config.dz_high:g} mm"
-    return {"leg": leg, "field": config.field, "p_gev": [config.p_low, config.p_high], "tracks": len(inputs), "rows": rows}
+        rows += list(
+            native(
+                field,
+                inputs,
+                target,
+                {name: surrogate.deployable for name, surrogate in runs.items()},
+                steppers,
+                options.batches,
+            )
+        )
+    leg = (
+        f"{config.z_start:g} to {config.z_end:g} mm"
+        if config.legs == "fixed"
+        else f"variable, {config.dz_low:g} to {config.dz_high:g} mm"
+    )
+    return {
+        "leg": leg,
+        "field": config.field,
+        "p_gev": [config.p_low, config.p_high],
+        "tracks": len(inputs),
+        "rows": rows,
+    }
 
 
 def figures(place: Path, number: int, found: dict[str, Any]) -> None:
@@ -341,10 +478,19 @@ def figures(place: Path, number: int, found: dict[str, Any]) -> None:
     for batch in (table.batch.min(), table.batch.max()):
         best = table[table.batch == batch].sort_values("cost_us").drop_duplicates("contender")
         for kernel in ("propagate", "numba kernel", "C++"):  # one curve for each way to run a stepper
-            part = pd.concat([best[best.kind != "classical"], table[(table.batch == batch) & ((table.path == kernel) | (table.contender == "parabola"))]])
+            part = pd.concat(
+                [
+                    best[best.kind != "classical"],
+                    table[(table.batch == batch) & ((table.path == kernel) | (table.contender == "parabola"))],
+                ]
+            )
             if (part.kind == "classical").sum() > 1:
                 figure, drawn = accuracy_against_cost(part.to_dict("records"))
-                save_figure(figure, place / f"frontier_{number}_{kernel.replace(' ', '_').replace('+', 'p')}_batch_{batch}", drawn)
+                save_figure(
+                    figure,
+                    place / f"frontier_{number}_{kernel.replace(' ', '_').replace('+', 'p')}_batch_{batch}",
+                    drawn,
+                )
     surrogates = list(table[table.kind == "surrogate"].contender.unique())
     figure, drawn = scaling_figure(table, [*surrogates[:2], "RK4 8 steps", "Cash-Karp 0.01 mm", "straight line"])
     save_figure(figure, place / f"scaling_{number}", drawn)
@@ -377,7 +523,9 @@ def main() -> None:
             parser.exit(2, f"{why}\n")
     torch.set_num_threads(1)
     numba.set_num_threads(1)
-    torch._dynamo.config.recompile_limit = 10_000  # counted per class, not per network: beyond it a compiled network would run eagerly without a word
+    torch._dynamo.config.recompile_limit = (
+        10_000  # counted per class, not per network: beyond it a compiled network would run eagerly without a word
+    )
     groups: dict[str, tuple[TracksData, dict[str, Surrogate], dict[str, str]]] = {}
     for run in dict.fromkeys(options.runs):
         surrogate = load_surrogate(run)
@@ -390,10 +538,21 @@ def main() -> None:
     if not groups:
         groups["classical"] = (TracksData(), {}, {})
     result: dict[str, Any] = {
-        "protocol": {"threads": 1, "warm_up": f"1 to {WARM_UP} calls", "repeats": f"{FEWEST} to {MOST} in turns", "budget_seconds": options.budget, "piece": PIECE,
-                     "statistic": "median and quartiles"},
-        "machine": {"processor": _processor(), "python": platform.python_version(), "torch": torch.__version__, "numba": numba.__version__,
-                    "onnxruntime": onnxruntime.__version__},
+        "protocol": {
+            "threads": 1,
+            "warm_up": f"1 to {WARM_UP} calls",
+            "repeats": f"{FEWEST} to {MOST} in turns",
+            "budget_seconds": options.budget,
+            "piece": PIECE,
+            "statistic": "median and quartiles",
+        },
+        "machine": {
+            "processor": _processor(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numba": numba.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
         "settings": [],
     }
     options.out.mkdir(parents=True, exist_ok=True)
@@ -402,7 +561,9 @@ def main() -> None:
         found = setting(config, members, options)
         result["settings"].append(found)
         (options.out / "timing_results.json").write_text(json.dumps(result, indent=1))
-        about = {name: found[name] for name in ("leg", "field", "p_gev", "tracks")} | {name: result[name] for name in ("machine", "protocol")}
+        about = {name: found[name] for name in ("leg", "field", "p_gev", "tracks")} | {
+            name: result[name] for name in ("machine", "protocol")
+        }
         for name, place in places.items() if not options.no_facts else ():
             append_event(place, "runtimes", runtime_facts(found["rows"], name, {**about, "together": len(members)}))
         figures(options.out, number, found)
@@ -412,7 +573,11 @@ def main() -> None:
 def _processor() -> str:
     """The processor's name, where the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.is_file() else []
+    names = (
+        [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if cpuinfo.is_file()
+        else []
+    )
     return names[0] if names else platform.processor()
 
 

@@ -23,19 +23,21 @@ from thesis_surrogates.running.datasets import ensure_dataset
 from thesis_surrogates.running.execution import trained_model
 from thesis_surrogates.tracks.data import TracksData, generate
 from thesis_surrogates.tracks.field import Field, make_field
-from thesis_surrogates.tracks.physics_checks import checks_figure, checks_table
 from thesis_surrogates.tracks.propagation import propagate
-from thesis_surrogates.tracks.runtimes import refusal
-from thesis_surrogates.tracks.surrogate_jacobian import jacobian_against_momentum, jacobian_errors, jacobian_table
-from thesis_surrogates.tracks.trust import trust_facts
-from thesis_surrogates.tracks.validity import fallback_table, fit_validity, save_validity
+from thesis_surrogates.tracks.study.runtimes import refusal
+from thesis_surrogates.tracks.study.trust_tables import trust_facts
+from thesis_surrogates.tracks.trust.jacobian import jacobian_against_momentum, jacobian_errors, jacobian_table
+from thesis_surrogates.tracks.trust.physics_checks import checks_figure, checks_table
+from thesis_surrogates.tracks.trust.validity import fallback_table, fit_validity, save_validity
 
 
 def unseen(config: TracksData, tracks: int, field: Field) -> dict[str, torch.Tensor]:
     """Fresh tracks of a dataset's law: inputs [N, 7] float32 and target [N, 4] float64."""
     pieces = list(generate(config.model_copy(update={"seed": config.seed + 1_000_003, "n_tracks": tracks}), field))
-    return {"inputs": torch.from_numpy(np.concatenate([piece["inputs"] for piece in pieces]).astype(np.float32)),
-            "target": torch.from_numpy(np.concatenate([piece["target"] for piece in pieces]))}
+    return {
+        "inputs": torch.from_numpy(np.concatenate([piece["inputs"] for piece in pieces]).astype(np.float32)),
+        "target": torch.from_numpy(np.concatenate([piece["target"] for piece in pieces])),
+    }
 
 
 def stepper(field: Field) -> Any:
@@ -56,8 +58,12 @@ def trust(run: Path, options: argparse.Namespace) -> dict[str, Any]:
     field = make_field(config.data.field, config.data.polarity, config.data.field_map)  # type: ignore[attr-defined]
     fresh, place = unseen(config.data, options.tracks, field), options.out / run.name  # type: ignore[arg-type]
     found = jacobian_errors(model, fresh["inputs"][: options.jacobians], field)
-    checks = checks_table({"RK4": stepper(field), config.name: model}, fresh["inputs"][: options.jacobians], field,
-                          both_directions=bool((fresh["inputs"][:, 6] < 0).any()))
+    checks = checks_table(
+        {"RK4": stepper(field), config.name: model},
+        fresh["inputs"][: options.jacobians],
+        field,
+        both_directions=bool((fresh["inputs"][:, 6] < 0).any()),
+    )
     validity = fit_validity(model, data.splits["train"]["inputs"], dict(data.splits["validation"]))
     save_validity(validity, run / "checkpoints" / "validity.json")
     fallback = fallback_table(model, validity, field, fresh, tuple(options.tolerances))
@@ -66,7 +72,11 @@ def trust(run: Path, options: argparse.Namespace) -> dict[str, Any]:
     fallback.to_csv(place / "fallback.csv", index=False)
     tables = {"jacobian": jacobian_table(found), "checks": checks, "fallback": fallback}
     if not options.no_facts:
-        about = {"tracks": len(fresh["inputs"]), "jacobians": len(found.momentum_gev), "validation_tracks": len(data.splits["validation"]["inputs"])}
+        about = {
+            "tracks": len(fresh["inputs"]),
+            "jacobians": len(found.momentum_gev),
+            "validation_tracks": len(data.splits["validation"]["inputs"]),
+        }
         append_event(run, "trust", trust_facts(tables, about))
     return {"run": run.name, "name": config.name, **{name: table.to_dict("records") for name, table in tables.items()}}
 
@@ -95,8 +105,11 @@ def main() -> None:
         results.append(trust(run, options))
         last = results[-1]
         medians = {row["quantity"]: row["p50"] for row in last["jacobian"] if row["band"] == "all"}
-        print(f"{run.name}: J {medians['scaled']:.2g} (unscaled {medians['unscaled']:.2g}), det {medians['liouville']:.2g}; flagged "
-              + ", ".join(f"{row['flagged']:.1%} at {row['tolerance_mm']:g} mm" for row in last["fallback"]), flush=True)
+        print(
+            f"{run.name}: J {medians['scaled']:.2g} (unscaled {medians['unscaled']:.2g}), det {medians['liouville']:.2g}; flagged "
+            + ", ".join(f"{row['flagged']:.1%} at {row['tolerance_mm']:g} mm" for row in last["fallback"]),
+            flush=True,
+        )
         (options.out / "trust.json").write_text(json.dumps(results, indent=1))
 
 

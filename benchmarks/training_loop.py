@@ -19,7 +19,7 @@ from torch import nn
 from thesis_surrogates.core.config import TrainConfig
 from thesis_surrogates.core.data import TensorSource
 from thesis_surrogates.core.models import mlp
-from thesis_surrogates.core.plans import mean_loss, supervised_plan
+from thesis_surrogates.core.plan import mean_loss, supervised_plan
 from thesis_surrogates.core.training import fit
 
 
@@ -28,7 +28,7 @@ def terms(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.T
 
 
 def bare(rows: dict[str, torch.Tensor], batch: int, hidden: int) -> float:
-    "Samples per second of a loop with nothing in it but the work, one pass."
+    """Samples per second of a loop with nothing in it but the work, one pass."""
     model = mlp([7, hidden, hidden, 4])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     began = time.perf_counter()
@@ -42,12 +42,19 @@ def bare(rows: dict[str, torch.Tensor], batch: int, hidden: int) -> float:
 
 
 def ours(rows: dict[str, torch.Tensor], batch: int, hidden: int) -> float:
-    "Samples per second of `fit` in one epoch, its own figure (validation excluded, everything else included)."
+    """Samples per second of `fit` in one epoch, its own figure (validation excluded, everything else included)."""
     train, speeds = TrainConfig(epochs=1, batch_size=batch), []
     few = {name: tensor[:8] for name, tensor in rows.items()}
-    plan = supervised_plan(loss_terms=terms, source=TensorSource(rows, batch, seed=0), validate=mean_loss(terms, few), train=train)
-    fit(mlp([7, hidden, hidden, 4]), plan, seed=0, train=train,
-        callbacks=[lambda event: speeds.append(event.samples_per_second) if event.moment == "epoch_end" else None])
+    plan = supervised_plan(
+        loss_terms=terms, source=TensorSource(rows, batch, seed=0), validate=mean_loss(terms, few), train=train
+    )
+    fit(
+        mlp([7, hidden, hidden, 4]),
+        plan,
+        seed=0,
+        train=train,
+        callbacks=[lambda event: speeds.append(event.samples_per_second) if event.moment == "epoch_end" else None],
+    )
     return speeds[0]
 
 
@@ -64,9 +71,14 @@ def main() -> None:
         bare(rows, options.batch, hidden), ours(rows, options.batch, hidden)
         pairs = [(ours(rows, options.batch, hidden), bare(rows, options.batch, hidden)) for _ in range(options.repeats)]
         ratio = statistics.median(a / b for a, b in pairs)
-        result[f"{hidden}x{hidden}"] = {"ours_per_second": statistics.median(a for a, _ in pairs),
-                                        "bare_per_second": statistics.median(b for _, b in pairs), "ratio": ratio}
-        print(f"[{hidden}, {hidden}]: {result[f'{hidden}x{hidden}']['ours_per_second']:,.0f} samples/s, {ratio:.2f} of the bare loop")
+        result[f"{hidden}x{hidden}"] = {
+            "ours_per_second": statistics.median(a for a, _ in pairs),
+            "bare_per_second": statistics.median(b for _, b in pairs),
+            "ratio": ratio,
+        }
+        print(
+            f"[{hidden}, {hidden}]: {result[f'{hidden}x{hidden}']['ours_per_second']:,.0f} samples/s, {ratio:.2f} of the bare loop"
+        )
     path = Path("outputs/benchmarks/training_loop.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1))

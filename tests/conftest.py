@@ -12,13 +12,13 @@ from thesis_surrogates.running.registry import SYSTEMS, load_suite
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    "Datasets of this test session."
+    """Datasets of this test session."""
     return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(scope="session")
 def smoke_runs(tmp_path_factory, data_dir):
-    "The first run of every system's smoke suite, executed in this process on first use."
+    """The first run of every system's smoke suite, executed in this process on first use."""
     out, done = tmp_path_factory.mktemp("runs"), {}
 
     def get(system):
@@ -31,5 +31,5 @@ def smoke_runs(tmp_path_factory, data_dir):
 
 @pytest.fixture(params=list(SYSTEMS))
 def system_name(request):
-    "The test runs once for every system."
+    """The test runs once for every system."""
     return request.param

@@ -2,8 +2,18 @@
 
 import pytest
 
-from thesis_surrogates.core.config import DataConfig, TrainConfig, check, config_diff, config_hash, expand_suite
-from thesis_surrogates.core.mappings import ConfigError, canonical, merge, read_yaml
+from thesis_surrogates.core.config import (
+    DataConfig,
+    TrainConfig,
+    canonical,
+    check,
+    config_diff,
+    config_hash,
+    merge,
+    read_yaml,
+)
+from thesis_surrogates.core.errors import ConfigError
+from thesis_surrogates.core.suites import expand_suite
 
 
 def test_the_grid_of_the_orbit_study_has_576_runs():
@@ -31,14 +41,17 @@ def test_config_diff_shows_only_the_key_that_differs():
     assert config_diff([one, one]) == {}
 
 
-@pytest.mark.parametrize("suite, words", [
-    ({}, "no runs"),
-    ({"defaults": {"system": "toy"}}, "no runs"),
-    ({"runs": {}, "grid": {}}, "no runs"),
-    ({"run": {"a": {}}}, "did you mean 'runs'"),
-    ({"grid": {"seed": []}}, "is empty"),
-    ({"runs": {"a": {}, "b": "oops"}}, "runs.b"),
-])
+@pytest.mark.parametrize(
+    "suite, words",
+    [
+        ({}, "no runs"),
+        ({"defaults": {"system": "toy"}}, "no runs"),
+        ({"runs": {}, "grid": {}}, "no runs"),
+        ({"run": {"a": {}}}, "did you mean 'runs'"),
+        ({"grid": {"seed": []}}, "is empty"),
+        ({"runs": {"a": {}, "b": "oops"}}, "runs.b"),
+    ],
+)
 def test_a_bad_suite_is_refused_in_words(suite, words):
     with pytest.raises(ConfigError, match=words):
         expand_suite(suite)
@@ -53,10 +66,16 @@ def test_all_mistakes_are_listed_at_once():
         assert words in text
 
 
-@pytest.mark.parametrize("text, words", [
-    ("", "expected a mapping"), ("- 1\n- 2\n", "expected a mapping"), ("a: [1,\n", "not valid YAML"),
-    ("a: 1\na: 2\n", "given twice"), ("a: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "expected a mapping"),
+        ("- 1\n- 2\n", "expected a mapping"),
+        ("a: [1,\n", "not valid YAML"),
+        ("a: 1\na: 2\n", "given twice"),
+        ("a: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+    ],
+)
 def test_a_bad_file_is_refused_and_never_executed(tmp_path, text, words):
     path = tmp_path / "run.yaml"
     path.write_text(text)

@@ -10,12 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thesis_surrogates.core.data import Hdf5Source, TensorSource, ZipSource, moments, split_by_group
-from thesis_surrogates.core.files import DataError, Hdf5Writer, read_hdf5, write_hdf5
+from thesis_surrogates.core.data import TensorSource, ZipSource, moments, split_by_group
+from thesis_surrogates.core.errors import DataError
+from thesis_surrogates.core.hdf5 import Hdf5Source, Hdf5Writer, read_hdf5, write_hdf5
 
 
 @settings(max_examples=50, deadline=None)
-@given(groups=st.lists(st.integers(0, 30), min_size=3, max_size=200).filter(lambda g: len(set(g)) >= 3), seed=st.integers(0, 99))
+@given(
+    groups=st.lists(st.integers(0, 30), min_size=3, max_size=200).filter(lambda g: len(set(g)) >= 3),
+    seed=st.integers(0, 99),
+)
 def test_no_group_is_ever_in_two_splits(groups, seed):
     labels = np.array(groups)
     rows = split_by_group(labels, {"train": 0.8, "validation": 0.1, "test": 0.1}, seed)
@@ -33,7 +37,13 @@ def test_bad_shares_are_refused():
 
 
 @settings(max_examples=40, deadline=None)
-@given(rows=st.integers(1, 500), batch=st.integers(1, 120), block=st.integers(1, 90), window=st.integers(1, 5), start=st.integers(0, 12))
+@given(
+    rows=st.integers(1, 500),
+    batch=st.integers(1, 120),
+    block=st.integers(1, 90),
+    window=st.integers(1, 5),
+    start=st.integers(0, 12),
+)
 def test_a_stream_is_a_permutation_and_can_begin_anywhere(tmp_path_factory, rows, batch, block, window, start):
     path = tmp_path_factory.mktemp("stream") / "x.h5"
     write_hdf5(path, {"x": np.arange(rows)})
@@ -62,8 +72,11 @@ def test_streaming_needs_memory_for_the_window_only(tmp_path):
         "source = Hdf5Source(Path(sys.argv[1]), ('x',), 4096, seed=0, block=4096, window=4)\nstream = source.batches()\n"
         "for _ in range(100): next(stream)\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for _ in range(2 * source.batches_per_pass): next(stream)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n")
-    grown = int(subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True).stdout)
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    grown = int(
+        subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True).stdout
+    )
     assert grown < 20_000, f"{grown} KiB more after a whole pass over 64 MB"
 
 
@@ -81,7 +94,9 @@ def test_sources_refuse_ragged_or_empty_tensors():
 
 
 def test_zipped_sources_resume_together():
-    pair = ZipSource({"a": TensorSource({"x": torch.arange(7)}, 2, seed=1), "b": TensorSource({"x": torch.arange(5)}, 2, seed=2)})
+    pair = ZipSource(
+        {"a": TensorSource({"x": torch.arange(7)}, 2, seed=1), "b": TensorSource({"x": torch.arange(5)}, 2, seed=2)}
+    )
     stream = pair.batches()
     batches = [next(stream) for _ in range(12)]
     again = next(pair.batches(9))

@@ -10,8 +10,14 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from torch import nn  # noqa: E402
 
-from thesis_surrogates.core.export import ExportError, export_onnx, export_torchscript, load_onnx, random_states  # noqa: E402
-from thesis_surrogates.core.system import Deployable  # noqa: E402
+from thesis_surrogates.core.export.onnx import (  # noqa: E402
+    Deployable,  # noqa: E402
+    ExportError,
+    export_onnx,
+    export_torchscript,
+    load_onnx,
+    random_states,
+)
 
 
 class Scaled(nn.Module):
@@ -60,7 +66,9 @@ class Orbit(nn.Module):
 
 
 def scaled():
-    return Deployable(module=Scaled(), inputs={"x": torch.randn(64, 3) * torch.tensor([300.0, 250.0, 0.15])}, outputs=("y",))
+    return Deployable(
+        module=Scaled(), inputs={"x": torch.randn(64, 3) * torch.tensor([300.0, 250.0, 0.15])}, outputs=("y",)
+    )
 
 
 def masked():
@@ -87,7 +95,9 @@ def test_onnx_parity_on_ten_thousand_states(tmp_path, make, capfd, recwarn):
     assert parity.max_relative_difference <= 1e-5 and parity.states == 10_000 and {1, 2, 7} <= set(parity.batches)
     assert sum(parity.batches) == 10_000
     report = json.loads((tmp_path / "m.onnx.json").read_text())
-    assert report["max_relative_difference"] == parity.max_relative_difference and report["outputs"] == list(deployable.outputs)
+    assert report["max_relative_difference"] == parity.max_relative_difference and report["outputs"] == list(
+        deployable.outputs
+    )
     model = onnx.load(tmp_path / "m.onnx")
     assert max(entry.version for entry in model.opset_import if entry.domain == "") >= 17
     assert [value.name for value in model.graph.input] == list(deployable.inputs)
@@ -130,9 +140,13 @@ def test_wrong_numbers_leave_no_file_and_keep_the_old_one(tmp_path):
     bad = Deployable(module=FrozenBatch(), inputs={"x": torch.rand(8, 2)}, outputs=("y",))
     with pytest.raises(ExportError, match="differs from torch"):
         export_torchscript(bad, tmp_path / "m.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"] and (tmp_path / "m.pt").read_bytes() == b"an older export"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt"] and (
+        tmp_path / "m.pt"
+    ).read_bytes() == b"an older export"
     with pytest.raises(ExportError):
-        export_onnx(Deployable(module=NotFinite(), inputs={"x": torch.rand(8, 2)}, outputs=("y",)), tmp_path / "new.onnx")
+        export_onnx(
+            Deployable(module=NotFinite(), inputs={"x": torch.rand(8, 2)}, outputs=("y",)), tmp_path / "new.onnx"
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
 
 
@@ -154,12 +168,15 @@ class NotFinite(nn.Module):
         return torch.log(x - 10)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"inputs": {"x": torch.rand(1, 3)}}, "at least 2 rows"),
-    ({"inputs": {"x": torch.tensor(1.0)}}, "at least 2 rows"),
-    ({"outputs": ("y", "z")}, "2 are named"),
-    ({"module": NotFinite()}, "not finite"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": {"x": torch.rand(1, 3)}}, "at least 2 rows"),
+        ({"inputs": {"x": torch.tensor(1.0)}}, "at least 2 rows"),
+        ({"outputs": ("y", "z")}, "2 are named"),
+        ({"module": NotFinite()}, "not finite"),
+    ],
+)
 def test_bad_deployables(tmp_path, change, message):
     good = {"module": Scaled(), "inputs": {"x": torch.rand(8, 3)}, "outputs": ("y",)}
     with pytest.raises(ExportError, match=message):
@@ -176,4 +193,6 @@ def test_random_states_are_reproducible_and_inside():
     examples = (torch.rand(9, 2, 3), torch.arange(9), torch.rand(9) > 0.5)
     first, second = random_states(examples, 200, seed=3), random_states(examples, 200, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert first[0].shape == (200, 2, 3) and first[0].min() >= 0 and first[0].max() <= 1 and first[1].dtype == torch.int64
+    assert (
+        first[0].shape == (200, 2, 3) and first[0].min() >= 0 and first[0].max() <= 1 and first[1].dtype == torch.int64
+    )

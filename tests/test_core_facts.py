@@ -18,19 +18,33 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from thesis_surrogates.core.errors import FactsError
 from thesis_surrogates.core.facts import find_runs, load_runs, natural, read_run
-from thesis_surrogates.core.provenance import git_state, provenance
-from thesis_surrogates.core.recorder import RunFiles, append_event, open_run, prepare_run
-from thesis_surrogates.core.records import Appender, FactsError, RunBusy, decode, encode, read_scalars
+from thesis_surrogates.core.recorder import append_event, git_state, open_run, prepare_run, provenance
+from thesis_surrogates.core.run_files import Appender, RunBusy, RunFiles, decode, encode, read_scalars
 
-CONFIG = {"system": "toy", "name": "a", "question": "", "seed": 0, "model": {"name": "line"}, "data": {}, "train": {"epochs": 200}}
+CONFIG = {
+    "system": "toy",
+    "name": "a",
+    "question": "",
+    "seed": 0,
+    "model": {"name": "line"},
+    "data": {},
+    "train": {"epochs": 200},
+}
 
 
 def epoch_end(epoch, validation=None, train=None, details=None):
     metrics = {"train": train or {"loss": 1.0 / (1 + epoch)}, "validation": validation or {"loss": 1.1 / (1 + epoch)}}
     return SimpleNamespace(
-        moment="epoch_end", epoch=epoch, step=100 * (epoch + 1), phase="main", metrics=metrics, seconds=0.1 * epoch,
-        samples_per_second=1e4, details=details or {},
+        moment="epoch_end",
+        epoch=epoch,
+        step=100 * (epoch + 1),
+        phase="main",
+        metrics=metrics,
+        seconds=0.1 * epoch,
+        samples_per_second=1e4,
+        details=details or {},
     )
 
 
@@ -103,7 +117,9 @@ def test_reader_sees_a_growing_run(tmp_path):
     assert [len(run.scalars) for run in seen] == sorted(len(run.scalars) for run in seen)
 
 
-@pytest.mark.parametrize("stump", ['{"a": 1', '{"moment":"epoch_end","epoch":3,"metrics":{"train":{"lo', '{"a":"\\ud8', "{"])
+@pytest.mark.parametrize(
+    "stump", ['{"a": 1', '{"moment":"epoch_end","epoch":3,"metrics":{"train":{"lo', '{"a":"\\ud8', "{"]
+)
 def test_torn_json_line_is_skipped_and_later_records_survive(tmp_path, stump):
     write_run(tmp_path, 3)
     files = RunFiles(tmp_path)
@@ -113,10 +129,15 @@ def test_torn_json_line_is_skipped_and_later_records_survive(tmp_path, stump):
     assert before.torn == 1
     after = write_run(tmp_path, 3)
     assert after.torn == 1
-    assert [event["epoch"] for event in after.events if event.get("attempt") == 2 and event["moment"] == "epoch_end"] == [0, 1, 2]
+    assert [
+        event["epoch"] for event in after.events if event.get("attempt") == 2 and event["moment"] == "epoch_end"
+    ] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("stump", ["1,3,3,train,1.2", "1,300,3,train,loss,1.2", "1,300,3,train,loss,", "1,300,3,tr", "1", "1,300,3,train,loss"])
+@pytest.mark.parametrize(
+    "stump",
+    ["1,3,3,train,1.2", "1,300,3,train,loss,1.2", "1,300,3,train,loss,", "1,300,3,tr", "1", "1,300,3,train,loss"],
+)
 def test_torn_number_is_never_a_value(tmp_path, stump):
     write_run(tmp_path, 3)
     files = RunFiles(tmp_path)
@@ -195,7 +216,9 @@ def test_rewound_epochs_of_an_earlier_attempt_are_dropped(tmp_path):
 
 def test_commit_is_that_of_the_package_not_of_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    subprocess.run("git init -q . && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m x", shell=True, check=True)
+    subprocess.run(
+        "git init -q . && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m x", shell=True, check=True
+    )
     other = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     assert provenance()["git"]["commit"] != other
     (tmp_path / ".venv").mkdir()
@@ -225,7 +248,9 @@ def test_nan_is_valid_json_and_visible(tmp_path):
 
 def test_encode_takes_numpy_torch_and_paths():
     torch = pytest.importorskip("torch")
-    record = encode({"a": np.float32(np.nan), "b": np.arange(3), "c": torch.tensor(2.5), "d": Path("x"), 5: (1, None, True)})
+    record = encode(
+        {"a": np.float32(np.nan), "b": np.arange(3), "c": torch.tensor(2.5), "d": Path("x"), 5: (1, None, True)}
+    )
     assert record == {"a": "NaN", "b": [0, 1, 2], "c": 2.5, "d": "x", "5": [1, None, True]}
     assert math.isnan(decode(json.loads(json.dumps(record)))["a"])
 
@@ -271,8 +296,16 @@ def test_queued_failed_and_interrupted(tmp_path):
 
 def test_exception_event_without_a_last_word_is_a_failure(tmp_path):
     recorder = open_run(tmp_path, CONFIG)
-    event = SimpleNamespace(moment="exception", epoch=3, step=9, phase="p", metrics={}, seconds=1.0, samples_per_second=None,
-                            details={"type": "ValueError", "message": "no"})
+    event = SimpleNamespace(
+        moment="exception",
+        epoch=3,
+        step=9,
+        phase="p",
+        metrics={},
+        seconds=1.0,
+        samples_per_second=None,
+        details={"type": "ValueError", "message": "no"},
+    )
     recorder(event)
     recorder.close()
     run = read_run(tmp_path)
@@ -345,7 +378,9 @@ def test_many_openers_and_readers_at_once(tmp_path):
     assert sorted(outcomes) == ["busy"] * 5 + ["wrote"] and read_run(tmp_path).attempt == 1
 
 
-@pytest.mark.parametrize(("name", "text"), [("config.yaml", "a: [1"), ("config.yaml", "- 1"), ("run.json", '{"run_id"')])
+@pytest.mark.parametrize(
+    ("name", "text"), [("config.yaml", "a: [1"), ("config.yaml", "- 1"), ("run.json", '{"run_id"')]
+)
 def test_broken_state_is_named(tmp_path, name, text):
     write_run(tmp_path, 1)
     (tmp_path / name).write_text(text)
@@ -370,7 +405,12 @@ def test_not_a_run(tmp_path):
 def test_natural_order_and_nested_folders(tmp_path):
     for name in ("job10", "job2", "job1", "deep/er/job3"):
         write_run(tmp_path / name, 1, {**CONFIG, "name": name})
-    assert [str(path.relative_to(tmp_path)) for path in find_runs(tmp_path)] == ["deep/er/job3", "job1", "job2", "job10"]
+    assert [str(path.relative_to(tmp_path)) for path in find_runs(tmp_path)] == [
+        "deep/er/job3",
+        "job1",
+        "job2",
+        "job10",
+    ]
     assert find_runs(tmp_path / "job2") == [tmp_path / "job2"]
     assert sorted(["a10b", "a9b", "a", "10", "9", ""], key=natural) == ["", "9", "10", "a", "a9b", "a10b"]
 
@@ -381,10 +421,15 @@ def test_table_of_runs_has_swept_keys_scores_and_duplicates(tmp_path):
         with open_run(tmp_path / str(number), config) as recorder:
             recorder(epoch_end(0, {"loss": 0.5}))
             recorder(epoch_end(1, {"loss": 0.25}))
-            recorder.event("evaluated", {"rows": [
-                {"contender": "zero", "kind": "nothing", "error_mm": 9.0},
-                {"contender": "mlp", "kind": "surrogate", "error_mm": 1.0 / width, "parameters": width},
-            ]})
+            recorder.event(
+                "evaluated",
+                {
+                    "rows": [
+                        {"contender": "zero", "kind": "nothing", "error_mm": 9.0},
+                        {"contender": "mlp", "kind": "surrogate", "error_mm": 1.0 / width, "parameters": width},
+                    ]
+                },
+            )
     table = load_runs(tmp_path)
     assert list(table["model.width"]) == [8, 8, 16, 8] and list(table.duplicate) == [False, False, False, True]
     assert list(table.error_mm) == [0.125, 0.125, 0.0625, 0.125] and list(table.seed) == [0, 1, 0, 0]

@@ -13,29 +13,92 @@ onnx = pytest.importorskip("onnx")
 from onnx import parser  # noqa: E402
 from torch import nn  # noqa: E402
 
-from thesis_surrogates.core import header as header_module  # noqa: E402
-from thesis_surrogates.core.export import ExportError  # noqa: E402
-from thesis_surrogates.core.header import CONSTANT_MEMORY, compile_source, export_header, find_compiler  # noqa: E402
-from thesis_surrogates.core.loops import translate  # noqa: E402
-from thesis_surrogates.core.program import scatter  # noqa: E402
-from thesis_surrogates.core.system import Deployable  # noqa: E402
+from thesis_surrogates.core.export import cpp_header as header_module  # noqa: E402
+from thesis_surrogates.core.export.cpp_header import CONSTANT_MEMORY, compile_source, export_header, find_compiler  # noqa: E402
+from thesis_surrogates.core.export.cpp_operations import translate  # noqa: E402
+from thesis_surrogates.core.export.cpp_program import scatter  # noqa: E402
+from thesis_surrogates.core.export.onnx import (
+    Deployable,  # noqa: E402
+    ExportError,  # noqa: E402
+)
 from thesis_surrogates.running.registry import get_system  # noqa: E402
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler found")
 
 
-ELEMENT = ["Abs", "Neg", "Sqrt", "Reciprocal", "Exp", "Log", "Erf", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Tanh", "Sigmoid", "Relu",
-           "Softplus", "LeakyRelu", "Elu", "Floor", "Ceil", "Round", "Sign", "Softmax", "LogSoftmax"]
+ELEMENT = [
+    "Abs",
+    "Neg",
+    "Sqrt",
+    "Reciprocal",
+    "Exp",
+    "Log",
+    "Erf",
+    "Sin",
+    "Cos",
+    "Tan",
+    "Asin",
+    "Acos",
+    "Atan",
+    "Sinh",
+    "Cosh",
+    "Asinh",
+    "Tanh",
+    "Sigmoid",
+    "Relu",
+    "Softplus",
+    "LeakyRelu",
+    "Elu",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Sign",
+    "Softmax",
+    "LogSoftmax",
+]
 BINARY = ["Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"]
-REDUCE = ["ReduceSum", "ReduceMean", "ReduceProd", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "ReduceLogSumExp"]
-OTHER = ["r = ArgMax<axis = 1, keepdims = 0> (x)", "r = ArgMin<axis = 1> (x)", "i = ArgMax<axis = 1> (x)  r = Gather (table, i)", "r = Clip (x, low, high)", "r = Clip (x, , high)",
-         "b = Greater (x, low)  n = Not (b)  r = Where (n, x, low)", "a = Greater (x, low)  b = Less (x, high)  c = And (a, b)  d = Or (c, a)  r = Xor (c, d)",
-         "r = Cast<to = 7> (x)", "m = MatMul (x, wide)  i = Cast<to = 7> (m)  r = Div (i, three)", "b = Cast<to = 9> (x)  r = Cast<to = 1> (b)", "r = IsNaN (x)",
-         "t = Transpose<perm = [1, 0]> (x)  r = MatMul (x, t)", "s = Slice (x, one, three, one)  t = Transpose<perm = [1, 0]> (s)  r = Concat<axis = 0> (t, t)",
-         "a, b = Split<axis = 1, num_outputs = 2> (x)  r = Sub (b, a)", "r = Pow (x, three_f)", "r = Sum (x, x, low)", "r = Gemm<transB = 1> (x, table, bias)", "r = MatMul (x, wide)",
-         "y = Unsqueeze (x, one)  m = Expand (y, shape)  r = MatMul (m, wide)", "i = ArgMax<axis = 1> (x)  r = Gather<axis = 1> (table, i)", "i = ArgMin<axis = 1> (x)  j = ArgMax<axis = 1> (y)  k = Concat<axis = 1> (i, j)  r = GatherND (table, k)",
-         "i = ArgMax<axis = 1> (x)  y1 = Unsqueeze (x, one)  r = GatherND<batch_dims = 1> (x, i)", "e = Mul (x, low)  c = Concat<axis = 1> (e, x)  r = ReduceMax (c, one)"]
-GRAPHS = [f"r = {op} (x)" for op in ELEMENT] + [f"r = {op} (x, y)" for op in BINARY] + [f"r = {op} (x, one)" for op in REDUCE] + OTHER
+REDUCE = [
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceProd",
+    "ReduceSumSquare",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceLogSumExp",
+]
+OTHER = [
+    "r = ArgMax<axis = 1, keepdims = 0> (x)",
+    "r = ArgMin<axis = 1> (x)",
+    "i = ArgMax<axis = 1> (x)  r = Gather (table, i)",
+    "r = Clip (x, low, high)",
+    "r = Clip (x, , high)",
+    "b = Greater (x, low)  n = Not (b)  r = Where (n, x, low)",
+    "a = Greater (x, low)  b = Less (x, high)  c = And (a, b)  d = Or (c, a)  r = Xor (c, d)",
+    "r = Cast<to = 7> (x)",
+    "m = MatMul (x, wide)  i = Cast<to = 7> (m)  r = Div (i, three)",
+    "b = Cast<to = 9> (x)  r = Cast<to = 1> (b)",
+    "r = IsNaN (x)",
+    "t = Transpose<perm = [1, 0]> (x)  r = MatMul (x, t)",
+    "s = Slice (x, one, three, one)  t = Transpose<perm = [1, 0]> (s)  r = Concat<axis = 0> (t, t)",
+    "a, b = Split<axis = 1, num_outputs = 2> (x)  r = Sub (b, a)",
+    "r = Pow (x, three_f)",
+    "r = Sum (x, x, low)",
+    "r = Gemm<transB = 1> (x, table, bias)",
+    "r = MatMul (x, wide)",
+    "y = Unsqueeze (x, one)  m = Expand (y, shape)  r = MatMul (m, wide)",
+    "i = ArgMax<axis = 1> (x)  r = Gather<axis = 1> (table, i)",
+    "i = ArgMin<axis = 1> (x)  j = ArgMax<axis = 1> (y)  k = Concat<axis = 1> (i, j)  r = GatherND (table, k)",
+    "i = ArgMax<axis = 1> (x)  y1 = Unsqueeze (x, one)  r = GatherND<batch_dims = 1> (x, i)",
+    "e = Mul (x, low)  c = Concat<axis = 1> (e, x)  r = ReduceMax (c, one)",
+]
+GRAPHS = (
+    [f"r = {op} (x)" for op in ELEMENT]
+    + [f"r = {op} (x, y)" for op in BINARY]
+    + [f"r = {op} (x, one)" for op in REDUCE]
+    + OTHER
+)
 CONSTANTS = """<float low = {0.25}, float high = {0.7}, float three_f = {3.0}, int64[1] one = {1}, int64[1] three = {3}, int64[3] shape = {1, 2, 4},
   float[4, 4] table = {1, 2, 3, 4, -1, 0.5, 2, 1, 3, 3, 1, -2, 0.1, 0.2, 0.3, 0.4}, float[4] bias = {1, -1, 0.5, 2},
   float[4, 9] wide = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, -5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, -7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8, -9}>"""
@@ -43,7 +106,9 @@ CONSTANTS = """<float low = {0.25}, float high = {0.7}, float three_f = {3.0}, i
 
 def one_graph(body: str) -> onnx.ModelProto:
     """A graph of x, y [N, 4] to r, in ONNX's text form."""
-    return parser.parse_model(f"""<ir_version: 10, opset_import: ["": 18]> test (float[N, 4] x, float[N, 4] y) => (r) {CONSTANTS} {{ {body} }}""")
+    return parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 18]> test (float[N, 4] x, float[N, 4] y) => (r) {CONSTANTS} {{ {body} }}"""
+    )
 
 
 @needs_compiler
@@ -57,10 +122,15 @@ def test_every_operation_agrees_with_onnx_itself(tmp_path):
         program, (result,) = translate(one_graph(body), {"x": (1, 4), "y": (1, 4)}, "test")
         scatter(program, result, "out")
         lines = "\n  ".join(program.lines)
-        functions.append(f"namespace g{k} {{ using T = double; namespace detail {{ using namespace ::detail;\n{''.join(program.declarations)}}}\n"
-                         f'extern "C" void g{k}(const double* in, double* out) {{ using namespace g{k}::detail;\n  {lines}\n}} }}\n')
+        functions.append(
+            f"namespace g{k} {{ using T = double; namespace detail {{ using namespace ::detail;\n{''.join(program.declarations)}}}\n"
+            f'extern "C" void g{k}(const double* in, double* out) {{ using namespace g{k}::detail;\n  {lines}\n}} }}\n'
+        )
         wanted.append(np.asarray(ReferenceEvaluator(one_graph(body)).run(None, {"x": x, "y": y})[0], np.float64))
-    source = f"#include <cmath>\n#include <cstdint>\n#include <cstring>\nnamespace detail {{ {header_module.PREAMBLE} {header_module.FUNCTIONS} }}\n" + "".join(functions)
+    source = (
+        f"#include <cmath>\n#include <cstdint>\n#include <cstring>\nnamespace detail {{ {header_module.PREAMBLE} {header_module.FUNCTIONS} }}\n"
+        + "".join(functions)
+    )
     compile_source(source, tmp_path / "all.so", find_compiler(), ("-O0", "-shared", "-fPIC"))
     library, given, wrong = ctypes.CDLL(str(tmp_path / "all.so")), np.concatenate([x, y], axis=1).astype(np.float64), []
     for k, (body, want) in enumerate(zip(GRAPHS, wanted, strict=True)):
@@ -74,13 +144,19 @@ def test_every_operation_agrees_with_onnx_itself(tmp_path):
 @needs_compiler
 @pytest.mark.parametrize("name", ["exponential", "tanh", "sigmoid"])
 def test_own_functions_are_exact_to_single_precision(tmp_path, name):
-    source = f"#include <cmath>\n#include <cstdint>\n#include <cstring>\n{header_module.FUNCTIONS}\n" \
-             f'extern "C" void f(const float* x, float* y, int n) {{ for (int i = 0; i < n; ++i) y[i] = {name}(x[i]); }}'
+    source = (
+        f"#include <cmath>\n#include <cstdint>\n#include <cstring>\n{header_module.FUNCTIONS}\n"
+        f'extern "C" void f(const float* x, float* y, int n) {{ for (int i = 0; i < n; ++i) y[i] = {name}(x[i]); }}'
+    )
     compile_source(source, tmp_path / "f.so", find_compiler(), ("-O2", "-shared", "-fPIC"))
     x = np.concatenate([np.linspace(-80, 80, 400_001), np.linspace(-1e-3, 1e-3, 10_001)]).astype(np.float32)
     y = np.empty_like(x)
-    ctypes.CDLL(str(tmp_path / "f.so")).f(ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data), ctypes.c_int(len(x)))
-    exact = {"exponential": np.exp, "tanh": np.tanh, "sigmoid": lambda v: 1 / (1 + np.exp(-v))}[name](x.astype(np.float64))
+    ctypes.CDLL(str(tmp_path / "f.so")).f(
+        ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data), ctypes.c_int(len(x))
+    )
+    exact = {"exponential": np.exp, "tanh": np.tanh, "sigmoid": lambda v: 1 / (1 + np.exp(-v))}[name](
+        x.astype(np.float64)
+    )
     relative = np.abs(y - exact) / np.maximum(np.abs(exact), 1e-37)
     assert relative.max() < 3e-7
 
@@ -109,7 +185,10 @@ def plain(sizes, batch_norm=False):
 
 @needs_compiler
 def test_batch_norm_and_narrow_layers(tmp_path):
-    assert export_header(plain((3, 12, 5, 1), batch_norm=True), tmp_path / "m.hpp", states=500).max_relative_difference < 1e-5
+    assert (
+        export_header(plain((3, 12, 5, 1), batch_norm=True), tmp_path / "m.hpp", states=500).max_relative_difference
+        < 1e-5
+    )
 
 
 @needs_compiler
@@ -145,7 +224,9 @@ def test_an_operation_without_translation_is_named_with_the_model(tmp_path):
 def test_without_a_compiler_the_report_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(header_module, "find_compiler", lambda: None)
     report = export_header(plain((3, 8, 2)), tmp_path / "m.hpp", states=100)
-    assert not report.compiled and report.versions["compiler"] == "none: not compiled" and (tmp_path / "m.hpp").is_file()
+    assert (
+        not report.compiled and report.versions["compiler"] == "none: not compiled" and (tmp_path / "m.hpp").is_file()
+    )
 
 
 def test_names_that_are_no_cpp_names(tmp_path):

@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
-from thesis_surrogates.core.header import export_header, find_compiler  # noqa: E402
-from thesis_surrogates.core.system import Deployable  # noqa: E402
+from thesis_surrogates.core.export.cpp_header import export_header, find_compiler  # noqa: E402
+from thesis_surrogates.core.export.onnx import Deployable  # noqa: E402
 from thesis_surrogates.running.registry import get_system  # noqa: E402
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler found")
@@ -18,15 +18,21 @@ needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ comp
 
 def every_model():
     """(system, model) of all systems; of the three tokenizers of events, which differ little, one."""
-    return [(system, name) for system in ("tracks", "orbits", "flavor", "events") for name in get_system(system).models
-            if name not in ("ae_identity", "ae_linear")]
+    return [
+        (system, name)
+        for system in ("tracks", "orbits", "flavor", "events")
+        for name in get_system(system).models
+        if name not in ("ae_identity", "ae_linear")
+    ]
 
 
 def small(system: str, name: str) -> Deployable:
     """A small model with parameters that are not zero anywhere."""
     record = get_system(system)
     kind = record.models[name]
-    settings = {"hidden": (16, 16)} if "hidden" in kind.model_fields else {"width": 16} if "width" in kind.model_fields else {}
+    settings = (
+        {"hidden": (16, 16)} if "hidden" in kind.model_fields else {"width": 16} if "width" in kind.model_fields else {}
+    )
     torch.manual_seed(0)
     model = record.build_model(kind(**settings), record.data_config())
     with torch.no_grad():
@@ -54,8 +60,15 @@ def test_the_command_line_exports_a_header_and_minds_the_limit(smoke_runs, tmp_p
     run = str(smoke_runs("tracks").path)
     with pytest.raises(SystemExit) as done:
         main(["export", run, "--format", "header", "--path", str(tmp_path / "track.hpp")])
-    assert not done.value.code and "B of constants" in capsys.readouterr().out and "namespace track {" in (tmp_path / "track.hpp").read_text()
-    for arguments, message in ((["--format", "header", "--limit-bytes", "100"], "more than the limit of 100 B"), (["--limit-bytes", "100"], "counts the constants of a header")):
+    assert (
+        not done.value.code
+        and "B of constants" in capsys.readouterr().out
+        and "namespace track {" in (tmp_path / "track.hpp").read_text()
+    )
+    for arguments, message in (
+        (["--format", "header", "--limit-bytes", "100"], "more than the limit of 100 B"),
+        (["--limit-bytes", "100"], "counts the constants of a header"),
+    ):
         with pytest.raises(SystemExit) as refused:
             main(["export", run, *arguments])
         assert refused.value.code == 2 and message in capsys.readouterr().err

@@ -13,18 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from thesis_surrogates.core.comparison import Contender, Scores, compete, score_all
 from thesis_surrogates.core.metrics import (
-    Contender,
-    Scores,
     bootstrap_interval,
-    compete,
     epoch_to_fraction,
     median_and_spread,
     overfit_flag,
     quantile_summary,
-    score_all,
-    seconds_per_call,
 )
+from thesis_surrogates.core.timing import seconds_per_call
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -34,7 +31,14 @@ FINITE = st.floats(-1e6, 1e6)
 def test_summary_is_ordered_and_inside(values):
     found = quantile_summary(values, "e", "mm")
     assert list(found) == ["e_mean_mm", "e_median_mm", "e_p95_mm", "e_p99_mm", "e_max_mm"]
-    assert values.min() <= found["e_median_mm"] <= found["e_p95_mm"] <= found["e_p99_mm"] <= found["e_max_mm"] == values.max()
+    assert (
+        values.min()
+        <= found["e_median_mm"]
+        <= found["e_p95_mm"]
+        <= found["e_p99_mm"]
+        <= found["e_max_mm"]
+        == values.max()
+    )
     assert values.min() - 1e-6 <= found["e_mean_mm"] <= values.max() + 1e-6
 
 
@@ -68,8 +72,13 @@ def test_bootstrap_is_reproducible_and_knows_other_statistics():
 @pytest.mark.parametrize(
     ("curve", "scale", "expected"),
     [
-        ([], "linear", None), ([1.0], "linear", None), ([1.0, 2.0], "linear", None), ([math.nan, math.nan], "linear", None),
-        ([1.0, 0.0], "linear", 1), ([math.nan, 1.0, 0.05, 0.0], "linear", 2), ([1.0, math.inf, 0.1, 0.01], "log", 3),
+        ([], "linear", None),
+        ([1.0], "linear", None),
+        ([1.0, 2.0], "linear", None),
+        ([math.nan, math.nan], "linear", None),
+        ([1.0, 0.0], "linear", 1),
+        ([math.nan, 1.0, 0.05, 0.0], "linear", 2),
+        ([1.0, math.inf, 0.1, 0.01], "log", 3),
         ([-1.0, -2.0, -3.0], "linear", 2),
     ],
 )
@@ -136,8 +145,11 @@ def test_predictions_run_without_gradients_but_may_ask_for_them():
             gradient = torch.autograd.grad((weight * tensors["x"].sum()).sum(), weight)[0]
         return {"y": tensors["x"], "gradient": gradient}
 
-    found = score_all([Contender(name="a", kind="surrogate", predict=predict)], {"x": torch.ones(3)},
-                      lambda p, t: Scores(metrics={"g": float(p["gradient"])}))
+    found = score_all(
+        [Contender(name="a", kind="surrogate", predict=predict)],
+        {"x": torch.ones(3)},
+        lambda p, t: Scores(metrics={"g": float(p["gradient"])}),
+    )
     assert states == [False] and found["a"].metrics["g"] == 3.0
 
 

@@ -19,28 +19,64 @@ from thesis_surrogates.core.tables import ReportError, comparison_table, converg
 COLUMNS, HEADLINE = ("error_mean_mm", "error_p95_mm"), "error_mean_mm"
 
 
-def toy(folder, name, *, seed=0, width=8, depth=1, error=0.1, data="d" * 16, rows=None, epochs=4, crash=None, system="toy"):
+def toy(
+    folder, name, *, seed=0, width=8, depth=1, error=0.1, data="d" * 16, rows=None, epochs=4, crash=None, system="toy"
+):
     config = {
-        "system": system, "name": name, "seed": seed, "question": "?", "model": {"name": "mlp", "width": width, "depth": depth},
-        "data": {"seed": 0}, "train": {"epochs": epochs},
+        "system": system,
+        "name": name,
+        "seed": seed,
+        "question": "?",
+        "model": {"name": "mlp", "width": width, "depth": depth},
+        "data": {"seed": 0},
+        "train": {"epochs": epochs},
     }
-    origin = {"data_fingerprint": data, "processor": "abacus", "threads": 1, "device": "cpu", "argv": ["/home/ann/bin/x"]}
+    origin = {
+        "data_fingerprint": data,
+        "processor": "abacus",
+        "threads": 1,
+        "device": "cpu",
+        "argv": ["/home/ann/bin/x"],
+    }
     path = folder / f"{name}"
     with open_run(path, config, provenance=origin) as recorder:
         recorder.event("start", {"epoch": 0, "monitor": "loss", "seconds": 0.0})
         recorder.event("phase_start", {"epoch": 0, "phase": "main"})
         for epoch in range(epochs):
             loss = error * (1 + 2.0**-epoch)
-            recorder(SimpleNamespace(
-                moment="epoch_end", epoch=epoch, step=epoch, phase="main", seconds=1.5 * (epoch + 1), samples_per_second=1.0,
-                metrics={"train": {"loss": 0.9 * loss}, "validation": {"loss": loss}}, details={}))
+            recorder(
+                SimpleNamespace(
+                    moment="epoch_end",
+                    epoch=epoch,
+                    step=epoch,
+                    phase="main",
+                    seconds=1.5 * (epoch + 1),
+                    samples_per_second=1.0,
+                    metrics={"train": {"loss": 0.9 * loss}, "validation": {"loss": loss}},
+                    details={},
+                )
+            )
         if crash is not None:
             raise crash
         metrics = {"error_mean_mm": error, "error_p95_mm": 3 * error}
         default = [
-            {"contender": "RK4 5 steps", "kind": "classical", "cost_us": 0.2, "parameters": 0, "error_mean_mm": 4.0, "error_p95_mm": 9.0},
+            {
+                "contender": "RK4 5 steps",
+                "kind": "classical",
+                "cost_us": 0.2,
+                "parameters": 0,
+                "error_mean_mm": 4.0,
+                "error_p95_mm": 9.0,
+            },
             {"contender": "straight line", "kind": "nothing", "cost_us": 0.01, "parameters": 0, "error_mean_mm": 300.0},
-            {"contender": "mlp", "kind": "surrogate", "cost_us": 0.1 * width, "parameters": width**2, "note": "fixed leg", **metrics},
+            {
+                "contender": "mlp",
+                "kind": "surrogate",
+                "cost_us": 0.1 * width,
+                "parameters": width**2,
+                "note": "fixed leg",
+                **metrics,
+            },
         ]
         recorder.event("evaluated", {"rows": default if rows is None else rows})
     return path
@@ -55,7 +91,11 @@ def report(paths, out, title="Toys", figures=False):
 
 
 def test_same_bytes_twice_in_any_order_without_checkpoints_and_figures(tmp_path):
-    paths = [toy(tmp_path / "runs", f"w={w}-seed={s}", seed=s, width=w, error=1 / w + s / 100) for w in (8, 16) for s in range(3)]
+    paths = [
+        toy(tmp_path / "runs", f"w={w}-seed={s}", seed=s, width=w, error=1 / w + s / 100)
+        for w in (8, 16)
+        for s in range(3)
+    ]
     for path in paths:
         for name in ("checkpoints", "figures"):
             (path / name).mkdir()
@@ -161,7 +201,9 @@ def test_a_diverged_seed_shows(tmp_path):
 
 def test_a_run_with_two_surrogates(tmp_path):
     rows = [{"contender": f"network {k}", "kind": "surrogate", "cost_us": k, "error_mean_mm": 1.0 / k} for k in (1, 2)]
-    table = comparison_table([toy(tmp_path, f"a-seed={s}", seed=s, rows=rows) for s in range(2)], ("error_mean_mm",), HEADLINE)
+    table = comparison_table(
+        [toy(tmp_path, f"a-seed={s}", seed=s, rows=rows) for s in range(2)], ("error_mean_mm",), HEADLINE
+    )
     assert list(table.contender) == ["a network 2", "a network 1"] and list(table.seeds) == [2, 2]
 
 
@@ -186,10 +228,18 @@ def test_nothing_to_report(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("name", "short"), [
-    ("mlp-seed=3", "mlp"), ("seed=1", "toy"), ("width=8,seed=2", "width=8"), ("seed_1-wide", "wide"), ("reseeded", "reseeded"),
-    ("mlp", "mlp"), ("a seed 7", "a seed 7"),
-])
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("mlp-seed=3", "mlp"),
+        ("seed=1", "toy"),
+        ("width=8,seed=2", "width=8"),
+        ("seed_1-wide", "wide"),
+        ("reseeded", "reseeded"),
+        ("mlp", "mlp"),
+        ("a seed 7", "a seed 7"),
+    ],
+)
 def test_label(name, short):
     run = SimpleNamespace(config={"name": name, "system": "toy"}, path=None)
     assert label(run) == short
@@ -212,12 +262,17 @@ def test_published_facts_give_the_same_report_and_no_secret(tmp_path):
     for path in published:
         for file in path.rglob("*"):
             text = file.read_text() if file.is_file() else ""
-            assert not any(word in text for word in ("argv", '"pid"', "/home/ann", str(tmp_path), "traceback", host + '"'))
+            assert not any(
+                word in text for word in ("argv", '"pid"', "/home/ann", str(tmp_path), "traceback", host + '"')
+            )
         assert read_run(path).status == ("failed" if path.name.startswith("bad") else "done")
     report(publish(paths[:3], tmp_path / "published"), tmp_path / "b")
     report(paths[:3], tmp_path / "a")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert len([line for line in (published[-1] / "facts/events.jsonl").read_text().splitlines() if "epoch_end" in line]) == 1
+    assert (
+        len([line for line in (published[-1] / "facts/events.jsonl").read_text().splitlines() if "epoch_end" in line])
+        == 1
+    )
 
 
 def test_only_ended_runs_are_published(tmp_path):
@@ -230,12 +285,18 @@ def test_only_ended_runs_are_published(tmp_path):
 def test_strip_keeps_units_and_relative_paths():
     words = ["mm/GeV/c", "1/GeV", "outputs/runs/a", "3/4/5", "and/or", "https://a.b/c"]
     assert strip(words, []) == words
-    assert strip(["/usr/lib/x.so", "see /a/b/c.py:3", "~/data/x.h5", "C:\\Users\\ann\\x"], []) == ["x.so", "see c.py:3", "x.h5", "x"]
+    assert strip(["/usr/lib/x.so", "see /a/b/c.py:3", "~/data/x.h5", "C:\\Users\\ann\\x"], []) == [
+        "x.so",
+        "see c.py:3",
+        "x.h5",
+        "x",
+    ]
 
 
 def test_latex():
     assert escape_latex(r"a_b^c\d{}~%$#&µ–") == (
-        r"a\_b\textasciicircum{}c\textbackslash{}d\{\}\textasciitilde{}\%\$\#\&\textmu{}--")
+        r"a\_b\textasciicircum{}c\textbackslash{}d\{\}\textasciitilde{}\%\$\#\&\textmu{}--"
+    )
 
 
 def test_latex_table_has_one_row_per_contender(tmp_path):

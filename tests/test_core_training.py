@@ -14,9 +14,9 @@ from torch import nn
 
 from thesis_surrogates.core.checkpoints import load_checkpoint
 from thesis_surrogates.core.config import ScheduleConfig, TrainConfig
-from thesis_surrogates.core.mappings import ConfigError
 from thesis_surrogates.core.data import TensorSource
-from thesis_surrogates.core.plans import Phase, Plan, Update, mean_loss, supervised_plan
+from thesis_surrogates.core.errors import ConfigError
+from thesis_surrogates.core.plan import Phase, Plan, Update, mean_loss, supervised_plan
 from thesis_surrogates.core.training import TrainingDiverged, fit
 
 X = torch.linspace(-1, 1, 100)[:, None]
@@ -35,22 +35,39 @@ def net(seed=0):
 
 def phased(train):
     def phase(name, epochs, rate, steps=None):
-        return Phase(name=name, source=TensorSource(ROWS, 32, seed=len(name)), epochs=epochs, steps_per_epoch=steps,
-                     schedule=train.schedule, updates=(Update(loss_terms=terms, optimizer=train.optimizer.model_copy(update={"learning_rate": rate})),))
+        return Phase(
+            name=name,
+            source=TensorSource(ROWS, 32, seed=len(name)),
+            epochs=epochs,
+            steps_per_epoch=steps,
+            schedule=train.schedule,
+            updates=(Update(loss_terms=terms, optimizer=train.optimizer.model_copy(update={"learning_rate": rate})),),
+        )
+
     return Plan(phases=(phase("short", 3, 1e-2, 3), phase("longer", 4, 3e-3)), validate=mean_loss(terms, ROWS))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "radam", "soap"])
 def test_pieces_give_the_numbers_of_the_whole(tmp_path, schedule, optimizer):
-    train = TrainConfig(epochs=3, batch_size=32, optimizer={"name": optimizer}, schedule={"name": schedule, "patience": 0})
+    train = TrainConfig(
+        epochs=3, batch_size=32, optimizer={"name": optimizer}, schedule={"name": schedule, "patience": 0}
+    )
     plan = phased(train)
     whole, events, pieces_events = net(), [], []
     fit(whole, plan, seed=5, train=train, callbacks=[events.append])
     status = ""
     while status != "done":
         pieces = net()
-        status = fit(pieces, plan, seed=5, train=train, checkpoints=tmp_path, budget_seconds=0.0, callbacks=[pieces_events.append]).status
+        status = fit(
+            pieces,
+            plan,
+            seed=5,
+            train=train,
+            checkpoints=tmp_path,
+            budget_seconds=0.0,
+            callbacks=[pieces_events.append],
+        ).status
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), pieces.parameters(), strict=True))
     ends = [[e.metrics for e in stream if e.moment == "epoch_end"] for stream in (events, pieces_events)]
     assert ends[0] == ends[1], "every epoch is told once, with the same numbers (dropout included)"
@@ -122,7 +139,9 @@ def test_one_bad_batch_is_skipped_and_counted():
     rows["y"][7] = float("nan")
     clean = {name: tensor[:7] for name, tensor in rows.items()}
     train, events = TrainConfig(epochs=2, batch_size=8, schedule=ScheduleConfig(name="constant")), []
-    plan = supervised_plan(loss_terms=terms, source=TensorSource(rows, 8, seed=0), validate=mean_loss(terms, clean), train=train)
+    plan = supervised_plan(
+        loss_terms=terms, source=TensorSource(rows, 8, seed=0), validate=mean_loss(terms, clean), train=train
+    )
     model = net()
     fit(model, plan, seed=0, train=train, callbacks=[events.append])
     ends = [event.metrics["train"] for event in events if event.moment == "epoch_end"]
@@ -133,7 +152,9 @@ def test_one_bad_batch_is_skipped_and_counted():
 def test_a_wholly_bad_training_stops_in_words():
     rows = {"x": torch.ones(8, 1), "y": torch.full((8, 1), float("nan"))}
     train, events = TrainConfig(epochs=2, batch_size=8), []
-    plan = supervised_plan(loss_terms=terms, source=TensorSource(rows, 8, seed=0), validate=lambda m: {"loss": 0.0}, train=train)
+    plan = supervised_plan(
+        loss_terms=terms, source=TensorSource(rows, 8, seed=0), validate=lambda m: {"loss": 0.0}, train=train
+    )
     with pytest.raises(TrainingDiverged, match="learning_rate"):
         fit(net(), plan, seed=0, train=train, callbacks=[events.append])
     assert events[-1].moment == "exception" and events[-1].details["type"] == "TrainingDiverged"
@@ -151,7 +172,9 @@ def test_the_session_random_numbers_are_left_alone():
 def test_bfloat16_trains():
     train = TrainConfig(epochs=5, batch_size=25, amp="bfloat16", optimizer={"learning_rate": 1e-2})
     model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
-    plan = supervised_plan(loss_terms=terms, source=TensorSource(ROWS, 25, seed=0), validate=mean_loss(terms, ROWS), train=train)
+    plan = supervised_plan(
+        loss_terms=terms, source=TensorSource(ROWS, 25, seed=0), validate=mean_loss(terms, ROWS), train=train
+    )
     before = mean_loss(terms, ROWS)(model)["loss"]
     assert fit(model, plan, seed=0, train=train).best_value < before
 
@@ -164,10 +187,14 @@ def test_compile_without_a_compiler_is_refused_before_training(monkeypatch):
 
 
 def judged(values, train):
-    "A plan whose validation says the next of `values`."
+    """A plan whose validation says the next of `values`."""
     stream = iter(values)
-    return supervised_plan(loss_terms=terms, source=TensorSource(ROWS, 50, seed=0), validate=lambda model: {"loss": next(stream)},
-                           train=train)
+    return supervised_plan(
+        loss_terms=terms,
+        source=TensorSource(ROWS, 50, seed=0),
+        validate=lambda model: {"loss": next(stream)},
+        train=train,
+    )
 
 
 @pytest.mark.parametrize("schedule", ["constant", "plateau"])
@@ -197,8 +224,12 @@ def test_a_permanent_bad_validation_stops_in_words(values, epochs):
 def test_bad_validations_are_counted_across_a_pause(tmp_path):
     train = TrainConfig(epochs=9, batch_size=50)
     values = iter([1.0] + 8 * [float("nan")])
-    plan = supervised_plan(loss_terms=terms, source=TensorSource(ROWS, 50, seed=0), train=train,
-                           validate=lambda model: {"loss": next(values)})
+    plan = supervised_plan(
+        loss_terms=terms,
+        source=TensorSource(ROWS, 50, seed=0),
+        train=train,
+        validate=lambda model: {"loss": next(values)},
+    )
     ends = []
     with pytest.raises(TrainingDiverged, match="3 validations"):
         for _ in range(40):

@@ -14,8 +14,16 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from thesis_surrogates.tracks.exchange.native import (
+    NativeError,
+    build_native,
+    call,
+    missing_tools,
+    native_rows,
+    run_native,
+    time_native,
+)  # noqa: E402
 from thesis_surrogates.tracks.field import DipoleField, GaussianField, GridField, LHCbLikeField, UniformField  # noqa: E402
-from thesis_surrogates.tracks.native import NativeError, build_native, call, missing_tools, native_rows, run_native, time_native  # noqa: E402
 from thesis_surrogates.tracks.propagation import propagate  # noqa: E402
 
 CPP = Path(__file__).resolve().parent.parent / "cpp"
@@ -33,7 +41,15 @@ def tracks(n: int, seed: int, spread: float = 1.0) -> np.ndarray:
     charge = rng.choice([-1, 1], n) / np.exp(rng.uniform(np.log(2), np.log(200), n))
     first = rng.uniform(0, 12_000, n)
     last = np.clip(first + np.exp(rng.uniform(np.log(25), np.log(9000), n)) * rng.choice([-1, 1], n), -400, 13_900)
-    return np.stack([*(spread * rng.uniform(-1, 1, (4, n)) * np.array([[300], [250], [0.15], [0.15]])), charge, first, last - first], axis=1)
+    return np.stack(
+        [
+            *(spread * rng.uniform(-1, 1, (4, n)) * np.array([[300], [250], [0.15], [0.15]])),
+            charge,
+            first,
+            last - first,
+        ],
+        axis=1,
+    )
 
 
 AXES = (np.arange(-4000.0, 4001, 400), np.arange(-4000.0, 4001, 500), np.arange(-500.0, 14_001, 290))
@@ -41,8 +57,11 @@ COARSE = GridField.sample(DipoleField(), AXES, polarity=-1)
 
 
 @needs_tools
-@pytest.mark.parametrize("field", [UniformField(), GaussianField(), DipoleField(polarity=-1), LHCbLikeField(), LHCbLikeField(polarity=-1), COARSE],
-                         ids=["uniform", "gaussian", "dipole-", "lhcb_like", "lhcb_like-", "map-"])
+@pytest.mark.parametrize(
+    "field",
+    [UniformField(), GaussianField(), DipoleField(polarity=-1), LHCbLikeField(), LHCbLikeField(polarity=-1), COARSE],
+    ids=["uniform", "gaussian", "dipole-", "lhcb_like", "lhcb_like-", "map-"],
+)
 @pytest.mark.parametrize(("method", "step"), [("rk4", 75.0), ("rk4", 1500.0), ("cash_karp", 1000.0)])
 def test_baseline_is_the_python_stepper(programs, field, method, step):
     states = tracks(300, 3)
@@ -57,38 +76,76 @@ def test_baseline_is_the_python_stepper(programs, field, method, step):
 def test_tracks_that_turn_over_are_lost_in_both(programs):
     states = tracks(50, 4)
     states[:, 4] = 3.0  # 0.3 GeV
-    wanted = propagate(states[:, :4], states[:, 4], states[:, 5], states[:, 5] + states[:, 6], UniformField(), "rk4", 20.0)
+    wanted = propagate(
+        states[:, :4], states[:, 4], states[:, 5], states[:, 5] + states[:, 6], UniformField(), "rk4", 20.0
+    )
     found = run_native(programs, states, UniformField(), "rk4", 20.0)
     assert np.isnan(wanted).any() and np.array_equal(np.isnan(found), np.isnan(wanted))
 
 
 @needs_tools
 def test_text_and_binary_maps_are_the_same(programs, tmp_path):
-    small_map = GridField.sample(DipoleField(), (np.arange(-4e3, 4001, 1000), np.arange(-4e3, 4001, 2000), np.arange(-500.0, 14_001, 1450)))
+    small_map = GridField.sample(
+        DipoleField(), (np.arange(-4e3, 4001, 1000), np.arange(-4e3, 4001, 2000), np.arange(-500.0, 14_001, 1450))
+    )
     small_map.write(tmp_path / "map.txt")
     states = tracks(100, 5)
     states.tofile(tmp_path / "s.bin")
-    call([programs / "baseline", "--states", tmp_path / "s.bin", "--out", tmp_path / "f.bin", "--field", "grid", "--map", tmp_path / "map.txt", "--step", "100"], "baseline")
+    call(
+        [
+            programs / "baseline",
+            "--states",
+            tmp_path / "s.bin",
+            "--out",
+            tmp_path / "f.bin",
+            "--field",
+            "grid",
+            "--map",
+            tmp_path / "map.txt",
+            "--step",
+            "100",
+        ],
+        "baseline",
+    )
     text = GridField.read(tmp_path / "map.txt")
-    assert np.abs(np.fromfile(tmp_path / "f.bin").reshape(-1, 4) - run_native(programs, states, text, "rk4", 100.0)).max() <= 1e-9
+    assert (
+        np.abs(np.fromfile(tmp_path / "f.bin").reshape(-1, 4) - run_native(programs, states, text, "rk4", 100.0)).max()
+        <= 1e-9
+    )
 
 
 @needs_tools
 def test_csv_in_and_out(programs, tmp_path):
     states = tracks(7, 6)
     np.savetxt(tmp_path / "s.csv", states, delimiter=",", header="x,y,tx,ty,qop,z0,dz", fmt="%.17g", comments="")
-    call([programs / "baseline", "--states", tmp_path / "s.csv", "--out", tmp_path / "f.csv", "--step", "100"], "baseline")
+    call(
+        [programs / "baseline", "--states", tmp_path / "s.csv", "--out", tmp_path / "f.csv", "--step", "100"],
+        "baseline",
+    )
     found = np.loadtxt(tmp_path / "f.csv", delimiter=",", skiprows=1)
     assert np.array_equal(found, run_native(programs, states, LHCbLikeField(), "rk4", 100.0))
 
 
 @needs_tools
-@pytest.mark.parametrize(("options", "message"), [
-    (["--speed", "1"], "unknown option"), (["--field", "toroid"], "choose uniform"), (["--method", "euler"], "choose rk4"), (["--step", "-1"], "positive"),
-    (["--states", "nowhere.csv"], "cannot read"), (["--field", "grid", "--map", "nowhere"], "no field map"), (["--polarity", "2"], "1 or -1")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--speed", "1"], "unknown option"),
+        (["--field", "toroid"], "choose uniform"),
+        (["--method", "euler"], "choose rk4"),
+        (["--step", "-1"], "positive"),
+        (["--states", "nowhere.csv"], "cannot read"),
+        (["--field", "grid", "--map", "nowhere"], "no field map"),
+        (["--polarity", "2"], "1 or -1"),
+    ],
+)
 def test_what_the_baseline_refuses(programs, tmp_path, options, message):
     (tmp_path / "s.csv").write_text("x\n0,0,0,0,0.1,0,100\n")
-    given = options if "--states" in options else ["--states", str(tmp_path / "s.csv"), "--out", str(tmp_path / "f.csv"), *options]
+    given = (
+        options
+        if "--states" in options
+        else ["--states", str(tmp_path / "s.csv"), "--out", str(tmp_path / "f.csv"), *options]
+    )
     done = subprocess.run([programs / "baseline", *given], capture_output=True, text=True)
     assert done.returncode == 2 and message in done.stderr
 
@@ -123,7 +180,9 @@ def test_a_wrong_golden_vector_is_noticed(programs, tmp_path):
     row = lines[3].split(",")
     row[7] = str(float(row[7]) + 1.0)
     (tmp_path / "wrong.csv").write_text("\n".join([*lines[:3], ",".join(row), *lines[4:]]) + "\n")
-    done = subprocess.run([programs / "from_header", "--golden", tmp_path / "wrong.csv"], capture_output=True, text=True)
+    done = subprocess.run(
+        [programs / "from_header", "--golden", tmp_path / "wrong.csv"], capture_output=True, text=True
+    )
     assert done.returncode == 1 and not json.loads(done.stdout)["passed"]
 
 
@@ -131,7 +190,11 @@ def test_a_wrong_golden_vector_is_noticed(programs, tmp_path):
 def test_rows_for_a_table_of_costs(programs):
     states = tracks(64, 8)
     rows = native_rows(programs, states, steps=(4,), tolerances=(1e-2,), surrogate="net", count=2000, repeats=2)
-    assert list(rows.contender) == ["net", "C++ RK4 4 steps", "C++ Cash-Karp 0.01 mm"] and list(rows.kind) == ["surrogate", "classical", "classical"]
+    assert list(rows.contender) == ["net", "C++ RK4 4 steps", "C++ Cash-Karp 0.01 mm"] and list(rows.kind) == [
+        "surrogate",
+        "classical",
+        "classical",
+    ]
     assert (rows[["us_per_track", "single_us"]] > 0).all(axis=None) and (rows.states == 2000).all()
     assert time_native(programs / "baseline", states, ["--step", "100"], 500, 1)["method"] == "rk4"
 
@@ -164,7 +227,9 @@ def from_onnx(tmp_path_factory):
     return folder / "from_onnx"
 
 
-needs_library = pytest.mark.skipif(onnxruntime_library() is None, reason="this ONNX Runtime package has no shared library (libonnxruntime.so) to link")
+needs_library = pytest.mark.skipif(
+    onnxruntime_library() is None, reason="this ONNX Runtime package has no shared library (libonnxruntime.so) to link"
+)
 
 
 @needs_tools
@@ -175,23 +240,47 @@ def test_golden_vector_from_onnx(from_onnx, tmp_path, monkeypatch):
     found = json.loads(call([*asked, "--golden", tmp_path / "golden.csv"], "from_onnx"))
     assert found["passed"] and found["golden_rows"] == 32 and found["max_relative_difference"] < 1e-6
     np.loadtxt(tmp_path / "golden.csv", delimiter=",", skiprows=1)[:, :7].tofile(tmp_path / "states.bin")
-    timed = json.loads(call([*asked, "--states", tmp_path / "states.bin", "--time", "2000", "--repeats", "2"], "from_onnx"))
+    timed = json.loads(
+        call([*asked, "--states", tmp_path / "states.bin", "--time", "2000", "--repeats", "2"], "from_onnx")
+    )
     assert timed["single_ns"] > timed["many_ns"] > 0
 
 
 @needs_tools
 @needs_library
 def test_what_onnx_runtime_complains_about_is_said(from_onnx, tmp_path):
-    done = subprocess.run([from_onnx, "--model", tmp_path / "none.onnx", "--golden", CPP / "golden" / "golden.csv"], capture_output=True, text=True)
+    done = subprocess.run(
+        [from_onnx, "--model", tmp_path / "none.onnx", "--golden", CPP / "golden" / "golden.csv"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "none.onnx" in done.stderr
 
 
 @needs_tools
-@pytest.mark.skipif("THESIS_SLOW" not in os.environ, reason="compiles libtorch headers, half a minute: set THESIS_SLOW=1")
+@pytest.mark.skipif(
+    "THESIS_SLOW" not in os.environ, reason="compiles libtorch headers, half a minute: set THESIS_SLOW=1"
+)
 def test_golden_vector_from_torchscript(tmp_path, monkeypatch):
     make_golden(tmp_path, monkeypatch)
-    options = ["-DTORCHSCRIPT=ON", "-DBASELINE=OFF", "-DMODEL_HEADER=", f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"]
+    options = [
+        "-DTORCHSCRIPT=ON",
+        "-DBASELINE=OFF",
+        "-DMODEL_HEADER=",
+        f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}",
+    ]
     call(["cmake", "-S", CPP, "-B", tmp_path / "build", *options], "CMake")
     call(["cmake", "--build", tmp_path / "build"], "build")
-    found = json.loads(call([tmp_path / "build" / "from_torchscript", "--model", tmp_path / "golden.ts", "--golden", tmp_path / "golden.csv"], "from_torchscript"))
+    found = json.loads(
+        call(
+            [
+                tmp_path / "build" / "from_torchscript",
+                "--model",
+                tmp_path / "golden.ts",
+                "--golden",
+                tmp_path / "golden.csv",
+            ],
+            "from_torchscript",
+        )
+    )
     assert found["passed"] and found["max_relative_difference"] < 1e-6

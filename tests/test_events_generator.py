@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from thesis_surrogates.core.files import DataError, write_hdf5
+from thesis_surrogates.core.errors import DataError
+from thesis_surrogates.core.hdf5 import write_hdf5
 from thesis_surrogates.events.data import COLUMNS, EventsData, load_data, make_data, pack, process_counts
 from thesis_surrogates.events.generator import (
     B_MASS,
@@ -19,7 +20,15 @@ from thesis_surrogates.events.generator import (
     produce,
     summary,
 )
-from thesis_surrogates.events.kinematics import boost, cartesian, delta_phi, mass, missing_momentum, momentum_record, polar
+from thesis_surrogates.events.kinematics import (
+    boost,
+    cartesian,
+    delta_phi,
+    mass,
+    missing_momentum,
+    momentum_record,
+    polar,
+)
 
 PUBLISHED = {"tttt": (10.1, 86), "ttH": (8.0, 65), "ttW": (7.6, 77), "ttWW": (8.9, 86), "ttZ": (7.6, 78)}
 
@@ -54,7 +63,9 @@ def test_same_seed_in_another_process():
         "e = g({seed}, 'train', 'ttWW', 2); print(hashlib.sha256(e.particles.tobytes() + e.met.tobytes()).hexdigest())"
     )
     other = [
-        subprocess.run([sys.executable, "-c", code.format(seed=seed)], capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code.format(seed=seed)], capture_output=True, text=True, check=True
+        ).stdout
         for seed in (5, 6)
     ]
     here = generate_block(5, "train", "ttWW", 2)
@@ -78,7 +89,15 @@ def test_four_tops_are_separable_but_not_trivially():
         e = generate(0, split, process_counts(8_000, 0.5))
         real = e.types != 0
         pt = e.particles[..., 0] * real
-        x = [real.sum(1), (e.types == 2).sum(1), (e.types > 2).sum(1), pt.sum(1), np.hypot(*e.met.T), pt.max(1), (e.types == 1).sum(1)]
+        x = [
+            real.sum(1),
+            (e.types == 2).sum(1),
+            (e.types > 2).sum(1),
+            pt.sum(1),
+            np.hypot(*e.met.T),
+            pt.max(1),
+            (e.types == 1).sum(1),
+        ]
         return np.stack(x, -1), e.process == 1
 
     (x, y), (x_test, y_test) = high_level("train"), high_level("test")
@@ -129,11 +148,13 @@ def test_generated_twice_is_the_same_file(small_file, tmp_path):
     first, second = load_data(EventsData(), small_file), load_data(EventsData(), tmp_path / "again.h5")
     assert all(torch.equal(first.splits["train"][k], second.splits["train"][k]) for k in first.splits["train"])
     make_data(EventsData(seed=1, train_events=64, validation_events=16, test_events=16), tmp_path / "other.h5")
-    assert not torch.equal(load_data(EventsData(), tmp_path / "other.h5").splits["train"]["met"], first.splits["train"]["met"])
+    assert not torch.equal(
+        load_data(EventsData(), tmp_path / "other.h5").splits["train"]["met"], first.splits["train"]["met"]
+    )
 
 
 def rewrite(source, target, **changes):
-    "A copy of a file with datasets or attributes replaced; None leaves one out."
+    """A copy of a file with datasets or attributes replaced; None leaves one out."""
     with h5py.File(source) as file:
         arrays, attrs = {k: file[k][()] for k in file}, dict(file.attrs)
     for key, value in changes.items():
@@ -154,8 +175,14 @@ def test_published_file_without_attributes_and_with_small_labels(small_file, tmp
 
 def test_gev_file_gives_the_same_tensors(small_file, tmp_path):
     events = generate(0, "train", process_counts(64, 0.5))
-    rewrite(small_file, tmp_path / "gev.h5", X_train=pack(events, "GeV"), X_val=pack(events, "GeV")[:16],
-            X_test=pack(events, "GeV")[:16], energy_unit="GeV")
+    rewrite(
+        small_file,
+        tmp_path / "gev.h5",
+        X_train=pack(events, "GeV"),
+        X_val=pack(events, "GeV")[:16],
+        X_test=pack(events, "GeV")[:16],
+        energy_unit="GeV",
+    )
     a, b = load_data(EventsData(), small_file), load_data(EventsData(), tmp_path / "gev.h5")
     torch.testing.assert_close(a.splits["train"]["particles"], b.splits["train"]["particles"], rtol=1e-5, atol=1e-4)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from thesis_surrogates.core.config import check_run
 from thesis_surrogates.core.data import Data
-from thesis_surrogates.core.mappings import ConfigError
+from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.events.bottlenecks import VectorQuantizer
@@ -48,8 +48,11 @@ def test_padding_and_order_do_not_matter(data, name, head, types):
     passed, decoded = model(x, t)
     noisy = torch.where(real[..., None], x, 1e3 * torch.randn(x.shape))
     order = torch.randperm(18)
-    for x2, t2, back in ((noisy, t, slice(0, 18)), (nn.functional.pad(noisy, (0, 0, 0, 14)), nn.functional.pad(t, (0, 14)), slice(0, 18)),
-                         (x[:, order], t[:, order], torch.argsort(order))):
+    for x2, t2, back in (
+        (noisy, t, slice(0, 18)),
+        (nn.functional.pad(noisy, (0, 0, 0, 14)), nn.functional.pad(t, (0, 14)), slice(0, 18)),
+        (x[:, order], t[:, order], torch.argsort(order)),
+    ):
         passed2, decoded2 = model(x2, t2)
         assert torch.equal(passed2.codes[:, back], passed.codes)
         torch.testing.assert_close(decoded2.features[:, back], decoded.features, atol=1e-6, rtol=0)
@@ -103,7 +106,14 @@ def test_training_resumes_to_the_same_codebook(data, tmp_path):
     status = "paused"
     for budget in (1e-9, 1e-9, None):
         parts = prepared(data)
-        status = fit(parts, SYSTEM.plan(parts, data, None, train, 3), seed=3, train=train, checkpoints=tmp_path, budget_seconds=budget).status
+        status = fit(
+            parts,
+            SYSTEM.plan(parts, data, None, train, 3),
+            seed=3,
+            train=train,
+            checkpoints=tmp_path,
+            budget_seconds=budget,
+        ).status
     assert status == "done"
     torch.testing.assert_close(parts.state_dict(), whole.state_dict(), atol=1e-6, rtol=0)
 
@@ -136,9 +146,13 @@ def test_counts_are_the_particles(data):
 
 @pytest.mark.parametrize(
     ("part", "words"),
-    [({"model": {"name": "ae_vqq"}}, "ae_vq"), ({"model": {"name": "ae_vq", "codebook": 4}}, "codebook"),
-     ({"model": {"name": "ae_vq", "codes": 1}}, "codes"), ({"train": {"weights": {"commits": 1}}}, "commit"),
-     ({"data": {"events": 10}}, "events")],
+    [
+        ({"model": {"name": "ae_vqq"}}, "ae_vq"),
+        ({"model": {"name": "ae_vq", "codebook": 4}}, "codebook"),
+        ({"model": {"name": "ae_vq", "codes": 1}}, "codes"),
+        ({"train": {"weights": {"commits": 1}}}, "commit"),
+        ({"data": {"events": 10}}, "events"),
+    ],
 )
 def test_mistyped_keys_name_the_remedy(part, words):
     run = {"system": "events", "name": "x", "model": {"name": "ae_vq"}, "data": {}, "train": {}} | part

@@ -12,8 +12,10 @@ from thesis_surrogates.flavor.metrics import equivariance_errors, law_violations
 from thesis_surrogates.flavor.models import StochasticConfig, YMatrixConfig, build_network
 
 CONFIGS = {
-    "gram": YMatrixConfig(gate_stable=False), "closure": YMatrixConfig(features="closure", gate_stable=False),
-    "direct": YMatrixConfig(lepton_number="direct", gate_stable=False), "physical": YMatrixConfig(physical=True, gate_stable=False),
+    "gram": YMatrixConfig(gate_stable=False),
+    "closure": YMatrixConfig(features="closure", gate_stable=False),
+    "direct": YMatrixConfig(lepton_number="direct", gate_stable=False),
+    "physical": YMatrixConfig(physical=True, gate_stable=False),
     "averaged": YMatrixConfig(average_heavies=True, gate_stable=False),
     "plain": YMatrixConfig(f_dot_u=False, batch_norm=True, dropout=0.1, gate_stable=False),
     "sectors": YMatrixConfig(symmetry="heavies_and_sectors", gate_stable=False),
@@ -32,7 +34,7 @@ def random_rows(count, seed):
 
 @pytest.fixture(params=list(CONFIGS))
 def network(request):
-    "An untrained network with weights large enough to move much, and random scales."
+    """An untrained network with weights large enough to move much, and random scales."""
     torch.manual_seed(0)
     network = build_network(CONFIGS[request.param]).eval()
     with torch.no_grad():
@@ -128,8 +130,13 @@ def test_matrices_reproduce_the_result(network, gate):
     network.gate_stable = gate
     cells = random_rows(1000, 6)
     density, flux, rate = network.predict_WhiskyTHC(cells)
-    by_hand = torch.cat([torch.einsum("niajb,ncjb->ncia", flux, cells[:, :3]),
-                         torch.einsum("niajb,njb->nia", density, cells[:, 3])[:, None]], 1)
+    by_hand = torch.cat(
+        [
+            torch.einsum("niajb,ncjb->ncia", flux, cells[:, :3]),
+            torch.einsum("niajb,njb->nia", density, cells[:, 3])[:, None],
+        ],
+        1,
+    )
     final, rate_all, stability = network.predict_all(cells)
     assert ((by_hand - final).abs().amax((1, 2, 3)) / cells[:, 3].sum((1, 2))).max() <= 1e-5
     assert torch.equal(rate, rate_all) and (rate[stability > 0.5] == 0).all()
@@ -184,8 +191,10 @@ def test_the_truth_costs_nothing():
             return f4.clone(), torch.cat([log_rate(rate, total), torch.zeros(100)]), logit
 
     ones = torch.ones(100)
-    batch = {"asymptotic": {"f4_initial": cells, "f4_final": cells, "growthrate": rate, "stable": 0 * ones},
-             "stable": {"f4_initial": cells, "stable": ones, "has_final": ones}}
+    batch = {
+        "asymptotic": {"f4_initial": cells, "f4_final": cells, "growthrate": rate, "stable": 0 * ones},
+        "stable": {"f4_initial": cells, "stable": ones, "has_final": ones},
+    }
     terms = make_loss_terms(FlavorTrain().multipliers())(Truth(), batch)
     assert float(terms["growthrate"]) <= 1e-10 and float(terms["stable"]) < 1e-3 and float(terms["loss"]) < 1e-3
     assert float(rate_loss(log_rate(rate, total), rate, total)) <= 1e-10
@@ -197,8 +206,10 @@ def test_losses_are_finite_with_gradients_on_trivial_cells(network):
     still = torch.from_numpy(zero_flux_cells(np.random.default_rng(0), 64)).float()
     single = torch.from_numpy(one_flavor_cells(np.random.default_rng(0), 64)).float()
     cells, ones = torch.cat([still, single]), torch.ones(128)
-    batch = {"asymptotic": {"f4_initial": cells, "f4_final": cells, "growthrate": 0 * ones, "stable": 0 * ones},
-             "stable": {"f4_initial": cells, "stable": ones, "has_final": ones}}
+    batch = {
+        "asymptotic": {"f4_initial": cells, "f4_final": cells, "growthrate": 0 * ones, "stable": 0 * ones},
+        "stable": {"f4_initial": cells, "stable": ones, "has_final": ones},
+    }
     terms = make_loss_terms(FlavorTrain().multipliers())(network, batch)
     terms["loss"].backward()
     assert all(torch.isfinite(value) for value in terms.values())
@@ -209,13 +220,19 @@ def test_unlabelled_final_states_do_not_teach(network):
     network.eval()
     cells, ones = random_rows(32, 1), torch.ones(32)
     moving = {"f4_initial": cells, "f4_final": cells, "growthrate": 1e9 * ones, "stable": 0 * ones}
-    terms = [make_loss_terms(FlavorTrain().multipliers())(network, {"asymptotic": moving, "stable": {
-        "f4_initial": cells, "stable": 0 * ones, "has_final": known * ones}}) for known in (0.0, 1.0)]
+    terms = [
+        make_loss_terms(FlavorTrain().multipliers())(
+            network,
+            {"asymptotic": moving, "stable": {"f4_initial": cells, "stable": 0 * ones, "has_final": known * ones}},
+        )
+        for known in (0.0, 1.0)
+    ]
     assert float(terms[0]["ndens"].detach()) < float(terms[1]["ndens"].detach())
 
 
 def test_copies_of_a_cell_are_all_different():
     from thesis_surrogates.flavor.data import permutation_copies
+
     copies = permutation_copies({"f4_initial": random_rows(1, 0)})["f4_initial"]
     assert len(copies) == 12
     assert all(not torch.equal(copies[i], copies[j]) for i, j in itertools.combinations(range(12), 2))

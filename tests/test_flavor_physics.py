@@ -6,18 +6,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thesis_surrogates.core.files import DataError
+from thesis_surrogates.core.errors import DataError
 from thesis_surrogates.flavor.asymptotics import SCHEMES, final_state, growth_rate, lebedev, product_rule
 from thesis_surrogates.flavor.closure import angular_density, inverse_langevin, langevin, species_last
 from thesis_surrogates.flavor.crossing import discriminant, unstable
-from thesis_surrogates.flavor.data import FINAL, INITIAL, RATE, STABLE, FlavorData, load_data, make_data, read_stream, write_streams
+from thesis_surrogates.flavor.data import (
+    FINAL,
+    INITIAL,
+    RATE,
+    STABLE,
+    FlavorData,
+    load_data,
+    make_data,
+    read_stream,
+    write_streams,
+)
 from thesis_surrogates.flavor.generator import mixture, one_flavor_cells, zero_flux_cells
 
 RULE = lebedev(17)
 
 
 def random_rows(count, seed, largest_flux=0.85):
-    "N uniform in (0.01, 1) x 1e33, flux factor uniform, isotropic."
+    """N uniform in (0.01, 1) x 1e33, flux factor uniform, isotropic."""
     rng = np.random.default_rng(seed)
     density = rng.uniform(0.01, 1, (count, 1, 2, 3)) * 1e33
     way = rng.normal(size=(count, 3, 2, 3))
@@ -59,9 +69,15 @@ def test_two_species_labels_agree_with_dense_sampling():
     assert np.mean(closed == ((g.max(1) > 0) & (g.min(1) < 0))) >= 0.999
 
 
-@pytest.mark.parametrize("first, second, crossing", [
-    ((0, 0, 0, 1), (0, 0, 0, 2), False), ((0.5, 0, 0, 1), (-0.5, 0, 0, 1), True),
-    ((0.5, 0, 0, 1), (0, 0, 0, 0), False), ((0, 0, 0, 0), (0, 0, 0, 0), False)])
+@pytest.mark.parametrize(
+    "first, second, crossing",
+    [
+        ((0, 0, 0, 1), (0, 0, 0, 2), False),
+        ((0.5, 0, 0, 1), (-0.5, 0, 0, 1), True),
+        ((0.5, 0, 0, 1), (0, 0, 0, 0), False),
+        ((0, 0, 0, 0), (0, 0, 0, 0), False),
+    ],
+)
 def test_known_crossings(first, second, crossing):
     assert (discriminant(np.array(first, dtype=float), np.array(second, dtype=float)) > 0) == crossing
 
@@ -171,6 +187,8 @@ def test_plot_arrays_are_never_read(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "plots.h5", "r+") as file:
         file["xplot"] = np.zeros((20, 50))
     seen, original = [], h5py.Dataset.__getitem__
-    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, *a, **k: seen.append(self.name) or original(self, *a, **k))
+    monkeypatch.setattr(
+        h5py.Dataset, "__getitem__", lambda self, *a, **k: seen.append(self.name) or original(self, *a, **k)
+    )
     read_stream(tmp_path / "plots.h5", "asymptotic")
     assert "/xplot" not in seen and f"/{INITIAL}" in seen

@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 PACKAGE = ROOT / "thesis_surrogates"
 HAND_WRITTEN = {"__init__.py", "_modidx.py", "cli.py", "__main__.py"}
-NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts))
+NOTEBOOKS = sorted(
+    p for p in NBS.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts)
+)
 NAMES = [p.relative_to(NBS).as_posix() for p in NOTEBOOKS]
 # Cells that are shown and not run: each needs its reason in the prose before it, and its place in this list.
 SHOWN_ONLY: dict[str, int] = {}
@@ -66,12 +68,16 @@ def module_of(name: str) -> str | None:
 @pytest.mark.parametrize("name", NAMES)
 def test_size(name):
     size = (NBS / name).stat().st_size
-    assert size <= 200_000, f"{name} has {size / 1000:.0f} kB, more than 200: fewer or smaller figures (dpi 80), shorter tables"
+    assert size <= 200_000, (
+        f"{name} has {size / 1000:.0f} kB, more than 200: fewer or smaller figures (dpi 80), shorter tables"
+    )
 
 
 def test_size_of_all_notebooks():
     total = sum(p.stat().st_size for p in NOTEBOOKS)
-    assert total <= 60_000 * len(NOTEBOOKS), f"nbs/ holds {total / 1e6:.1f} MB in {len(NOTEBOOKS)} notebooks, more than 60 kB each on average"
+    assert total <= 60_000 * len(NOTEBOOKS), (
+        f"nbs/ holds {total / 1e6:.1f} MB in {len(NOTEBOOKS)} notebooks, more than 60 kB each on average"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,7 +87,9 @@ def test_begins_with_title_and_one_line(name):
         assert "title:" in first["source"]
         return
     assert first["cell_type"] == "markdown"
-    assert re.match(r"# \S[^\n]*\n\n> \S[^\n]*(\n|$)", first["source"]), f"{name}: the first cell begins with '# Title', an empty line, '> one line'"
+    assert re.match(r"# \S[^\n]*\n\n> \S[^\n]*(\n|$)", first["source"]), (
+        f"{name}: the first cell begins with '# Title', an empty line, '> one line'"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,7 +104,11 @@ def test_cells_are_short(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_hidden_assertions(name):
-    hidden = [i for i, s in code(name) if directive(s, "hide") and re.search(r"^\s*assert\b|expect_fail|pytest\.raises", s, re.MULTILINE)]
+    hidden = [
+        i
+        for i, s in code(name)
+        if directive(s, "hide") and re.search(r"^\s*assert\b|expect_fail|pytest\.raises", s, re.MULTILINE)
+    ]
     assert not hidden, f"{name}: cells {hidden} hide assertions; what teaches is shown, what only guards goes to tests/"
 
 
@@ -122,13 +134,24 @@ def test_outputs_belong_in_git(name):
             match = re.search(pattern, text)
             if match:
                 bad.append(f"cell {i}: {what} ({match[0]!r})")
-    widgets = [i for i, c in enumerate(cells(name)) for o in c.get("outputs", []) if any("widget" in k for k in o.get("data", {}))]
+    widgets = [
+        i
+        for i, c in enumerate(cells(name))
+        for o in c.get("outputs", [])
+        if any("widget" in k for k in o.get("data", {}))
+    ]
     assert not bad and not widgets, f"{name}: {bad} {widgets}"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_are_few_and_small(name):
-    pictures = [(i, len("".join(v))) for i, c in enumerate(cells(name)) for o in c.get("outputs", []) for k, v in o.get("data", {}).items() if k == "image/png"]
+    pictures = [
+        (i, len("".join(v)))
+        for i, c in enumerate(cells(name))
+        for o in c.get("outputs", [])
+        for k, v in o.get("data", {}).items()
+        if k == "image/png"
+    ]
     assert len(pictures) <= 6, f"{name}: {len(pictures)} figures, at most 6 serve a reader"
     large = [f"cell {i}: {n * 3 // 4000} kB" for i, n in pictures if n * 3 / 4 > 75_000]
     assert not large, f"{name}: {large}; draw at dpi 80"
@@ -151,22 +174,34 @@ def test_every_module_has_a_notebook():
     assert not exported - there, f"run `make export`: {sorted(exported - there)} are missing"
 
 
-@pytest.mark.parametrize("path", sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if p.name != "_modidx.py"))
+@pytest.mark.parametrize(
+    "path", sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if p.name != "_modidx.py")
+)
 def test_modules_are_short(path):
     text = (PACKAGE / path).read_text(encoding="utf-8")
     lines = sum(1 for line in text.splitlines() if line.strip() and not line.startswith("# %%"))
     most, _ = LONGER.get(path, (300, ""))
-    assert lines <= most, f"{path} has {lines} lines of code, more than {most}: divide its notebook where its story divides"
+    assert lines <= most, (
+        f"{path} has {lines} lines of code, more than {most}: divide its notebook where its story divides"
+    )
 
 
-@pytest.mark.parametrize("path", sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if p.name != "_modidx.py"))
+@pytest.mark.parametrize(
+    "path", sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if p.name != "_modidx.py")
+)
 def test_what_is_public_says_what_it_is(path):
-    definitions = [n for n in ast.parse((PACKAGE / path).read_text(encoding="utf-8")).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    definitions = [
+        n
+        for n in ast.parse((PACKAGE / path).read_text(encoding="utf-8")).body
+        if isinstance(n, (ast.FunctionDef, ast.ClassDef))
+    ]
     silent = [n.name for n in definitions if not n.name.startswith("_") and not ast.get_docstring(n)]
     assert not silent, f"{path}: no docstring on {silent}"
 
 
-@pytest.mark.parametrize("path", sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if p.name != "_modidx.py"))
+@pytest.mark.parametrize(
+    "path", sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if p.name != "_modidx.py")
+)
 def test_public_functions_are_typed(path):
     bare = []
     for node in ast.parse((PACKAGE / path).read_text(encoding="utf-8")).body:
@@ -198,7 +233,16 @@ def test_templates_have_no_outputs_and_one_parameters_cell():
 def test_tags_survive_nbdev_clean(tmp_path):
     """nbdev_clean strips papermill's tags unless settings.ini keeps them."""
     notebook = {
-        "cells": [{"cell_type": "code", "id": "a1", "metadata": {"tags": ["parameters"], "scrolled": True}, "source": "x = 1", "outputs": [], "execution_count": 3}],
+        "cells": [
+            {
+                "cell_type": "code",
+                "id": "a1",
+                "metadata": {"tags": ["parameters"], "scrolled": True},
+                "source": "x = 1",
+                "outputs": [],
+                "execution_count": 3,
+            }
+        ],
         "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}},
         "nbformat": 4,
         "nbformat_minor": 5,
@@ -232,7 +276,26 @@ def test_nothing_names_the_machine_it_was_written_on():
     bad = []
     for name in listed.stdout.splitlines():
         path = ROOT / name
-        if path.suffix in {".py", ".md", ".toml", ".ini", ".yml", ".yaml", ".ipynb", ".lua", ".html", ".cpp", ".h", ".json", ".csv", ".txt"} and path.is_file():
+        if (
+            path.suffix
+            in {
+                ".py",
+                ".md",
+                ".toml",
+                ".ini",
+                ".yml",
+                ".yaml",
+                ".ipynb",
+                ".lua",
+                ".html",
+                ".cpp",
+                ".h",
+                ".json",
+                ".csv",
+                ".txt",
+            }
+            and path.is_file()
+        ):
             match = re.search(pattern, path.read_text(encoding="utf-8", errors="replace"))
             if match and not name.startswith("tests/test_hygiene"):
                 bad.append(f"{name}: {match[0]}")

@@ -1,4 +1,5 @@
 """Guards of the orbits physics: Kepler's equation everywhere, degenerate orbits, the integrators, the metrics' formulas."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,8 +13,17 @@ from scipy.stats import skew
 from thesis_surrogates.orbits.coordinates import Normalization2BP, UnitsError, require_normalized
 from thesis_surrogates.orbits.generator import draw_elements, make_orbit_set, parse_set_name, sample_times
 from thesis_surrogates.orbits.kepler import (
-    ELEMENT_NAMES, EARTH_RADIUS_KM, Elements, angular_momentum, elements_to_state, orbital_period, propagate_kepler,
-    solve_kepler, specific_energy, state_to_elements, two_body_acceleration,
+    EARTH_RADIUS_KM,
+    ELEMENT_NAMES,
+    Elements,
+    angular_momentum,
+    elements_to_state,
+    orbital_period,
+    propagate_kepler,
+    solve_kepler,
+    specific_energy,
+    state_to_elements,
+    two_body_acceleration,
 )
 from thesis_surrogates.orbits.metrics import acceleration_error_percent, distribution_statistics, theta_degrees
 from thesis_surrogates.orbits.neural_ode import rk4_rollout, solve_adaptive
@@ -33,8 +43,14 @@ def test_kepler_refuses_what_is_not_an_ellipse(eccentricity: float) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.floats(1, 8), st.sampled_from([0.0, 1e-12, 1e-9, 1e-3, 0.3, 0.85]),
-       st.sampled_from([0.0, 1e-12, 0.4, np.pi / 2, 3.0, np.pi]), st.floats(0, 6.28), st.floats(0, 6.28), st.floats(0, 6.28))
+@given(
+    st.floats(1, 8),
+    st.sampled_from([0.0, 1e-12, 1e-9, 1e-3, 0.3, 0.85]),
+    st.sampled_from([0.0, 1e-12, 0.4, np.pi / 2, 3.0, np.pi]),
+    st.floats(0, 6.28),
+    st.floats(0, 6.28),
+    st.floats(0, 6.28),
+)
 def test_elements_round_trip(a: float, e: float, i: float, raan: float, argp: float, nu: float) -> None:
     values = dict(zip(ELEMENT_NAMES, (np.array([x]) for x in (a, e, i, raan, argp, nu)), strict=True))
     state = elements_to_state(Elements(**values), mu=1.0)
@@ -47,18 +63,28 @@ def test_elements_round_trip(a: float, e: float, i: float, raan: float, argp: fl
 @pytest.mark.parametrize("eccentricity", [0.0, 0.3, 0.849])
 def test_closed_form_against_dop853(eccentricity: float) -> None:
     start = np.array([[1 - eccentricity, 0, 0, 0, 0.8, 0.6]]) * np.array(
-        [1, 1, 1, 1, *(2 * [np.sqrt((1 + eccentricity) / (1 - eccentricity))])])
+        [1, 1, 1, 1, *(2 * [np.sqrt((1 + eccentricity) / (1 - eccentricity))])]
+    )
     times = np.arange(360) / 360 * 2 * np.pi
     exact = propagate_kepler(start, times)[0]
-    numeric = solve_ivp(lambda t, y: np.concatenate([y[3:], two_body_acceleration(y[:3])]), (0, times[-1]), start[0],
-                        method="DOP853", t_eval=times, rtol=1e-13, atol=1e-15).y.T
+    numeric = solve_ivp(
+        lambda t, y: np.concatenate([y[3:], two_body_acceleration(y[:3])]),
+        (0, times[-1]),
+        start[0],
+        method="DOP853",
+        t_eval=times,
+        rtol=1e-13,
+        atol=1e-15,
+    ).y.T
     assert np.abs(exact - numeric).max() < 1e-9
     energy, momentum = specific_energy(exact), angular_momentum(exact)
     assert np.ptp(energy) < 1e-12 * abs(energy[0])
     assert np.ptp(np.linalg.norm(momentum, axis=-1)) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["complex_TBP_planar_1000_train", "simple_TBP_nonplanar_50_test", "single_TBP_planar_1_train"])
+@pytest.mark.parametrize(
+    "name", ["complex_TBP_planar_1000_train", "simple_TBP_nonplanar_50_test", "single_TBP_planar_1_train"]
+)
 def test_sets_stay_in_their_box(name: str) -> None:
     elements = draw_elements(name, seed=3)
     assert len(elements.eccentricity) == parse_set_name(name).orbits
@@ -139,7 +165,9 @@ def test_rotation_gives_its_angle() -> None:
     axis = axis / axis.norm(dim=-1, keepdim=True)
     turned = vector * np.cos(np.deg2rad(10)) + torch.linalg.cross(axis, vector) * np.sin(np.deg2rad(10))
     assert torch.allclose(theta_degrees(turned, vector), torch.full((100,), 10.0, dtype=torch.float64))
-    assert torch.allclose(acceleration_error_percent(turned, vector), torch.full((100,), 17.431148549, dtype=torch.float64))
+    assert torch.allclose(
+        acceleration_error_percent(turned, vector), torch.full((100,), 17.431148549, dtype=torch.float64)
+    )
     with pytest.raises(ValueError, match="3 components"):
         acceleration_error_percent(torch.ones(2, 6), torch.ones(2, 6))
 

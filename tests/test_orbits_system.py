@@ -1,4 +1,5 @@
 """Guards of the orbits system: bad input, every head with every feature layer, planar exactness, resume, export."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from thesis_surrogates.core.comparison import compete
 from thesis_surrogates.core.config import check, check_run
-from thesis_surrogates.core.mappings import ConfigError
 from thesis_surrogates.core.data import Data
-from thesis_surrogates.core.files import DataError, read_hdf5, write_hdf5
-from thesis_surrogates.core.export import export_onnx, export_torchscript
-from thesis_surrogates.core.metrics import compete
+from thesis_surrogates.core.errors import ConfigError, DataError
+from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
+from thesis_surrogates.core.hdf5 import read_hdf5, write_hdf5
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.orbits.data import OrbitsData, load_data, make_data, pad_orbits
 from thesis_surrogates.orbits.models import FEATURES, HEADS, NeuralField, NeuralODEConfig
@@ -75,52 +76,69 @@ def test_planar_stays_planar_even_with_a_tilted_state() -> None:
     assert torch.all(field(torch.randn(5, 6))[:, [2, 5]] == 0)
 
 
-@pytest.mark.parametrize("wrong, word", [
-    ({"train_set": "complex_TBP_planar_10_test"}, "train_set must end in _train"),
-    ({"test_set": "complex_TBP_nonplanar_10_test"}, "do not share a plane"),
-    ({"train_set": "TBP_complex_planar_10"}, "complex_TBP_planar_100_train"),
-    ({"trainset": "x"}, "train_set"),
-    ({"points": 1}, "points"),
-])
+@pytest.mark.parametrize(
+    "wrong, word",
+    [
+        ({"train_set": "complex_TBP_planar_10_test"}, "train_set must end in _train"),
+        ({"test_set": "complex_TBP_nonplanar_10_test"}, "do not share a plane"),
+        ({"train_set": "TBP_complex_planar_10"}, "complex_TBP_planar_100_train"),
+        ({"trainset": "x"}, "train_set"),
+        ({"points": 1}, "points"),
+    ],
+)
 def test_bad_data_configurations(wrong: dict[str, object], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         check(OrbitsData, wrong, "data")
 
 
-@pytest.mark.parametrize("wrong, word", [
-    ({"model": {"name": "neural_od"}}, "neural_ode"),
-    ({"model": {"name": "neural_ode", "head": "mlp_4D_sigend"}}, "mlp_4D_signed"),
-    ({"model": {"name": "neural_ode", "features": "cartesian"}}, "cartesian_only"),
-    ({"train": {"steps_strategy": [10, 10], "lr_strategy": [1e-3] * 3}}, "four lists"),
-    ({"train": {"optimizer": {"learning_rate": 1.0}}}, "lr_strategy"),
-    ({"train": {"segment_length_strategy": [10], "length_strategy": [[0, 0.1]]}}, "at least 2"),
-    ({"train": {"lr_strategy": []}}, "lr_strategy"),
-    ({"train": {"steps_strategy": ["many"]}}, "steps_strategy"),
-    ({"train": {"loss": "percent"}}, "percent_error"),
-])
+@pytest.mark.parametrize(
+    "wrong, word",
+    [
+        ({"model": {"name": "neural_od"}}, "neural_ode"),
+        ({"model": {"name": "neural_ode", "head": "mlp_4D_sigend"}}, "mlp_4D_signed"),
+        ({"model": {"name": "neural_ode", "features": "cartesian"}}, "cartesian_only"),
+        ({"train": {"steps_strategy": [10, 10], "lr_strategy": [1e-3] * 3}}, "four lists"),
+        ({"train": {"optimizer": {"learning_rate": 1.0}}}, "lr_strategy"),
+        ({"train": {"segment_length_strategy": [10], "length_strategy": [[0, 0.1]]}}, "at least 2"),
+        ({"train": {"lr_strategy": []}}, "lr_strategy"),
+        ({"train": {"steps_strategy": ["many"]}}, "steps_strategy"),
+        ({"train": {"loss": "percent"}}, "percent_error"),
+    ],
+)
 def test_bad_run_configurations(wrong: dict[str, object], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
-        check_run({"system": "orbits", "model": {"name": "neural_ode"}, **wrong},
-                  SYSTEM.models, SYSTEM.data_config, SYSTEM.train_config)
+        check_run(
+            {"system": "orbits", "model": {"name": "neural_ode"}, **wrong},
+            SYSTEM.models,
+            SYSTEM.data_config,
+            SYSTEM.train_config,
+        )
 
 
 def test_complete_configuration_is_stable() -> None:
-    config = check_run({"system": "orbits", "model": "neural_ode", "train": {"steps_strategy": [300, 50]}},
-                       SYSTEM.models, SYSTEM.data_config, SYSTEM.train_config)
+    config = check_run(
+        {"system": "orbits", "model": "neural_ode", "train": {"steps_strategy": [300, 50]}},
+        SYSTEM.models,
+        SYSTEM.data_config,
+        SYSTEM.train_config,
+    )
     again = check_run(config.model_dump(mode="json"), SYSTEM.models, SYSTEM.data_config, SYSTEM.train_config)
     assert again == config and config.train.epochs == 4
 
 
-@pytest.mark.parametrize("spoil, word", [
-    (lambda a: a["train_state"].__setitem__((0, 3, 1), np.nan), "NaN"),
-    (lambda a: a["train_time"].__setitem__((1, 5), 0.0), "increasing"),
-    (lambda a: a["test_state"].__setitem__((0, 0, 2), 5.0), "plane"),
-    (lambda a: a["train_state"].__imul__(1 / 6378.137), "kilometres"),
-    (lambda a: a["train_state"].__setitem__((..., slice(3, 6)), 30.0 * np.eye(3)[0]), "not bound"),
-    (lambda a: a.pop("test_time"), "test_time"),
-    (lambda a: a.__setitem__("train_time", a["train_time"][:, :-1]), "state"),
-    (lambda a: a["train_mask"].__setitem__((2, slice(1, None)), False), "fewer than two"),
-])
+@pytest.mark.parametrize(
+    "spoil, word",
+    [
+        (lambda a: a["train_state"].__setitem__((0, 3, 1), np.nan), "NaN"),
+        (lambda a: a["train_time"].__setitem__((1, 5), 0.0), "increasing"),
+        (lambda a: a["test_state"].__setitem__((0, 0, 2), 5.0), "plane"),
+        (lambda a: a["train_state"].__imul__(1 / 6378.137), "kilometres"),
+        (lambda a: a["train_state"].__setitem__((..., slice(3, 6)), 30.0 * np.eye(3)[0]), "not bound"),
+        (lambda a: a.pop("test_time"), "test_time"),
+        (lambda a: a.__setitem__("train_time", a["train_time"][:, :-1]), "state"),
+        (lambda a: a["train_mask"].__setitem__((2, slice(1, None)), False), "fewer than two"),
+    ],
+)
 def test_bad_files(planar: tuple[OrbitsData, Path], tmp_path: Path, spoil: object, word: str) -> None:
     arrays, attributes = read_hdf5(planar[1])
     spoil(arrays)  # type: ignore[operator]
@@ -133,10 +151,14 @@ def test_bad_files(planar: tuple[OrbitsData, Path], tmp_path: Path, spoil: objec
 def test_ragged_user_file(planar: tuple[OrbitsData, Path], tmp_path: Path) -> None:
     arrays, _ = read_hdf5(planar[1])
     lengths = [90, 60, 75, 90, 33, 90]
-    train = pad_orbits([arrays["train_time"][k, :n] for k, n in enumerate(lengths)],
-                       [arrays["train_state"][k, :n] for k, n in enumerate(lengths)])
-    test = pad_orbits([arrays["test_time"][k, :n] for k, n in enumerate((90, 40, 90))],
-                      [arrays["test_state"][k, :n] for k, n in enumerate((90, 40, 90))])
+    train = pad_orbits(
+        [arrays["train_time"][k, :n] for k, n in enumerate(lengths)],
+        [arrays["train_state"][k, :n] for k, n in enumerate(lengths)],
+    )
+    test = pad_orbits(
+        [arrays["test_time"][k, :n] for k, n in enumerate((90, 40, 90))],
+        [arrays["test_state"][k, :n] for k, n in enumerate((90, 40, 90))],
+    )
     both = {f"train_{k}": v for k, v in train.items()} | {f"test_{k}": v for k, v in test.items()}
     write_hdf5(tmp_path / "mine.h5", both)
     config = OrbitsData(path=str(tmp_path / "mine.h5"), planar=True, validation_fraction=0.2)
@@ -146,7 +168,9 @@ def test_ragged_user_file(planar: tuple[OrbitsData, Path], tmp_path: Path) -> No
     with pytest.raises(SegmentError, match="the longest run of real samples is 90"):
         cut_segments(data.splits["train"], 91)
     field = small_field(data)
-    result = fit(field, make_plan(field, data, train_config := OrbitsTrain(steps_strategy=[10]), 0), seed=0, train=train_config)
+    result = fit(
+        field, make_plan(field, data, train_config := OrbitsTrain(steps_strategy=[10]), 0), seed=0, train=train_config
+    )
     rows = compete((SYSTEM.surrogate(field, data), *SYSTEM.baselines(data)), data.splits["test"], SYSTEM.score, items=3)
     assert result.status == "done" and all(np.isfinite(row["acceleration_error_percent"]) for row in rows)
     assert {row["contender"]: row for row in rows}["exact field"]["closure_percent"] < 0.1
@@ -162,8 +186,14 @@ def test_same_seed_same_losses_and_resume(planar: tuple[OrbitsData, Path], tmp_p
         result = fit(field, plan, seed=1, train=train, checkpoints=folder, budget_seconds=budget)
         while result.status == "paused":
             field = small_field(data, seed=5)
-            result = fit(field, make_plan(field, data, train, seed=1), seed=1, train=train, checkpoints=folder,
-                         budget_seconds=budget)
+            result = fit(
+                field,
+                make_plan(field, data, train, seed=1),
+                seed=1,
+                train=train,
+                checkpoints=folder,
+                budget_seconds=budget,
+            )
         return torch.cat([parameter.detach().ravel() for parameter in field.parameters()])
 
     straight = weights(None)

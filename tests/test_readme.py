@@ -62,7 +62,10 @@ def test_demo_and_test_are_made_of_what_they_promise():
     for system in ("tracks", "orbits", "flavor", "events"):
         assert f"{system}/demo" in demo
         assert (ROOT / "nbs" / "experiments" / "suites" / system / "demo.yaml").is_file()
-    assert all(f"surrogates {verb} " in demo + " " or f"surrogates {verb};" in demo for verb in ("data", "sweep", "report", "site"))
+    assert all(
+        f"surrogates {verb} " in demo + " " or f"surrogates {verb};" in demo
+        for verb in ("data", "sweep", "report", "site")
+    )
     checks = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("drift", "imports", "lint", "types", "notebooks", "pytest"):
         assert re.search(rf"\b{target}\b", checks)
@@ -99,7 +102,9 @@ def test_python_of_the_readme(folder):
     """All Python blocks in order, in one process, as a reader would paste them."""
     code = "\n".join(body for language, body in blocks("README.md") if language == "python")
     assert code.count("\n") > 5
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
 
 
@@ -110,7 +115,9 @@ def test_commands_of_the_readme(folder):
         if words[0] in HEAVY:
             continue
         line = " ".join(w if re.search(r"[*$]", w) else shlex.quote(w) for w in words)
-        done = subprocess.run(["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=folder, env=environment(), capture_output=True, text=True, timeout=240
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
         ran += 1
     assert ran >= 4

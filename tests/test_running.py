@@ -12,22 +12,32 @@ import pytest
 import yaml
 
 from thesis_surrogates.core.config import as_mapping
-from thesis_surrogates.core.mappings import ConfigError
-from thesis_surrogates.core.files import DataError
+from thesis_surrogates.core.errors import ConfigError, DataError, FactsError
 from thesis_surrogates.core.facts import read_run
-from thesis_surrogates.core.records import FactsError
 from thesis_surrogates.running.execution import run, run_directory
-from thesis_surrogates.running.notebooks import start_run
 from thesis_surrogates.running.registry import load_suite, resolve
 from thesis_surrogates.running.sweeps import sweep
+from thesis_surrogates.running.templates import start_run
 
-TINY = {"system": "tracks", "model": {"name": "residual", "hidden": [16]}, "data": {"n_tracks": 1000}, "train": {"epochs": 2}}
+TINY = {
+    "system": "tracks",
+    "model": {"name": "residual", "hidden": [16]},
+    "data": {"n_tracks": 1000},
+    "train": {"epochs": 2},
+}
 
 
 def surrogates(*words, cwd, **options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run([sys.executable, "-m", "thesis_surrogates", *map(str, words)], cwd=cwd, capture_output=True, text=True,
-                          env=environment, timeout=250, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "thesis_surrogates", *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=250,
+        **options,
+    )
 
 
 def suite_file(folder, runs, defaults=TINY):
@@ -41,17 +51,23 @@ def test_a_notebook_run_gives_the_numbers_of_a_cell(tmp_path, data_dir):
     here = run(config, out=tmp_path / "here", data_dir=data_dir)
     assert start_run(config, tmp_path / "there", data_dir).wait() == 0
     there = read_run(run_directory(config, tmp_path / "there"))
-    assert here.scalars[here.scalars.split == "validation"].value.tolist() == there.scalars[there.scalars.split == "validation"].value.tolist()
+    assert (
+        here.scalars[here.scalars.split == "validation"].value.tolist()
+        == there.scalars[there.scalars.split == "validation"].value.tolist()
+    )
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"sede": 1}, "did you mean 'seed'"),
-    ({"train": {"epochs": "many"}}, "train.epochs"),
-    ({"train": {"optimizer": {"learning_rat": 1}}}, "did you mean 'learning_rate'"),
-    ({"model": {"name": "residul"}}, "did you mean 'residual'"),
-    ({"model": {"name": "residual", "hiden": [3]}}, "did you mean 'hidden'"),
-    ({"system": "trakcs"}, "did you mean 'tracks'"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"sede": 1}, "did you mean 'seed'"),
+        ({"train": {"epochs": "many"}}, "train.epochs"),
+        ({"train": {"optimizer": {"learning_rat": 1}}}, "did you mean 'learning_rate'"),
+        ({"model": {"name": "residul"}}, "did you mean 'residual'"),
+        ({"model": {"name": "residual", "hiden": [3]}}, "did you mean 'hidden'"),
+        ({"system": "trakcs"}, "did you mean 'tracks'"),
+    ],
+)
 def test_a_wrong_key_is_named_before_anything_is_written(tmp_path, change, words):
     with pytest.raises(ConfigError, match=words):
         run({**TINY, **change}, out=tmp_path / "runs", data_dir=tmp_path / "data")
@@ -85,14 +101,20 @@ def test_a_directory_of_another_configuration_is_left_alone(tmp_path, data_dir):
 
 
 def test_a_sweep_survives_a_failure_and_a_kill_and_repeats_only_those(tmp_path, data_dir):
-    runs = {"one": {}, "fails": {"train": {"gradient_clip": None, "optimizer": {"name": "sgd", "learning_rate": 1e30}}},
-            "two": {"seed": 1}, "killed": {"seed": 2, "train": {"epochs": 400}}}
+    runs = {
+        "one": {},
+        "fails": {"train": {"gradient_clip": None, "optimizer": {"name": "sgd", "learning_rate": 1e30}}},
+        "two": {"seed": 1},
+        "killed": {"seed": 2, "train": {"epochs": 400}},
+    }
     configs = load_suite(suite_file(tmp_path, runs))
 
     def assassin(jobs):
         victim = jobs[3]
         if victim.process is not None and victim.epoch >= 2:
-            kernel = json.loads((victim.run_dir / "run.json").read_text())["pid"]  # read first: between the kills nobody may find time to report a failure
+            kernel = json.loads((victim.run_dir / "run.json").read_text())[
+                "pid"
+            ]  # read first: between the kills nobody may find time to report a failure
             os.kill(kernel, signal.SIGKILL)
             os.killpg(victim.process.pid, signal.SIGKILL)
 
@@ -109,7 +131,10 @@ def test_a_sweep_survives_a_failure_and_a_kill_and_repeats_only_those(tmp_path, 
 def test_two_sweeps_on_one_folder_lose_nothing(tmp_path):
     path = suite_file(tmp_path, {"a": {}, "b": {"seed": 1}, "c": {"seed": 2}})
     command = [sys.executable, "-m", "thesis_surrogates", "sweep", str(path), "--no-measure", "--workers", "2"]
-    both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
     outputs = [process.communicate(timeout=200)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     facts = [read_run(path.parent) for path in sorted((tmp_path / "outputs/runs/tracks").glob("*/config.yaml"))]
@@ -120,8 +145,12 @@ def test_two_sweeps_on_one_folder_lose_nothing(tmp_path):
 
 def test_an_ended_sweep_leaves_no_process_behind(tmp_path):
     path = suite_file(tmp_path, {"long": {"train": {"epochs": 5000}}})
-    process = subprocess.Popen([sys.executable, "-m", "thesis_surrogates", "sweep", str(path)], cwd=tmp_path,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "thesis_surrogates", "sweep", str(path)],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     record = None
     while record is None and process.poll() is None:
         time.sleep(0.2)
@@ -149,20 +178,23 @@ def test_help_is_quick_and_lists_the_commands(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("words, message", [
-    (("run", "tracks/dmeo"), "no such file"),
-    (("run", "tracks/smoke:resdual"), "did you mean"),
-    (("run", "tracks/smoke:residual", "--set", "train.epohcs=3"), "did you mean 'epochs'"),
-    (("run", "tracks/smoke:residual", "--set", "seed"), "key=value"),
-    (("run", "tracks/smoke:residual", "--device", "quantum"), "device 'quantum'"),
-    (("sweep", "tracks/smok"), "did you mean 'tracks/smoke'"),
-    (("sweep", "tracks/smoke", "--workers", "0"), "workers is 0"),
-    (("status", "nowhere"), "no such folder"),
-    (("report", "tracks/smoke"), "execute the suite first"),
-    (("export", "nowhere"), "not a run directory"),
-    (("data", "trakcs"), "no such suite"),
-    (("list", "trakcs"), "did you mean 'tracks'"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("run", "tracks/dmeo"), "no such file"),
+        (("run", "tracks/smoke:resdual"), "did you mean"),
+        (("run", "tracks/smoke:residual", "--set", "train.epohcs=3"), "did you mean 'epochs'"),
+        (("run", "tracks/smoke:residual", "--set", "seed"), "key=value"),
+        (("run", "tracks/smoke:residual", "--device", "quantum"), "device 'quantum'"),
+        (("sweep", "tracks/smok"), "did you mean 'tracks/smoke'"),
+        (("sweep", "tracks/smoke", "--workers", "0"), "workers is 0"),
+        (("status", "nowhere"), "no such folder"),
+        (("report", "tracks/smoke"), "execute the suite first"),
+        (("export", "nowhere"), "not a run directory"),
+        (("data", "trakcs"), "no such suite"),
+        (("list", "trakcs"), "did you mean 'tracks'"),
+    ],
+)
 def test_a_wrong_word_is_answered_in_one_line(tmp_path, words, message):
     answer = surrogates(*words, cwd=tmp_path)
     assert answer.returncode == 2 and answer.stderr.startswith("error: ") and message in answer.stderr, answer.stderr
@@ -179,7 +211,9 @@ def test_from_suite_to_report_and_export(tmp_path):
     assert "seed" in compared and "classical" in compared and "nothing" in compared
     assert surrogates("report", path, cwd=tmp_path).returncode == 0
     report = tmp_path / "outputs/reports/tracks-suite"
-    assert {"table.csv", "table.md", "table.tex", "convergence.csv", "manifest.json", "report.ipynb"} <= {p.name for p in report.iterdir()}
+    assert {"table.csv", "table.md", "table.tex", "convergence.csv", "manifest.json", "report.ipynb"} <= {
+        p.name for p in report.iterdir()
+    }
     run_dir = next((tmp_path / "outputs/runs/tracks").iterdir())
     for form in ("onnx", "torchscript"):
         assert surrogates("export", run_dir, "--format", form, cwd=tmp_path).returncode == 0
@@ -187,7 +221,10 @@ def test_from_suite_to_report_and_export(tmp_path):
     assert again.returncode == 0 and "RK4 8 steps" in again.stdout and run_dir.name in again.stdout, again.stderr
     events = (run_dir / "facts/events.jsonl").read_text()
     data = next((tmp_path / "data/tracks").glob("*.h5"))
-    assert surrogates("evaluate", run_dir, "--on", data, cwd=tmp_path).returncode == 0 and (run_dir / "facts/events.jsonl").read_text() == events
+    assert (
+        surrogates("evaluate", run_dir, "--on", data, cwd=tmp_path).returncode == 0
+        and (run_dir / "facts/events.jsonl").read_text() == events
+    )
     for wrong in ((tmp_path,), (run_dir, "--on", "nowhere.h5")):
         refused = surrogates("evaluate", *wrong, cwd=tmp_path)
         assert refused.returncode == 2 and "Traceback" not in refused.stderr
@@ -200,7 +237,9 @@ def test_from_suite_to_report_and_export(tmp_path):
 def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("no folder")
     answer = surrogates("data", "tracks", "--tracks", 100, "--out", "file/x.h5", cwd=tmp_path)
-    assert answer.returncode == 2 and "nothing can be written there" in answer.stderr and "Traceback" not in answer.stderr
+    assert (
+        answer.returncode == 2 and "nothing can be written there" in answer.stderr and "Traceback" not in answer.stderr
+    )
 
 
 @pytest.mark.parametrize("ending", ["h5", "npz"])
@@ -210,6 +249,11 @@ def test_a_file_with_another_dataset_is_not_taken_for_the_one_asked_for(tmp_path
     before = (tmp_path / f"b.{ending}").read_bytes()
     assert surrogates(*asked, 1, cwd=tmp_path).returncode == 0
     other = surrogates(*asked, 9, cwd=tmp_path)
-    assert other.returncode == 2 and "seed 1 instead of 9" in other.stderr and "--again" in other.stderr and "Traceback" not in other.stderr
+    assert (
+        other.returncode == 2
+        and "seed 1 instead of 9" in other.stderr
+        and "--again" in other.stderr
+        and "Traceback" not in other.stderr
+    )
     assert (tmp_path / f"b.{ending}").read_bytes() == before
     assert surrogates(*asked, 9, "--again", cwd=tmp_path).returncode == 0

@@ -9,15 +9,22 @@ import sys
 import pytest
 import yaml
 
-from thesis_surrogates.core.mappings import ConfigError, read_yaml
+from thesis_surrogates.core.config import read_yaml
+from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.running.jobs import Request, job_files, run_files
 from thesis_surrogates.running.registry import load_suite, resolve
 
 
 def surrogates(*words, cwd):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run([sys.executable, "-m", "thesis_surrogates", *map(str, words)], cwd=cwd, capture_output=True, text=True,
-                          env=environment, timeout=100)
+    return subprocess.run(
+        [sys.executable, "-m", "thesis_surrogates", *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=100,
+    )
 
 
 def test_every_run_is_complete_and_is_the_run_of_the_suite():
@@ -29,23 +36,48 @@ def test_every_run_is_complete_and_is_the_run_of_the_suite():
 
 
 def test_the_command_line_writes_what_a_shell_executes(tmp_path):
-    answer = surrogates("jobs", "tracks/smoke", "--scheduler", "slurm", "--out", "a/b", "--hours", "1", "--program", "echo", cwd=tmp_path)
+    answer = surrogates(
+        "jobs",
+        "tracks/smoke",
+        "--scheduler",
+        "slurm",
+        "--out",
+        "a/b",
+        "--hours",
+        "1",
+        "--program",
+        "echo",
+        cwd=tmp_path,
+    )
     assert answer.returncode == 0 and "sbatch a/b/array.sh" in answer.stdout, answer.stderr
     listed = (tmp_path / "a/b/runs.txt").read_text().splitlines()
     for number, name in enumerate(listed, start=1):
-        done = subprocess.run(["bash", "a/b/array.sh"], cwd=tmp_path, env={"SLURM_ARRAY_TASK_ID": str(number), "PATH": os.environ["PATH"]},
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "a/b/array.sh"],
+            cwd=tmp_path,
+            env={"SLURM_ARRAY_TASK_ID": str(number), "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+        )
         assert done.stdout == f"run a/b/{name} --budget 3300\n" and not done.stderr
         assert read_yaml(tmp_path / "a/b" / name)["system"] == "tracks"
-    answer = surrogates("jobs", "tracks/smoke", "--scheduler", "htcondor", "--out", "c", "--gpus", "1", "--seeds", "0,1", cwd=tmp_path)
+    answer = surrogates(
+        "jobs", "tracks/smoke", "--scheduler", "htcondor", "--out", "c", "--gpus", "1", "--seeds", "0,1", cwd=tmp_path
+    )
     assert answer.returncode == 0 and f"{2 * len(listed)} runs" in answer.stdout, answer.stderr
     text = (tmp_path / "c/jobs.sub").read_text()
-    assert 'arguments = "run c/$(file) --budget 6900"' in text and "request_gpus = 1" in text and text.endswith("queue file from c/runs.txt\n")
+    assert (
+        'arguments = "run c/$(file) --budget 6900"' in text
+        and "request_gpus = 1" in text
+        and text.endswith("queue file from c/runs.txt\n")
+    )
 
 
 @pytest.mark.parametrize("name", ["a b", "$(touch x)", "a`id`", 'a"', "a;b", "../a", "-a"])
 def test_a_name_that_means_more_is_refused(tmp_path, name):
-    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"title": "t", "question": "q", "runs": {name: {"system": "tracks", "model": {"name": "mlp"}}}}))
+    (tmp_path / "suite.yaml").write_text(
+        yaml.safe_dump({"title": "t", "question": "q", "runs": {name: {"system": "tracks", "model": {"name": "mlp"}}}})
+    )
     with pytest.raises(ConfigError):
         run_files(tmp_path / "suite.yaml")
     for where in ({"folder": name}, {"folder": "jobs", "program": name}):
@@ -54,12 +86,15 @@ def test_a_name_that_means_more_is_refused(tmp_path, name):
                 job_files("tracks/smoke", "slurm", **where)
 
 
-@pytest.mark.parametrize("words, message", [
-    (("jobs", "tracks/smoke", "--scheduler", "slrm"), "did you mean 'slurm'"),
-    (("jobs", "tracks/smok", "--scheduler", "slurm"), "did you mean 'tracks/smoke'"),
-    (("jobs", "tracks/smoke", "--scheduler", "slurm", "--hours", "0.1"), "hours is 0.1"),
-    (("jobs", "tracks/smoke", "--scheduler", "slurm", "--out", "my jobs"), "choose another name"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("jobs", "tracks/smoke", "--scheduler", "slrm"), "did you mean 'slurm'"),
+        (("jobs", "tracks/smok", "--scheduler", "slurm"), "did you mean 'tracks/smoke'"),
+        (("jobs", "tracks/smoke", "--scheduler", "slurm", "--hours", "0.1"), "hours is 0.1"),
+        (("jobs", "tracks/smoke", "--scheduler", "slurm", "--out", "my jobs"), "choose another name"),
+    ],
+)
 def test_a_wrong_word_about_jobs_is_answered_in_one_line(tmp_path, words, message):
     answer = surrogates(*words, cwd=tmp_path)
     assert answer.returncode == 2 and answer.stderr.startswith("error: ") and message in answer.stderr, answer.stderr

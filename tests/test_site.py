@@ -56,7 +56,11 @@ def test_formulas_are_mathml_without_a_network(site):
 
 
 def test_every_notebook_has_its_page(site):
-    notebooks = [p for p in (ROOT / "nbs").rglob("*.ipynb") if "experiments" not in p.parts and ".ipynb_checkpoints" not in p.parts]
+    notebooks = [
+        p
+        for p in (ROOT / "nbs").rglob("*.ipynb")
+        if "experiments" not in p.parts and ".ipynb_checkpoints" not in p.parts
+    ]
     pages = {p.relative_to(site[0]).as_posix() for p in site[0].rglob("*.html")}
     for path in notebooks:
         place = path.relative_to(ROOT / "nbs")
@@ -73,7 +77,11 @@ def test_exported_functions_are_documented(site):
 def test_everything_that_a_cell_displays_is_on_its_page(site):
     """Several paragraphs and tables in one output, not only the first."""
     for path in sorted((ROOT / "nbs" / "07_results").glob("*.ipynb")):
-        outputs = [output for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] for output in cell.get("outputs", [])]
+        outputs = [
+            output
+            for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+            for output in cell.get("outputs", [])
+        ]
         shown = "\n".join("".join(output.get("data", {}).get("text/markdown", "")) + "\n" for output in outputs)
         name = re.sub(r"^\d+[a-zA-Z0-9]*_", "", path.stem.lower()) + ".html"
         page = (site[0] / "07_results" / name).read_text(encoding="utf-8")
@@ -85,7 +93,12 @@ def test_reports_become_pages(tmp_path):
     code = {"cell_type": "code", "metadata": {}, "source": "table", "execution_count": 1}
     code["outputs"] = [
         {"output_type": "stream", "name": "stderr", "text": "100%|####|"},
-        {"output_type": "execute_result", "metadata": {}, "execution_count": 1, "data": {"text/html": "<table><tr><td>1</td></tr></table>"}},
+        {
+            "output_type": "execute_result",
+            "metadata": {},
+            "execution_count": 1,
+            "data": {"text/html": "<table><tr><td>1</td></tr></table>"},
+        },
     ]
     title = {"cell_type": "markdown", "metadata": {}, "source": "# Toy compared\n\n> One line."}
     report = {"cells": [title, code], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
@@ -110,7 +123,9 @@ def test_quarto_gets_the_same_pages(tmp_path, site, monkeypatch):
     """With a program called quarto on PATH it is that program that renders, from the processed notebooks and a sidebar written out in full."""
     script = tmp_path / "bin" / "quarto"
     script.parent.mkdir()
-    script.write_text('#!/bin/sh\necho "$@" >called; mkdir -p _docs && echo made by quarto >_docs/index.html && cp _quarto.yml _docs/\n')
+    script.write_text(
+        '#!/bin/sh\necho "$@" >called; mkdir -p _docs && echo made by quarto >_docs/index.html && cp _quarto.yml _docs/\n'
+    )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(script.parent), prepend=":")
     folder = build_site(ROOT, tmp_path / "out")
@@ -127,10 +142,20 @@ def browser() -> str | None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(browser() is None, reason="no chromium or chrome on PATH")
-@pytest.mark.parametrize("page,size", [("index.html", "1400,1400"), ("01_core/data.html", "1400,1400"), ("index.html", "390,800")])
+@pytest.mark.parametrize(
+    "page,size", [("index.html", "1400,1400"), ("01_core/data.html", "1400,1400"), ("index.html", "390,800")]
+)
 def test_a_browser_shows_it_without_complaint(site, tmp_path, page, size):
     shot = tmp_path / "shot.png"
-    command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr", f"--window-size={size}"]
+    command = [
+        browser(),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--enable-logging=stderr",
+        f"--window-size={size}",
+    ]
     command += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}", (site[0] / page).as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]

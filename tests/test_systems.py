@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from thesis_surrogates.core.comparison import score_all
 from thesis_surrogates.core.config import TrainConfig
-from thesis_surrogates.core.export import export_onnx, export_torchscript
-from thesis_surrogates.core.metrics import score_all
+from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.running.datasets import ensure_dataset
 from thesis_surrogates.running.execution import load_surrogate, new_model, run
@@ -19,7 +19,7 @@ MODELS = [(name, config.name) for name in SYSTEMS for config in load_suite(f"{na
 
 
 def prepared(name, run_name, data_dir):
-    "System, configuration, data and a fresh model with fitted scalers."
+    """System, configuration, data and a fresh model with fitted scalers."""
     system = get_system(name)
     config = next(entry for entry in load_suite(f"{name}/smoke") if entry.name == run_name)
     data = system.load_data(config.data, ensure_dataset(system, config.data, data_dir))
@@ -55,7 +55,9 @@ def test_every_model_trains_and_every_parameter_takes_part(name, run_name, data_
             before = {key: p.detach().clone() for key, p in model.named_parameters()}
             with torch.no_grad():
                 phase.on_start(model.train())
-            moved = {key: moved[key] + (p.detach() - before[key]).abs() for key, p in model.named_parameters()}  # solved, not descended
+            moved = {
+                key: moved[key] + (p.detach() - before[key]).abs() for key, p in model.named_parameters()
+            }  # solved, not descended
         for update in phase.updates:
             for batch in islice(phase.source.batches(), 3):
                 terms = update.loss_terms(model, batch)
@@ -67,7 +69,9 @@ def test_every_model_trains_and_every_parameter_takes_part(name, run_name, data_
                 with torch.no_grad():  # a step, for layers that start at zero and hide those before them
                     for p in model.parameters():
                         p -= 0 if p.grad is None else 1e-3 * p.grad / (1e-12 + p.grad.norm())
-    still = [key for key, total in moved.items() if not total.any() and dict(model.named_parameters())[key].requires_grad]
+    still = [
+        key for key, total in moved.items() if not total.any() and dict(model.named_parameters())[key].requires_grad
+    ]
     assert not still, f"no gradient ever reaches {still}"
 
 
@@ -140,14 +144,18 @@ def test_training_on_goes_through_a_pause(smoke_runs, system_name, data_dir, tmp
         if pieces.status == "done":
             break
     assert pieces.status == "done"
-    key = lambda facts: facts.scalars[facts.scalars.split == "validation"].set_index(["epoch", "metric"]).value.sort_index()  # noqa: E731
+    key = lambda facts: (
+        facts.scalars[facts.scalars.split == "validation"].set_index(["epoch", "metric"]).value.sort_index()
+    )  # noqa: E731
     assert key(whole).equals(key(pieces))
 
 
 def test_the_loop_is_the_only_one(system_name, data_dir):
-    "GAN, curriculum, two streams: whatever a system needs, its plan runs in core.training.fit."
+    """GAN, curriculum, two streams: whatever a system needs, its plan runs in core.training.fit."""
     first = load_suite(f"{system_name}/smoke")[0]
     system, config, data, model = prepared(system_name, first.name, data_dir)
     plan = system.plan(model, data, config.model, config.train, config.seed)
-    short = dataclasses.replace(plan, phases=tuple(dataclasses.replace(phase, epochs=1, steps_per_epoch=1) for phase in plan.phases))
+    short = dataclasses.replace(
+        plan, phases=tuple(dataclasses.replace(phase, epochs=1, steps_per_epoch=1) for phase in plan.phases)
+    )
     assert fit(model, short, seed=0, train=config.train).status == "done"

@@ -14,27 +14,36 @@ import numpy as np
 import pytest
 import torch
 
-from thesis_surrogates.core.files import DataError, file_fingerprint, read_hdf5, write_hdf5
+from thesis_surrogates.core.errors import DataError
+from thesis_surrogates.core.files import file_fingerprint
+from thesis_surrogates.core.hdf5 import read_hdf5, write_hdf5
 from thesis_surrogates.running.datasets import dataset_path
 from thesis_surrogates.tracks.data import PRESETS, TracksData, generate
+from thesis_surrogates.tracks.exchange.merge_split import description, merge, split_by_momentum
 from thesis_surrogates.tracks.files import load_data, read_npz, split_borders, train_source, write_npz
-from thesis_surrogates.tracks.joining import description, merge, split_by_momentum
 from thesis_surrogates.tracks.production import produce
 
 # ---- production
 
 COARSE = {"p_low": 0.5, "label_step": 500.0}
-MAKE = ("import sys, json, resource\nfrom pathlib import Path\nfrom thesis_surrogates.tracks.data import TracksData\n"
-        "from thesis_surrogates.tracks.production import produce\n"
-        "if __name__ == '__main__':\n    produce(TracksData(**json.loads(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3]))\n"
-        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n")
+MAKE = (
+    "import sys, json, resource\nfrom pathlib import Path\nfrom thesis_surrogates.tracks.data import TracksData\n"
+    "from thesis_surrogates.tracks.production import produce\n"
+    "if __name__ == '__main__':\n    produce(TracksData(**json.loads(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3]))\n"
+    "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+)
 
 
 def production(tmp_path, values, path, workers=1):
     script = tmp_path / "make.py"
     script.write_text(MAKE)
-    return subprocess.Popen([sys.executable, str(script), json.dumps(values), str(path), str(workers)], stdout=subprocess.PIPE,
-                            stderr=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        [sys.executable, str(script), json.dumps(values), str(path), str(workers)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -130,19 +139,34 @@ def test_the_exchange_file_has_the_documented_keys_and_the_same_tracks(batches):
     with np.load(batches / "0.npz", allow_pickle=False) as stored:
         shapes = {key: stored[key].shape for key in stored}
         about = json.loads(str(stored["metadata"]))
-    assert shapes == {"X": (1000, 6), "Y": (1000, 4), "P": (1000,), "Z": (1000, 2), "z_frac": (1000, 3), "Y_col": (1000, 3, 4), "metadata": ()}
+    assert shapes == {
+        "X": (1000, 6),
+        "Y": (1000, 4),
+        "P": (1000,),
+        "Z": (1000, 2),
+        "z_frac": (1000, 3),
+        "Y_col": (1000, 3, 4),
+        "metadata": (),
+    }
     assert about["config"]["field"] == "lhcb_like" and about["label"].startswith("rk4")
     columns, exact = read_npz(batches / "0.npz"), read_hdf5(batches / "0.h5")[0]
     assert all(np.allclose(columns[name], exact[name], rtol=1e-14) for name in exact)
     a, b = (load_data(TracksData(), batches / name) for name in ("0.npz", "0.h5"))
-    assert torch.equal(a.splits["test"]["target"], b.splits["test"]["target"]) and a.splits["train"]["along"].shape == (800, 3, 4)
+    assert torch.equal(a.splits["test"]["target"], b.splits["test"]["target"]) and a.splits["train"]["along"].shape == (
+        800,
+        3,
+        4,
+    )
 
 
 def test_merging_checks_what_must_agree(batches, tmp_path):
     assert merge([batches / "0.h5", batches / "1.h5"], tmp_path / "both.npz") == 2000
     assert merge([batches / "0.npz", batches / "1.h5"], tmp_path / "both.h5") == 2000
     columns, attrs = read_hdf5(tmp_path / "both.h5")
-    assert np.array_equal(columns["target"], read_npz(tmp_path / "both.npz")["target"]) and len(set(columns["group"])) == 2000
+    assert (
+        np.array_equal(columns["target"], read_npz(tmp_path / "both.npz")["target"])
+        and len(set(columns["group"])) == 2000
+    )
     assert attrs["n_drawn"] > 2000 and attrs["config"]["n_tracks"] == 2000
     for again in ("0.h5", "0.npz"):
         with pytest.raises(DataError, match="again"):
@@ -155,7 +179,11 @@ def test_merging_checks_what_must_agree(batches, tmp_path):
         merge([batches / "0.h5", tmp_path / "short.h5"], tmp_path / "wrong.h5")
     attrs = read_hdf5(tmp_path / "short.h5")[1]
     columns = read_hdf5(tmp_path / "short.h5")[0]
-    write_hdf5(tmp_path / "mev.h5", columns, {**attrs, "columns": {**attrs["columns"], "q_over_p": "charge over momentum [1/MeV]"}})
+    write_hdf5(
+        tmp_path / "mev.h5",
+        columns,
+        {**attrs, "columns": {**attrs["columns"], "q_over_p": "charge over momentum [1/MeV]"}},
+    )
     with pytest.raises(DataError, match="units"):
         merge([tmp_path / "short.h5", tmp_path / "mev.h5"], tmp_path / "wrong.h5")
     assert not list(tmp_path.glob("*wrong*")) and not list(tmp_path.glob(".*"))
@@ -180,8 +208,14 @@ def test_trajectories_follow_the_stored_tracks_through_every_form(tmp_path):
     columns, attrs = read_hdf5(tmp_path / "a.h5")
     path = columns["trajectory"]
     assert path.shape == (300, 5, 6) and "trajectory" in attrs["columns"]
-    assert np.array_equal(path[:, 0, 1:5], columns["state"]) and np.abs(path[:, -1, 1:5] - columns["target"])[:, :2].max() < 1
-    assert path[0, :, 0].tolist() == [4000, 6000, 8000, 10000, 12000] and (path[:, :, 5] == columns["q_over_p"][:, None]).all()
+    assert (
+        np.array_equal(path[:, 0, 1:5], columns["state"])
+        and np.abs(path[:, -1, 1:5] - columns["target"])[:, :2].max() < 1
+    )
+    assert (
+        path[0, :, 0].tolist() == [4000, 6000, 8000, 10000, 12000]
+        and (path[:, :, 5] == columns["q_over_p"][:, None]).all()
+    )
     with np.load(tmp_path / "a.npz") as stored:
         assert np.allclose(stored["T"], path * [1, 1, 1, 1, 1, 1e-3], rtol=1e-14)
     assert merge([tmp_path / "a.npz", tmp_path / "b.npz"], tmp_path / "both.h5") == 600
@@ -222,14 +256,16 @@ def test_a_part_of_a_file_says_what_is_true_of_the_part(batches, tmp_path):
             merge([whole, tmp_path / f"{whole.stem}_low{whole.suffix}"], tmp_path / "wrong.h5")
     parts = [tmp_path / f"both_{name}.h5" for name in ("low", "mid", "high")]
     assert merge(parts, tmp_path / "whole.h5") == 2000
-    assert description(tmp_path / "whole.h5")["momentum_gev"] == [0.5, 100.0] and "n_drawn" not in description(tmp_path / "whole.h5")
+    assert description(tmp_path / "whole.h5")["momentum_gev"] == [0.5, 100.0] and "n_drawn" not in description(
+        tmp_path / "whole.h5"
+    )
     assert len(description(tmp_path / "whole.h5")["batches"]) == 2
     with pytest.raises(DataError, match="again"):
         merge([tmp_path / "whole.h5", parts[1]], tmp_path / "wrong.h5")
 
 
 def several_rows(path, columns, order=None):
-    "A file where particles have three rows each."
+    """A file where particles have three rows each."""
     changed = {name: array[:999] for name, array in columns.items()} | {"group": np.repeat(np.arange(333), 3)}
     write_hdf5(path, changed if order is None else {name: array[order] for name, array in changed.items()})
 
@@ -285,20 +321,50 @@ def test_a_bad_row_in_a_later_block_is_named(batches, tmp_path, monkeypatch):
 
 def surrogates(*words, cwd):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run([sys.executable, "-m", "thesis_surrogates", *map(str, words)], cwd=cwd, capture_output=True, text=True,
-                          env=environment, timeout=100)
+    return subprocess.run(
+        [sys.executable, "-m", "thesis_surrogates", *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=100,
+    )
 
 
 def test_the_command_line_makes_merges_and_splits(tmp_path):
-    answer = surrogates("data", "tracks", "--preset", "seed_v1", "--tracks", "1_000", "--seed", 3, "--out", "a.h5", "--set", "label_step=200", cwd=tmp_path)
+    answer = surrogates(
+        "data",
+        "tracks",
+        "--preset",
+        "seed_v1",
+        "--tracks",
+        "1_000",
+        "--seed",
+        3,
+        "--out",
+        "a.h5",
+        "--set",
+        "label_step=200",
+        cwd=tmp_path,
+    )
     assert answer.returncode == 0 and "a.h5" in answer.stdout, answer.stderr
     about = read_hdf5(tmp_path / "a.h5")[1]["config"]
-    assert (about["seed"], about["n_tracks"], about["p_low"], about["z_end"], about["label_step"]) == (3, 1000, 0.5, 12000.0, 200.0)
+    assert (about["seed"], about["n_tracks"], about["p_low"], about["z_end"], about["label_step"]) == (
+        3,
+        1000,
+        0.5,
+        12000.0,
+        200.0,
+    )
     before = (tmp_path / "a.h5").stat().st_mtime_ns
     words = ("data", "tracks", "--preset", "seed_v1", "--tracks", 1000, "--set", "label_step=200", "--seed")
     assert surrogates(*words, 3, "--out", "a.h5", cwd=tmp_path).returncode == 0
     other = surrogates(*words, 4, "--out", "a.h5", cwd=tmp_path)
-    assert other.returncode == 2 and "seed 3 instead of 4" in other.stderr and (tmp_path / "a.h5").stat().st_mtime_ns == before
+    assert (
+        other.returncode == 2
+        and "seed 3 instead of 4" in other.stderr
+        and (tmp_path / "a.h5").stat().st_mtime_ns == before
+    )
     assert surrogates(*words, 4, "--out", "b.npz", cwd=tmp_path).returncode == 0
     assert "2000 tracks" in surrogates("tracks", "merge", "a.h5", "b.npz", "--out", "c.h5", cwd=tmp_path).stdout
     assert surrogates("tracks", "split", "c.h5", cwd=tmp_path).stdout.count("split:") == 3
@@ -306,27 +372,49 @@ def test_the_command_line_makes_merges_and_splits(tmp_path):
 
 
 def test_the_command_line_makes_points_and_trajectories_in_a_momentum_band(tmp_path):
-    words = ("data", "tracks", "--tracks", 100, "--collocation", 4, "--trajectories", 6, "--momentum", "mid", "--set", "label_step=200", "--out", "a.npz")
+    words = (
+        "data",
+        "tracks",
+        "--tracks",
+        100,
+        "--collocation",
+        4,
+        "--trajectories",
+        6,
+        "--momentum",
+        "mid",
+        "--set",
+        "label_step=200",
+        "--out",
+        "a.npz",
+    )
     answer = surrogates(*words, cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     with np.load(tmp_path / "a.npz") as stored:
-        assert (stored["z_frac"].shape, stored["Y_col"].shape, stored["T"].shape) == ((100, 4), (100, 4, 4), (100, 6, 6))
+        assert (stored["z_frac"].shape, stored["Y_col"].shape, stored["T"].shape) == (
+            (100, 4),
+            (100, 4, 4),
+            (100, 6, 6),
+        )
         assert 5 <= stored["P"].min() and stored["P"].max() <= 20
 
 
-@pytest.mark.parametrize("words, message", [
-    (("data", "tracks", "--momentum", "middle"), "low, mid, high"),
-    (("data", "orbits", "--momentum", "mid"), "tracks only"),
-    (("data", "tracks/smoke", "--collocation", "3"), "name of a system"),
-    (("data", "tracks", "--preset", "seed_v2"), "did you mean 'seed_v1'"),
-    (("data", "orbits", "--preset", "seed_v1"), "none of this name"),
-    (("data", "tracks/smoke", "--tracks", "10"), "name of a system"),
-    (("data", "tracks", "orbits", "--out", "x.h5"), "one file"),
-    (("data", "tracks", "--out", "x.csv"), ".npz"),
-    (("data", "orbits", "--out", "x.npz"), ".h5"),
-    (("data", "tracks", "--tracks", "3"), "n_tracks"),
-    (("tracks", "merge", "a.h5", "--out", "b.h5"), "no such file"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("data", "tracks", "--momentum", "middle"), "low, mid, high"),
+        (("data", "orbits", "--momentum", "mid"), "tracks only"),
+        (("data", "tracks/smoke", "--collocation", "3"), "name of a system"),
+        (("data", "tracks", "--preset", "seed_v2"), "did you mean 'seed_v1'"),
+        (("data", "orbits", "--preset", "seed_v1"), "none of this name"),
+        (("data", "tracks/smoke", "--tracks", "10"), "name of a system"),
+        (("data", "tracks", "orbits", "--out", "x.h5"), "one file"),
+        (("data", "tracks", "--out", "x.csv"), ".npz"),
+        (("data", "orbits", "--out", "x.npz"), ".h5"),
+        (("data", "tracks", "--tracks", "3"), "n_tracks"),
+        (("tracks", "merge", "a.h5", "--out", "b.h5"), "no such file"),
+    ],
+)
 def test_a_wrong_word_about_data_is_answered_in_one_line(tmp_path, words, message):
     answer = surrogates(*words, cwd=tmp_path)
     assert answer.returncode == 2 and answer.stderr.startswith("error: ") and message in answer.stderr, answer.stderr

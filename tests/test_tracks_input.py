@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from thesis_surrogates.core.config import check
-from thesis_surrogates.core.mappings import ConfigError
-from thesis_surrogates.core.files import DataError, read_hdf5, write_hdf5
+from thesis_surrogates.core.errors import ConfigError, DataError
+from thesis_surrogates.core.hdf5 import read_hdf5, write_hdf5
 from thesis_surrogates.tracks.data import COLUMNS, OPTIONAL, PRESETS, TracksData, generate
-from thesis_surrogates.tracks.files import exchange, load_data, npz_metadata, read_npz, write_npz
-from thesis_surrogates.tracks.field_map import write_npz_map
-from thesis_surrogates.tracks.joining import merge, split_by_momentum
-from thesis_surrogates.tracks.production import make_data, produce
+from thesis_surrogates.tracks.exchange.merge_split import merge, split_by_momentum
 from thesis_surrogates.tracks.field import DipoleField, FieldError, GridField, LHCbLikeField, UniformField, make_field
+from thesis_surrogates.tracks.field_map import write_npz_map
+from thesis_surrogates.tracks.files import exchange, load_data, npz_metadata, read_npz, write_npz
+from thesis_surrogates.tracks.production import make_data, produce
 from thesis_surrogates.tracks.propagation import propagate, propagate_with_jacobian
 
 GOOD = np.array([[1.0, 2.0, 0.1, -0.1], [3.0, 4.0, 0.0, 0.0]])
@@ -56,7 +57,9 @@ def test_polarity_and_names():
             make()
     point = (10.0, 20.0, 5000.0)
     for name in ("uniform", "gaussian", "dipole", "lhcb_like"):
-        assert all(np.array_equal(a, -b) for a, b in zip(make_field(name)(*point), make_field(name, -1)(*point), strict=True))
+        assert all(
+            np.array_equal(a, -b) for a, b in zip(make_field(name)(*point), make_field(name, -1)(*point), strict=True)
+        )
 
 
 @pytest.fixture
@@ -69,20 +72,27 @@ def map_file(tmp_path):
 def test_a_map_in_twodip_order(map_file):
     table = np.loadtxt(map_file)
     assert table.shape == (36, 6)
-    assert table[:5, 0].tolist() == [-10, -10, -10, -10, 0] and table[:5, 1].tolist() == [-10, 0, 10, 20, -10] and (table[:12, 2] == 0).all()
+    assert (
+        table[:5, 0].tolist() == [-10, -10, -10, -10, 0]
+        and table[:5, 1].tolist() == [-10, 0, 10, 20, -10]
+        and (table[:12, 2] == 0).all()
+    )
     again = GridField.read(map_file, polarity=-1)
     assert again(np.array([5.0]), 5.0, 60.0)[1] == 1.0 and again(50.0, 0.0, 0.0)[1] == 0.0
 
 
-@pytest.mark.parametrize("damage,word", [
-    (lambda lines: lines[:-1], "nodes are missing"),
-    (lambda lines: [" ".join(line.split()[:5]) for line in lines], "six columns"),
-    (lambda lines: [*lines[:-1], lines[0]], "twice"),
-    (lambda lines: [*lines[:-1], lines[-1].replace("-1.000000", "nan")], "not finite"),
-    (lambda lines: [line.replace("100.000000", "90.000000") for line in lines], "steps"),
-    (lambda lines: ["this is no map"], "no field map"),
-    (lambda lines: [], "no field map"),
-])
+@pytest.mark.parametrize(
+    "damage,word",
+    [
+        (lambda lines: lines[:-1], "nodes are missing"),
+        (lambda lines: [" ".join(line.split()[:5]) for line in lines], "six columns"),
+        (lambda lines: [*lines[:-1], lines[0]], "twice"),
+        (lambda lines: [*lines[:-1], lines[-1].replace("-1.000000", "nan")], "not finite"),
+        (lambda lines: [line.replace("100.000000", "90.000000") for line in lines], "steps"),
+        (lambda lines: ["this is no map"], "no field map"),
+        (lambda lines: [], "no field map"),
+    ],
+)
 def test_a_wrong_grid_is_refused(map_file, damage, word):
     map_file.write_text("\n".join(damage(map_file.read_text().splitlines())) + "\n")
     with pytest.raises(FieldError, match=word):
@@ -101,10 +111,18 @@ def test_grid_paths_agree_in_single_precision():
     assert outside.any() and not numbers[:, outside].any() and not tensors[:, outside].any()
 
 
-@pytest.mark.parametrize("values,word", [
-    ({"p_low": 0.0}, "p_low"), ({"p_low": 200.0}, "p_low"), ({"field": "toy"}, "field"), ({"n_track": 5}, "n_tracks"),
-    ({"z_start": 100.0, "z_end": 100.0}, "same plane"), ({"train_share": 0.95}, "test split"), ({"polarity": 0}, "polarity"),
-])
+@pytest.mark.parametrize(
+    "values,word",
+    [
+        ({"p_low": 0.0}, "p_low"),
+        ({"p_low": 200.0}, "p_low"),
+        ({"field": "toy"}, "field"),
+        ({"n_track": 5}, "n_tracks"),
+        ({"z_start": 100.0, "z_end": 100.0}, "same plane"),
+        ({"train_share": 0.95}, "test split"),
+        ({"polarity": 0}, "polarity"),
+    ],
+)
 def test_a_bad_description_is_refused(values, word):
     with pytest.raises(ConfigError, match=word):
         check(TracksData, values, "data")
@@ -126,7 +144,11 @@ def test_the_file_says_what_it_holds(dataset):
     assert attrs["columns"]["q_over_p"] == "charge over momentum [1/GeV]" and attrs["n_rejected"] == 0
     assert "lhcb_like" in attrs["label"] and attrs["config"]["p_low"] == 3.0
     data = load_data(SMALL, dataset)
-    assert {name: len(split["inputs"]) for name, split in data.splits.items()} == {"train": 1200, "validation": 150, "test": 150}
+    assert {name: len(split["inputs"]) for name, split in data.splits.items()} == {
+        "train": 1200,
+        "validation": 150,
+        "test": 150,
+    }
 
 
 def test_same_seed_same_bytes(dataset, tmp_path):
@@ -137,9 +159,14 @@ def test_same_seed_same_bytes(dataset, tmp_path):
     assert np.array_equal(longer["inputs"][:1500, :4], first["state"])
 
 
-@pytest.mark.parametrize("column,value,word", [
-    ("state", np.nan, "state is not finite"), ("q_over_p", np.inf, "p = 0"), ("target", np.inf, "target is not finite"),
-])
+@pytest.mark.parametrize(
+    "column,value,word",
+    [
+        ("state", np.nan, "state is not finite"),
+        ("q_over_p", np.inf, "p = 0"),
+        ("target", np.inf, "target is not finite"),
+    ],
+)
 def test_a_damaged_dataset_is_refused(dataset, tmp_path, column, value, word):
     columns = read_hdf5(dataset)[0]
     columns[column][7] = value
@@ -209,11 +236,16 @@ def test_other_planes_are_refused(dataset):
     assert load_data(TracksData(legs="variable"), dataset).meta["n_tracks"] == 1500
 
 
-@pytest.mark.parametrize("change,word", [
-    (lambda keys: {"Z": keys["Z"] + [0, 5]}, "ends at"), (lambda keys: {"P": 2 * keys["P"]}, "GeV"), (lambda keys: {"Z": keys["Z"][:, 0]}, "Z has shape"),
-    (lambda keys: {"X": keys["X"] * [1, 1, 1, 1, 1000, 1], "P": keys["P"] / 1000}, "1/MeV"),
-    (lambda keys: {key: array[:0] for key, array in keys.items()}, "0 tracks"),
-])
+@pytest.mark.parametrize(
+    "change,word",
+    [
+        (lambda keys: {"Z": keys["Z"] + [0, 5]}, "ends at"),
+        (lambda keys: {"P": 2 * keys["P"]}, "GeV"),
+        (lambda keys: {"Z": keys["Z"][:, 0]}, "Z has shape"),
+        (lambda keys: {"X": keys["X"] * [1, 1, 1, 1, 1000, 1], "P": keys["P"] / 1000}, "1/MeV"),
+        (lambda keys: {key: array[:0] for key, array in keys.items()}, "0 tracks"),
+    ],
+)
 def test_contradictions_of_an_npz_are_refused(dataset, tmp_path, change, word):
     keys = exchange(read_hdf5(dataset)[0])
     np.savez(tmp_path / "x.npz", **{**keys, **change(keys)})

@@ -6,27 +6,33 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+
+from thesis_surrogates.core.comparison import compete
 from thesis_surrogates.core.config import OptimizerConfig, check_run
-from thesis_surrogates.core.mappings import ConfigError
-from thesis_surrogates.core.export import export_onnx
-from thesis_surrogates.core.metrics import compete
+from thesis_surrogates.core.errors import ConfigError
+from thesis_surrogates.core.export.onnx import export_onnx
 from thesis_surrogates.core.models import Normalizer, count_parameters
 from thesis_surrogates.core.training import fit
+from thesis_surrogates.tracks.axis_tables import KickFrame
 from thesis_surrogates.tracks.data import TracksData, straight_line
-from thesis_surrogates.tracks.files import load_data
-from thesis_surrogates.tracks.production import make_data
-from thesis_surrogates.tracks.directions import KickFrame
 from thesis_surrogates.tracks.field import DipoleField, LHCbLikeField, UniformField
 from thesis_surrogates.tracks.field_map import GridField
+from thesis_surrogates.tracks.files import load_data
 from thesis_surrogates.tracks.losses import TracksTrain, loss_terms
 from thesis_surrogates.tracks.models import FIXED_ONLY, MODELS, build_model
-from thesis_surrogates.tracks.networks import SIZES
+from thesis_surrogates.tracks.networks.plain import SIZES
+from thesis_surrogates.tracks.production import make_data
 from thesis_surrogates.tracks.propagation import propagate
-from thesis_surrogates.tracks.plan import prepared as columns_for
 from thesis_surrogates.tracks.system import SYSTEM
+from thesis_surrogates.tracks.training import prepared as columns_for
 
-COUNTS = {"tiny": (4868, 18388, 4932), "small": (17924, 69524, 18052), "medium": (100996, 201748, 101252),
-          "large": (398596, 796692, 399108), "wide": (430980, 531732, 431492)}
+COUNTS = {
+    "tiny": (4868, 18388, 4932),
+    "small": (17924, 69524, 18052),
+    "medium": (100996, 201748, 101252),
+    "large": (398596, 796692, 399108),
+    "wide": (430980, 531732, 431492),
+}
 OF_THE_STUDY = ("mlp", "pinn", "rk_pinn")  # they read six or seven inputs and say absolute states
 FRAMED = tuple(name for name in MODELS if name not in OF_THE_STUDY)  # straight line by construction
 FIXED, VARIABLE = TracksData(n_tracks=4000), TracksData(n_tracks=4000, legs="variable", p_low=1.0)
@@ -82,7 +88,9 @@ def test_six_inputs_cannot_describe_variable_legs(name):
 @pytest.mark.parametrize("hidden", [[], [64, 0]])
 def test_a_network_without_a_layer_is_refused(name, hidden):
     with pytest.raises(ConfigError, match=r"hidden.*\[.*give at least one width, all positive, or leave it out"):
-        check_run({"system": "tracks", "model": {"name": name, "hidden": hidden}, "seed": 0}, MODELS, TracksData, TracksTrain)
+        check_run(
+            {"system": "tracks", "model": {"name": name, "hidden": hidden}, "seed": 0}, MODELS, TracksData, TracksTrain
+        )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -99,7 +107,9 @@ def test_a6_exact_limits(name, prepared):
     inputs = prepared[1].splits["test"]["inputs"].clone()
     neutral = inputs.clone()
     neutral[:, 4] = 0
-    assert (model(neutral) - straight_line(neutral)).abs().max() <= (0 if name == "residual" else 2e-3)  # float32 at several metres
+    assert (model(neutral) - straight_line(neutral)).abs().max() <= (
+        0 if name == "residual" else 2e-3
+    )  # float32 at several metres
     inputs[:, 6] = 0
     assert (model(inputs) - inputs[:, :4]).abs().max() <= 1e-5
     kickless = model.double()
@@ -123,8 +133,16 @@ def test_kicks_and_states_are_inverse(field, passes, prepared):
     train = {key: value[:500].double() for key, value in data.splits["train"].items()}
     frame.fit(train, field)
     inputs = train["inputs"]
-    final = torch.from_numpy(propagate(inputs[:, :4].numpy(), inputs[:, 4].numpy(), inputs[:, 5].numpy(),
-                                       (inputs[:, 5] + inputs[:, 6]).numpy(), field, step=20.0))
+    final = torch.from_numpy(
+        propagate(
+            inputs[:, :4].numpy(),
+            inputs[:, 4].numpy(),
+            inputs[:, 5].numpy(),
+            (inputs[:, 5] + inputs[:, 6]).numpy(),
+            field,
+            step=20.0,
+        )
+    )
     kicks = frame.kicks(inputs, final)
     seen = torch.isfinite(kicks).all(1)
     assert seen.float().mean() > 0.8 and (frame.state(inputs[seen], kicks[seen]) - final[seen]).abs().max() < 1e-7
@@ -200,13 +218,20 @@ def test_weights_of_the_terms_are_applied(name, prepared):
     field = LHCbLikeField()
 
     def terms(**weights):
-        return {k: float(v.detach()) for k, v in loss_terms(field, TracksTrain(n_collocation=2, **weights))(model, batch).items()}
+        return {
+            k: float(v.detach())
+            for k, v in loss_terms(field, TracksTrain(n_collocation=2, **weights))(model, batch).items()
+        }
 
     base, dominated, plain = terms(), terms(lambda_data=0.1), terms(lambda_pde=0, lambda_ic=0)
     assert base["loss"] - dominated["loss"] == pytest.approx(0.9 * base["data"], rel=1e-3)
     assert plain["loss"] == pytest.approx(base["data"], rel=1e-6) and not {"pde", "ic", "stage_1"} & set(plain)
-    expected = {"pinn": {"pde", "ic"}, "rk_pinn": {f"stage_{k}" for k in (1, 2, 3, 4)}, "quadratic": {"pde"},
-                "gauss_legendre": {"pde"}}.get(name, set())
+    expected = {
+        "pinn": {"pde", "ic"},
+        "rk_pinn": {f"stage_{k}" for k in (1, 2, 3, 4)},
+        "quadratic": {"pde"},
+        "gauss_legendre": {"pde"},
+    }.get(name, set())
     assert set(base) == {"loss", "data"} | expected
     if name == "pinn":
         assert base["loss"] == pytest.approx(base["data"] + base["pde"] + base["ic"], rel=1e-5)
@@ -228,11 +253,18 @@ def test_the_derivative_along_the_leg_is_exact(prepared):
 def test_a_short_training_learns_and_is_deployed(name, prepared):
     config, data = prepared
     model = prepared_model(name, prepared)
-    train = TracksTrain(epochs=8, batch_size=100, n_collocation=2, optimizer=OptimizerConfig(learning_rate=4e-3), steps_per_epoch=40)
+    train = TracksTrain(
+        epochs=8, batch_size=100, n_collocation=2, optimizer=OptimizerConfig(learning_rate=4e-3), steps_per_epoch=40
+    )
     seen = []
     before = float(SYSTEM.plan(model, data, model_config(name, config), train, 0).validate(model)["loss"])
-    result = fit(model, SYSTEM.plan(model, data, model_config(name, config, size="tiny"), train, 0), seed=0, train=train,
-                 callbacks=[lambda event: seen.append(event.metrics) if event.moment == "epoch_end" else None])
+    result = fit(
+        model,
+        SYSTEM.plan(model, data, model_config(name, config, size="tiny"), train, 0),
+        seed=0,
+        train=train,
+        callbacks=[lambda event: seen.append(event.metrics) if event.moment == "epoch_end" else None],
+    )
     assert result.status == "done"
     assert result.best_value < before
     assert {"position_mean_mm", "slope_mean"} <= set(seen[-1]["validation"])
@@ -262,11 +294,22 @@ def test_labels_are_not_needed(prepared):
     if config is not FIXED:
         pytest.skip("shown on the fixed leg")
     model = prepared_model("gauss_legendre", prepared, stages=10)
-    train = TracksTrain(epochs=5, batch_size=256, lambda_data=0.0, physics_warmup_epochs=0, steps_per_epoch=120,
-                        optimizer=OptimizerConfig(name="soap", learning_rate=4e-3, weight_decay=0.0))
+    train = TracksTrain(
+        epochs=5,
+        batch_size=256,
+        lambda_data=0.0,
+        physics_warmup_epochs=0,
+        steps_per_epoch=120,
+        optimizer=OptimizerConfig(name="soap", learning_rate=4e-3, weight_decay=0.0),
+    )
     terms = []
-    fit(model, SYSTEM.plan(model, data, model_config("gauss_legendre", config, size="tiny"), train, 0), seed=0, train=train,
-        callbacks=[lambda event: terms.append(event.metrics["train"]) if event.moment == "epoch_end" else None])
+    fit(
+        model,
+        SYSTEM.plan(model, data, model_config("gauss_legendre", config, size="tiny"), train, 0),
+        seed=0,
+        train=train,
+        callbacks=[lambda event: terms.append(event.metrics["train"]) if event.moment == "epoch_end" else None],
+    )
     assert terms[-1]["pde"] < 0.05 * terms[0]["pde"] and terms[-1]["loss"] == pytest.approx(terms[-1]["pde"])
 
 
@@ -288,10 +331,12 @@ def test_b2_onnx_has_everything_inside(name, prepared, tmp_path):
 
 
 def test_kicks_on_variable_legs_fall_with_the_square_of_the_bend():
-    "A surrogate that is wrong by the same kicks at every momentum leaves stiff tracks to the tables."
+    """A surrogate that is wrong by the same kicks at every momentum leaves stiff tracks to the tables."""
     frame = KickFrame(variable=True).double()
     frame.fit({}, LHCbLikeField())
-    inputs = torch.tensor([[100.0, 50.0, 0.1, 0.05, q_over_p, 2665.0, 5161.0] for q_over_p in (0.02, 0.002)], dtype=torch.float64)
+    inputs = torch.tensor(
+        [[100.0, 50.0, 0.1, 0.05, q_over_p, 2665.0, 5161.0] for q_over_p in (0.02, 0.002)], dtype=torch.float64
+    )
     silent, wrong = torch.zeros(2, 4).double(), torch.full((2, 4), 0.01).double()
     moved = (frame.state(inputs, wrong) - frame.state(inputs, silent)).abs()
     assert torch.allclose(moved[0] / moved[1], torch.full((4,), 100.0).double(), rtol=0.05)

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
-from thesis_surrogates.tracks.field import DipoleField, FieldError, GaussianField, GridField, LHCbLikeField, UniformField, make_field
+
+from thesis_surrogates.tracks.field import (
+    DipoleField,
+    FieldError,
+    GaussianField,
+    GridField,
+    LHCbLikeField,
+    UniformField,
+    make_field,
+)
 from thesis_surrogates.tracks.field_map import TWODIP_GRID, read_binary_map, read_image, write_binary_map, write_npz_map
 from thesis_surrogates.tracks.map_error import interpolation_error, pitch_scan, sample_box
 from thesis_surrogates.tracks.propagation import (
@@ -35,7 +44,12 @@ def dop853(start, q_over_p, z0, z1, field, planes=()):
         bx, by, bz = (float(b) for b in field(v[0], v[1], z))
         x, y, tx, ty = v
         k = 0.299792458e-3 * q_over_p * np.sqrt(1 + tx**2 + ty**2)
-        return [tx, ty, k * (tx * ty * bx - (1 + tx**2) * by + ty * bz), k * ((1 + ty**2) * bx - tx * ty * by - tx * bz)]
+        return [
+            tx,
+            ty,
+            k * (tx * ty * bx - (1 + tx**2) * by + ty * bz),
+            k * ((1 + ty**2) * bx - tx * ty * by - tx * bz),
+        ]
 
     stops = sorted(p for p in planes if min(z0, z1) < p < max(z0, z1))
     v = np.asarray(start, dtype=float)
@@ -133,7 +147,10 @@ def test_a7_determinant_and_differences():
         for column, size in enumerate([1.0, 1.0, 1e-4, 1e-4, 1e-4]):
             move = np.zeros(5)
             move[column] = size
-            ends = [propagate((S2 + s * move[:4])[None], -0.2 + s * move[4], 3000.0, 9000.0, field, step=50.0)[0] for s in (2, 1, -1, -2)]
+            ends = [
+                propagate((S2 + s * move[:4])[None], -0.2 + s * move[4], 3000.0, 9000.0, field, step=50.0)[0]
+                for s in (2, 1, -1, -2)
+            ]
             brute = (-ends[0] + 8 * ends[1] - 8 * ends[2] + ends[3]) / (12 * size)
             np.testing.assert_allclose(jacobian[0, :4, column], brute, rtol=1e-6, atol=1e-6 * np.abs(brute).max())
 
@@ -188,10 +205,17 @@ def test_a_curling_track_in_a_python_field_is_nan_too(method):
     for dz in (1500.0, -1500.0, np.array([1500.0, 0.0, 700.0, 20.0])):
         python = propagate(tracks, q, 0.0, dz, plain, method=method, tolerance=1e-7)
         compiled = propagate(tracks, q, 0.0, dz, UniformField(-1.0), method=method, tolerance=1e-7)
-        assert np.array_equal(np.isnan(python), np.isnan(compiled)) and np.isnan(python[0]).all() and np.isfinite(python[1:3]).all()
+        assert (
+            np.array_equal(np.isnan(python), np.isnan(compiled))
+            and np.isnan(python[0]).all()
+            and np.isfinite(python[1:3]).all()
+        )
         np.testing.assert_allclose(python, compiled, rtol=0, atol=1e-5)
     assert np.isnan(propagate(tracks[:1], 2.25, 0.0, 1500.0, plain, method=method)).all()
-    assert np.array_equal(propagate(20 * tracks, q, 0.0, 0.0, plain, method=method), propagate(20 * tracks, q, 0.0, 0.0, UniformField(-1.0), method=method))
+    assert np.array_equal(
+        propagate(20 * tracks, q, 0.0, 0.0, plain, method=method),
+        propagate(20 * tracks, q, 0.0, 0.0, UniformField(-1.0), method=method),
+    )
     _, jacobian = propagate_with_jacobian(tracks, q, 0.0, 1500.0, plain, method=method)
     assert np.isnan(jacobian[0, :4]).all() and np.isfinite(jacobian[1:3]).all()
 
@@ -200,6 +224,7 @@ def test_maxwell_of_the_closed_forms():
     rng = np.random.default_rng(1)
     r, h = rng.uniform([-300, -250, 1000], [300, 250, 9000], size=(50, 3)), 1.0
     for field, curl_limit in ((DipoleField(), 1e-8), (LHCbLikeField(), 2e-5)):
+
         def d(component, axis, field=field):
             e = h * np.eye(3)[axis]
             return (np.stack(field(*(r + e).T))[component] - np.stack(field(*(r - e).T))[component]) / (2 * h)
@@ -231,8 +256,18 @@ def test_binary_maps_keep_every_bit(shape, first, pitch, seed):
             assert np.array_equal(read_image(image, axes, order)[1], values)
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: raw + b"0", lambda raw: b"MAPFIELD" + raw[8:], lambda raw: raw[:40], lambda raw: b"",
-                                    lambda raw: raw[:8] + b"\x02" + raw[9:]], ids=["short", "long", "letters", "header", "empty", "version"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw[:-1],
+        lambda raw: raw + b"0",
+        lambda raw: b"MAPFIELD" + raw[8:],
+        lambda raw: raw[:40],
+        lambda raw: b"",
+        lambda raw: raw[:8] + b"\x02" + raw[9:],
+    ],
+    ids=["short", "long", "letters", "header", "empty", "version"],
+)
 def test_damaged_binary_maps_are_refused(tmp_path, damage):
     path = tmp_path / "map.bin"
     GridField.sample(LHCbLikeField(), tuple(np.linspace(0, 100, 3) for _ in range(3))).write(path)
@@ -242,7 +277,10 @@ def test_damaged_binary_maps_are_refused(tmp_path, damage):
         GridField.read(path)
 
 
-AXES, NODES = (np.arange(2) * 10.0, np.arange(3) * 20.0, np.arange(4) * 50.0 + 300), np.ones((2, 3, 4, 3), dtype=np.float32)
+AXES, NODES = (
+    (np.arange(2) * 10.0, np.arange(3) * 20.0, np.arange(4) * 50.0 + 300),
+    np.ones((2, 3, 4, 3), dtype=np.float32),
+)
 
 
 @pytest.mark.parametrize("ending", ["npz", "bin"])
@@ -265,8 +303,15 @@ def test_a_value_of_a_map_that_is_not_finite_is_named(tmp_path, ending, value):
         GridField.read(path)
 
 
-@pytest.mark.parametrize("axis, said", [([0.0, 1, 5, 9], r"y has 4 values \[0.0, 1.0, 5.0, 9.0\]"), ([7.0], r"y has 1 values \[7.0\]"),
-                                        ([3.0, 3.0], r"y has 2 values"), ([0.0, np.nan, 2.0], "y has 3 values")])
+@pytest.mark.parametrize(
+    "axis, said",
+    [
+        ([0.0, 1, 5, 9], r"y has 4 values \[0.0, 1.0, 5.0, 9.0\]"),
+        ([7.0], r"y has 1 values \[7.0\]"),
+        ([3.0, 3.0], r"y has 2 values"),
+        ([0.0, np.nan, 2.0], "y has 3 values"),
+    ],
+)
 def test_an_axis_without_one_pitch_is_named(tmp_path, axis, said):
     axes = (AXES[0], np.array(axis), AXES[2])
     nodes, path = np.ones((2, len(axis), 4, 3), dtype=np.float32), tmp_path / "map.npz"
@@ -302,8 +347,12 @@ def test_a_named_grid_reads_every_format(tmp_path, ending):
 def test_the_price_of_the_100_mm_map():
     """Shifts of the end point by trilinear interpolation, as measured independently."""
     grid = GridField.sample(DipoleField())
-    cases = [(S1, 1 / 2.5, 3000.0, 7000.0, 0.39), (S1, 1 / 10, 4000.0, 12000.0, 0.22), (S2, -1 / 5, 4000.0, 12000.0, 0.08),
-             (S2, 1 / 50, 3000.0, 7000.0, 2e-4)]
+    cases = [
+        (S1, 1 / 2.5, 3000.0, 7000.0, 0.39),
+        (S1, 1 / 10, 4000.0, 12000.0, 0.22),
+        (S2, -1 / 5, 4000.0, 12000.0, 0.08),
+        (S2, 1 / 50, 3000.0, 7000.0, 2e-4),
+    ]
     for start, q_over_p, z0, z1, expected in cases:
         found = interpolation_error(grid, DipoleField(), start[None], q_over_p, z0, z1)[0]
         assert abs(found / expected - 1) < 0.1, (q_over_p, found)
@@ -315,8 +364,23 @@ def test_the_price_of_the_100_mm_map():
 
 def test_bare_loops_are_what_propagate_runs():
     rng = np.random.default_rng(2)
-    tracks, q = rng.uniform([-300, -250, -0.15, -0.15], [300, 250, 0.15, 0.15], size=(20, 4)), rng.uniform(-0.3, 0.3, 20)
+    tracks, q = (
+        rng.uniform([-300, -250, -0.15, -0.15], [300, 250, 0.15, 0.15], size=(20, 4)),
+        rng.uniform(-0.3, 0.3, 20),
+    )
     field = LHCbLikeField()
-    given_arguments = (*field.compiled(), np.array(field.planes), np.full(20, 7826.0), np.full(20, 2665.0), tracks, CURVATURE * q)
-    assert np.array_equal(rk4_batch(*given_arguments, 100.0, 0.0)[0], propagate(tracks, q, 7826.0, 2665.0, field, step=100.0))
-    assert np.array_equal(cash_karp_batch(*given_arguments, 1000.0, 1e-6)[0], propagate(tracks, q, 7826.0, 2665.0, field, "cash_karp", tolerance=1e-6))
+    given_arguments = (
+        *field.compiled(),
+        np.array(field.planes),
+        np.full(20, 7826.0),
+        np.full(20, 2665.0),
+        tracks,
+        CURVATURE * q,
+    )
+    assert np.array_equal(
+        rk4_batch(*given_arguments, 100.0, 0.0)[0], propagate(tracks, q, 7826.0, 2665.0, field, step=100.0)
+    )
+    assert np.array_equal(
+        cash_karp_batch(*given_arguments, 1000.0, 1e-6)[0],
+        propagate(tracks, q, 7826.0, 2665.0, field, "cash_karp", tolerance=1e-6),
+    )

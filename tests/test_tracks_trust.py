@@ -8,23 +8,37 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+
 from thesis_surrogates.core.config import OptimizerConfig
 from thesis_surrogates.core.data import Data
-from thesis_surrogates.core.export import export_onnx
-from thesis_surrogates.core.files import DataError
+from thesis_surrogates.core.errors import DataError
+from thesis_surrogates.core.export.jacobian import DerivativeError, WithJacobian, deploy_with_jacobian
+from thesis_surrogates.core.export.onnx import export_onnx
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.tracks.data import TracksData, generate, straight_line
-from thesis_surrogates.tracks.explorer import momentum_explorer, momentum_figure, trajectory_explorer, trajectory_figure
 from thesis_surrogates.tracks.field import DipoleField, LHCbLikeField
-from thesis_surrogates.tracks.jacobian_export import DerivativeError, WithJacobian, deploy_with_jacobian
 from thesis_surrogates.tracks.limits import MATERIAL_MM, in_bands, material_floor
 from thesis_surrogates.tracks.losses import TracksTrain
 from thesis_surrogates.tracks.models import MODELS, build_model, fit_scalers
-from thesis_surrogates.tracks.physics_checks import MIRRORS, checks_table, limit_defect, mirror_defect, physics_checks, return_defect, wrong_way
-from thesis_surrogates.tracks.plan import plan
 from thesis_surrogates.tracks.propagation import propagate
-from thesis_surrogates.tracks.surrogate_jacobian import jacobian_errors, jacobian_table, surrogate_jacobian
-from thesis_surrogates.tracks.validity import (
+from thesis_surrogates.tracks.study.explorer import (
+    momentum_explorer,
+    momentum_figure,
+    trajectory_explorer,
+    trajectory_figure,
+)
+from thesis_surrogates.tracks.training import plan
+from thesis_surrogates.tracks.trust.jacobian import jacobian_errors, jacobian_table, surrogate_jacobian
+from thesis_surrogates.tracks.trust.physics_checks import (
+    MIRRORS,
+    checks_table,
+    limit_defect,
+    mirror_defect,
+    physics_checks,
+    return_defect,
+    wrong_way,
+)
+from thesis_surrogates.tracks.trust.validity import (
     Validity,
     accepted_up_to,
     box_columns,
@@ -37,7 +51,9 @@ from thesis_surrogates.tracks.validity import (
 )
 
 MAGNET = LHCbLikeField()
-TYPICAL = torch.tensor([[150.0, -100.0, 0.05, -0.08, 0.1, 2665.0, 5161.0], [-40.0, 210.0, -0.11, 0.02, -0.025, 2665.0, 5161.0]])
+TYPICAL = torch.tensor(
+    [[150.0, -100.0, 0.05, -0.08, 0.1, 2665.0, 5161.0], [-40.0, 210.0, -0.11, 0.02, -0.025, 2665.0, 5161.0]]
+)
 
 
 def stepper(field):
@@ -54,9 +70,14 @@ def splits(config, sizes):
     target = torch.from_numpy(np.concatenate([p["target"] for p in pieces]))
     rows = {"inputs": inputs, "target": target, "bend": (target - straight_line(inputs.double())).float()}
     edges = np.cumsum([0, *sizes])
-    parts = {name: slice(a, b) for name, a, b in zip(("train", "validation", "test"), edges[:-1], edges[1:], strict=True)}
-    return Data(splits={name: {k: v[part] for k, v in rows.items()} for name, part in parts.items()}, fingerprint="",
-                meta={"config": config.model_dump(), "label": "rk4"})
+    parts = {
+        name: slice(a, b) for name, a, b in zip(("train", "validation", "test"), edges[:-1], edges[1:], strict=True)
+    }
+    return Data(
+        splits={name: {k: v[part] for k, v in rows.items()} for name, part in parts.items()},
+        fingerprint="",
+        meta={"config": config.model_dump(), "label": "rk4"},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +126,9 @@ def test_jacobian_against_differences(name, own, few):
 SOLVED = (("polynomial", {}), ("polynomial", {"passes": 2}), ("binned", {"degree": 4, "bins": (4, 4)}))
 
 
-@pytest.mark.parametrize("name, own", [*((n, {}) for n in (*DIFFERENTIABLE, "gauss_legendre")), ("kick", {"passes": 2}), *SOLVED])
+@pytest.mark.parametrize(
+    "name, own", [*((n, {}) for n in (*DIFFERENTIABLE, "gauss_legendre")), ("kick", {"passes": 2}), *SOLVED]
+)
 def test_jacobian_against_differences_on_a_fixed_leg(name, own, few_fixed):
     check_jacobian(tiny(name, few_fixed, **own).double())
 
@@ -120,17 +143,25 @@ def test_solved_models_leave_with_their_jacobian(name, own, few_fixed, tmp_path)
 
 def check_jacobian(model):
     for parameter in model.parameters():
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2), dtype=parameter.dtype)
-    inputs = TYPICAL.double().repeat(8, 1) * (1 + 0.1 * torch.rand(16, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+        parameter.data += 0.05 * torch.randn(
+            parameter.shape, generator=torch.Generator().manual_seed(2), dtype=parameter.dtype
+        )
+    inputs = TYPICAL.double().repeat(8, 1) * (
+        1 + 0.1 * torch.rand(16, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    )
     state, jacobian = surrogate_jacobian(model, inputs, rows=5)
     assert torch.allclose(state, model(inputs).detach(), rtol=1e-12)
     for column, size in enumerate((1e-2, 1e-2, 1e-6, 1e-6, 1e-6)):
         move = torch.zeros(7, dtype=torch.float64)
         move[column] = size
         brute = ((model(inputs + move) - model(inputs - move)) / (2 * size)).detach()
-        assert torch.allclose(jacobian[:, :, column], brute, rtol=1e-4, atol=1e-5 * float(brute.abs().max()) + 1e-9), column
+        assert torch.allclose(jacobian[:, :, column], brute, rtol=1e-4, atol=1e-5 * float(brute.abs().max()) + 1e-9), (
+            column
+        )
     together = WithJacobian(model)
-    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(together(inputs), (state, jacobian), strict=True))
+    assert all(
+        torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(together(inputs), (state, jacobian), strict=True)
+    )
 
 
 def test_state_and_jacobian_leave_together(few, tmp_path):
@@ -158,16 +189,21 @@ def test_jacobian_of_a_trained_network(variable):
     assert np.median(errors.scaled) < 1e-2 and np.median(errors.unscaled) < 1e-2
     assert np.median(errors.scaled) < 0.2 * np.median(errors.straight[errors.straight > 0.05])
     table = jacobian_table(errors)
-    assert set(table.quantity) == {"scaled", "unscaled", "liouville", "straight"} and table.tracks.max() == len(errors.scaled)
+    assert set(table.quantity) == {"scaled", "unscaled", "liouville", "straight"} and table.tracks.max() == len(
+        errors.scaled
+    )
     assert (table[table.band != "all"].groupby("quantity").tracks.sum() == len(errors.scaled)).all()
 
 
 # ---- validity
 
+
 @pytest.fixture(scope="module")
 def noisy():
     """A 'surrogate' of straight tracks whose error is known: it grows with |q/p| and the length of the leg."""
-    inputs = torch.from_numpy(next(generate(TracksData(n_tracks=20_000, legs="variable", p_low=1.0), MAGNET))["inputs"].astype(np.float32))
+    inputs = torch.from_numpy(
+        next(generate(TracksData(n_tracks=20_000, legs="variable", p_low=1.0), MAGNET))["inputs"].astype(np.float32)
+    )
 
     def predict(rows):
         noise = torch.sin(1e3 * rows[:, :2] + 7e4 * rows[:, 2:4])  # looks random, depends on the track alone
@@ -180,7 +216,9 @@ def noisy():
 
 def test_promise_is_kept_on_fresh_tracks(noisy):
     inputs, target, predict = noisy
-    validity = fit_validity(predict, inputs[:8000], {"inputs": inputs[8000:14000], "target": target[8000:14000]}, epochs=15)
+    validity = fit_validity(
+        predict, inputs[:8000], {"inputs": inputs[8000:14000], "target": target[8000:14000]}, epochs=15
+    )
     fresh, error = inputs[14000:], (predict(inputs[14000:]) - target[14000:])[:, :2].norm(dim=1).numpy()
     shares = []
     for tolerance in (0.03, 0.1, 0.3, 1.0, 10.0):
@@ -207,7 +245,9 @@ def test_every_side_of_the_box(noisy, column, side):
     inner = inputs.median(dim=0).values[None].clone()
     assert validity.inside(inputs).all() and validity.inside(inner).all()
     outer = inner.clone()
-    outer[0, column] = (inputs[:, column].amax() if side > 0 else inputs[:, column].amin()) + side * 0.05 * float(np.ptp(inputs[:, column].numpy()))
+    outer[0, column] = (inputs[:, column].amax() if side > 0 else inputs[:, column].amin()) + side * 0.05 * float(
+        np.ptp(inputs[:, column].numpy())
+    )
     assert not validity.inside(outer).any()
     for strange in (torch.nan, torch.inf):
         outer[0, column] = strange
@@ -229,7 +269,9 @@ def test_fallback(variable):
     test = data.splits["test"]
     validity = fit_validity(network, data.splits["train"]["inputs"], data.splits["validation"], epochs=20)
     table = fallback_table(network, validity, MAGNET, {k: v[:5000] for k, v in test.items()}, (0.3, 1.0, 10.0))
-    assert (table.accepted_p99_mm <= 1.3 * table.tolerance_mm).all() and (table.after_p99_mm <= 1.3 * table.tolerance_mm).all()
+    assert (table.accepted_p99_mm <= 1.3 * table.tolerance_mm).all() and (
+        table.after_p99_mm <= 1.3 * table.tolerance_mm
+    ).all()
     assert table.flagged.is_monotonic_decreasing and (table.before_p99_mm > table.after_p99_mm).all()
     answer = with_fallback(network, validity, MAGNET, 1.0)(test["inputs"][:3000])
     kept = ~answer.flagged
@@ -251,13 +293,17 @@ def test_estimate_beats_momentum_on_variable_legs(variable):
         good = np.flatnonzero(np.cumsum(error[order] > tolerance) / np.arange(1, len(error) + 1) <= 0.01)
         return 1 - (good[-1] + 1) / len(error) if len(good) else 1.0
 
-    estimate, oracle, momentum = (flagged(s) for s in (validity.log_error(test["inputs"]).numpy(), error, test["inputs"][:, 4].abs().numpy()))
+    estimate, oracle, momentum = (
+        flagged(s) for s in (validity.log_error(test["inputs"]).numpy(), error, test["inputs"][:, 4].abs().numpy())
+    )
     assert oracle < estimate < 2 * oracle + 0.02 and momentum > estimate + 0.2
 
 
 def test_nobody_is_trusted_before_calibration_and_strange_tracks_never():
     fresh = Validity()
-    answer = with_fallback(straight_line, fresh, MAGNET, 1.0)(torch.cat([TYPICAL, TYPICAL * torch.nan, TYPICAL * torch.inf]))
+    answer = with_fallback(straight_line, fresh, MAGNET, 1.0)(
+        torch.cat([TYPICAL, TYPICAL * torch.nan, TYPICAL * torch.inf])
+    )
     assert answer.flagged.all() and answer.state[:2].isfinite().all() and answer.state[2:].isnan().all()
     exact = propagate(TYPICAL[:, :4].numpy(), TYPICAL[:, 4].numpy(), 2665.0, 7826.0, MAGNET)
     assert np.abs(answer.state[:2].numpy() - exact)[:, :2].max() < 0.1
@@ -273,10 +319,14 @@ def test_a_tolerance_is_a_finite_positive_number(tolerance):
 
 def test_validity_file(noisy, tmp_path):
     inputs, target, predict = noisy
-    validity = fit_validity(predict, inputs[:2000], {"inputs": inputs[2000:6000], "target": target[2000:6000]}, epochs=2)
+    validity = fit_validity(
+        predict, inputs[:2000], {"inputs": inputs[2000:6000], "target": target[2000:6000]}, epochs=2
+    )
     save_validity(validity, tmp_path / "validity.json")
     again = load_validity(tmp_path / "validity.json")
-    assert all(torch.equal(a, b) for a, b in zip(validity.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(validity.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     for damage in ("", "{}", json.dumps({"hidden": [16], "numbers": {"tolerances": [1.0]}})):
         (tmp_path / "bad.json").write_text(damage)
         with pytest.raises(DataError, match="bad.json"):
@@ -287,7 +337,12 @@ def test_validity_file(noisy, tmp_path):
 
 def test_same_seed_same_validity(noisy):
     inputs, target, predict = noisy
-    pair = [fit_validity(predict, inputs[:2000], {"inputs": inputs[2000:4000], "target": target[2000:4000]}, seed=5, epochs=1) for _ in range(2)]
+    pair = [
+        fit_validity(
+            predict, inputs[:2000], {"inputs": inputs[2000:4000], "target": target[2000:4000]}, seed=5, epochs=1
+        )
+        for _ in range(2)
+    ]
     assert all(torch.equal(a, b) for a, b in zip(*(v.state_dict().values() for v in pair), strict=True))
 
 
@@ -296,7 +351,9 @@ def test_same_seed_same_validity(noisy):
 TRACKS = torch.cat([TYPICAL.double(), TYPICAL.double() * torch.tensor([1, 1, 1, 1, 1, 1, -0.3], dtype=torch.float64)])
 
 
-@pytest.mark.parametrize("field", [LHCbLikeField(), DipoleField(), LHCbLikeField(polarity=-1)], ids=["lhcb", "dipole", "up"])
+@pytest.mark.parametrize(
+    "field", [LHCbLikeField(), DipoleField(), LHCbLikeField(polarity=-1)], ids=["lhcb", "dipole", "up"]
+)
 def test_the_stepper_passes_every_check(field):
     checks = physics_checks(stepper(field), TRACKS, field, both_directions=True)
     assert max(checks[name].max() for name in ("mirror in x", "mirror in y", "no field", "no leg")) < 1e-9
@@ -309,7 +366,10 @@ def test_sabotage_is_seen():
     push = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
     assert mirror_defect(lambda r: exact(r) + push, TRACKS, MIRRORS["mirror in x"]).min() > 1.9
     assert mirror_defect(lambda r: exact(r) + push.roll(1), TRACKS, MIRRORS["mirror in y"]).min() > 1.9
-    assert limit_defect(lambda r: exact(r) + push, TRACKS, 4).min() > 0.9 and limit_defect(lambda r: exact(r) + push, TRACKS, 6).min() > 0.9
+    assert (
+        limit_defect(lambda r: exact(r) + push, TRACKS, 4).min() > 0.9
+        and limit_defect(lambda r: exact(r) + push, TRACKS, 6).min() > 0.9
+    )
     assert return_defect(lambda r: exact(r) + push, TRACKS).min() > 0.5
     assert wrong_way(stepper(LHCbLikeField(polarity=-1)), TRACKS, MAGNET) == 1
     table = checks_table({"exact": exact, "line": lambda r: straight_line(r)}, TRACKS, MAGNET, both_directions=False)
@@ -318,22 +378,33 @@ def test_sabotage_is_seen():
 
 def test_all_contenders_are_judged_on_the_same_tracks_and_no_answer_is_infinitely_wrong():
     exact, lost = stepper(MAGNET), torch.arange(len(TRACKS)) == 0
-    honest = checks_table({"exact": exact, "same": exact}, TRACKS, MAGNET, both_directions=False).set_index(["contender", "check"])
+    honest = checks_table({"exact": exact, "same": exact}, TRACKS, MAGNET, both_directions=False).set_index(
+        ["contender", "check"]
+    )
     assert (honest.left_out == 0).all() and honest.loc["exact"].equals(honest.loc["same"])
     silent = lambda r: torch.where(lost[:, None], torch.nan, exact(r))  # noqa: E731  (an answer for all tracks but the first)
-    stepper_fails = checks_table({"exact": silent, "net": exact}, TRACKS, MAGNET, both_directions=False).set_index(["contender", "check"])
-    assert stepper_fails.loc[("net", "charge"), "left_out"] == 1 and np.isfinite(stepper_fails.loc[("net", "charge"), "max"])
-    net_fails = checks_table({"exact": exact, "net": silent}, TRACKS, MAGNET, both_directions=False).set_index(["contender", "check"])
+    stepper_fails = checks_table({"exact": silent, "net": exact}, TRACKS, MAGNET, both_directions=False).set_index(
+        ["contender", "check"]
+    )
+    assert stepper_fails.loc[("net", "charge"), "left_out"] == 1 and np.isfinite(
+        stepper_fails.loc[("net", "charge"), "max"]
+    )
+    net_fails = checks_table({"exact": exact, "net": silent}, TRACKS, MAGNET, both_directions=False).set_index(
+        ["contender", "check"]
+    )
     assert net_fails.loc[("net", "charge"), "max"] == np.inf and net_fails.loc[("net", "charge"), "left_out"] == 0
 
 
 def test_networks_built_on_the_straight_line_have_exact_limits(variable):
     network, data = variable
     test = data.splits["test"]["inputs"][:500]
-    assert limit_defect(network, test, 6).max() < 2e-3 and limit_defect(network, test, 4).max() < 5e-3  # rounding of metres in float32
+    assert (
+        limit_defect(network, test, 6).max() < 2e-3 and limit_defect(network, test, 4).max() < 5e-3
+    )  # rounding of metres in float32
 
 
 # ---- limits and drawings
+
 
 def test_bands_cover_everything_once():
     momentum = np.array([0.5, 3.0, 7.999, 8.0, 20.0, 50.0, 1e5, np.inf])
@@ -345,7 +416,9 @@ def test_bands_cover_everything_once():
 @pytest.mark.parametrize("polarity", [1, -1, 0])
 @pytest.mark.parametrize("charge", [1, -1])
 def test_trajectory_drawings(polarity, charge):
-    figure, table = trajectory_figure(momentum_gev=8.0, charge=charge, polarity=polarity, surrogate=straight_line, field="dipole")
+    figure, table = trajectory_figure(
+        momentum_gev=8.0, charge=charge, polarity=polarity, surrogate=straight_line, field="dipole"
+    )
     bend = table.x_mm.iloc[-1] - table.line_x_mm.iloc[-1]
     assert np.sign(bend) == polarity * charge if polarity else abs(bend) < 1e-9
     assert len(figure.axes) == 4 and "straight" in figure.axes[0].get_legend().get_texts()[0].get_text()

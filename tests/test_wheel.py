@@ -54,7 +54,19 @@ def stranger(wheel, tmp_path_factory) -> tuple[Path, Path, dict[str, str]]:
     venv.create(home / "env", with_pip=False)
     python = home / "env" / "bin" / "python"
     env = clean_environment(home)
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index", "--disable-pip-version-check", str(wheel)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--disable-pip-version-check",
+        str(wheel),
+    ]
     done = subprocess.run(install, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     ask = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
@@ -74,7 +86,9 @@ def run(stranger, *command: str, timeout: float = 240) -> subprocess.CompletedPr
 
 def test_wheel_holds_every_module_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {p.relative_to(ROOT).as_posix() for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    modules = {
+        p.relative_to(ROOT).as_posix() for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    }
     assert modules <= names, f"missing from the wheel: {sorted(modules - names)}"
     templates = {n for n in names if ".data/data/share/thesis_surrogates/experiments/" in n}
     wanted = {p.name for p in (ROOT / "nbs" / "experiments").rglob("*") if p.suffix in {".ipynb", ".yaml"}}
@@ -88,14 +102,29 @@ def test_wheel_names_every_dependency_it_imports(wheel):
     """What a module imports at its top must be a requirement of the wheel (the standard library and itself apart)."""
     archive = zipfile.ZipFile(wheel)
     metadata = archive.read(next(n for n in archive.namelist() if n.endswith("METADATA"))).decode()
-    required = {m.lower().replace("_", "-") for m in re.findall(r"^Requires-Dist: ([\w.-]+)[^;\n]*$", metadata, re.MULTILINE)}
-    alias = {"yaml": "pyyaml", "PIL": "pillow", "cycler": "matplotlib"}  # the second is a part of matplotlib in all but name
+    required = {
+        m.lower().replace("_", "-") for m in re.findall(r"^Requires-Dist: ([\w.-]+)[^;\n]*$", metadata, re.MULTILINE)
+    }
+    alias = {
+        "yaml": "pyyaml",
+        "PIL": "pillow",
+        "cycler": "matplotlib",
+    }  # the second is a part of matplotlib in all but name
     missing = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            found = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found = (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom) and not node.level
+                else []
+            )
             for name in (str(n).split(".")[0] for n in found):
-                if name not in sys.stdlib_module_names | {"thesis_surrogates"} and alias.get(name, name).lower().replace("_", "-") not in required:
+                if (
+                    name not in sys.stdlib_module_names | {"thesis_surrogates"}
+                    and alias.get(name, name).lower().replace("_", "-") not in required
+                ):
                     missing[path.relative_to(ROOT).as_posix()] = name
     assert not missing, f"pyproject.toml does not name {missing}"
 

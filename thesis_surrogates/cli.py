@@ -11,12 +11,19 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Train, compare and publish neural surrogates of slow physics codes.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train, compare and publish neural surrogates of slow physics codes.",
+)
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run directories.")]
 DataDir = Annotated[Path, typer.Option("--data-dir", help="Folder of the generated datasets.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a key, e.g. --set train.epochs=3 (repeatable).")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key, e.g. --set train.epochs=3 (repeatable).")
+]
 Budget = Annotated[float | None, typer.Option("--budget", help="Pause cleanly after this many seconds of training.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RUNS, DATA = Path("outputs/runs"), Path("data")
@@ -29,8 +36,14 @@ def _print_table(rows: Any, columns: list[str] | None = None) -> None:
     table = pd.DataFrame(rows)
     if columns:
         table = table[[column for column in columns if column in table]]
-    with pd.option_context("display.width", 200, "display.max_columns", 40, "display.max_rows", 500, "display.max_colwidth", 80):
-        typer.echo("nothing yet" if table.empty else table.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="-"))
+    with pd.option_context(
+        "display.width", 200, "display.max_columns", 40, "display.max_rows", 500, "display.max_colwidth", 80
+    ):
+        typer.echo(
+            "nothing yet"
+            if table.empty
+            else table.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="-")
+        )
 
 
 @app.command("list")
@@ -40,38 +53,59 @@ def list_(system: Annotated[str | None, typer.Argument(help="A system; all when 
 
     for name in [system] if system else list(SYSTEMS):
         record = get_system(name)
-        typer.echo(f"{name}: {record.title}\n  question  {record.question}\n  models    {', '.join(record.models)}\n"
-                   f"  headline  {record.headline}\n  suites    {', '.join(suites(name)) or '-'}")
+        typer.echo(
+            f"{name}: {record.title}\n  question  {record.question}\n  models    {', '.join(record.models)}\n"
+            f"  headline  {record.headline}\n  suites    {', '.join(suites(name)) or '-'}"
+        )
 
 
 @app.command()
 def data(
     targets: Annotated[list[str], typer.Argument(help="Systems (tracks) and/or suites (tracks/demo, a YAML file).")],
     settings: Settings = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="A named dataset of the system, e.g. seed_v1 of tracks.")] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="A named dataset of the system, e.g. seed_v1 of tracks.")
+    ] = None,
     tracks: Annotated[int | None, typer.Option("--tracks", help="How many tracks, e.g. 50_000_000.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the dataset.")] = None,
-    collocation: Annotated[int | None, typer.Option("--collocation", help="tracks: also store the state at so many points of each leg.")] = None,
-    trajectories: Annotated[int | None, typer.Option("--trajectories", help="tracks: also store each track on so many planes.")] = None,
-    momentum: Annotated[str | None, typer.Option("--momentum", help="tracks: low (0.5 to 5 GeV), mid (5 to 20) or high (20 to 100).")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write this file (.h5, for tracks also .npz), not one named by its content.")] = None,
+    collocation: Annotated[
+        int | None, typer.Option("--collocation", help="tracks: also store the state at so many points of each leg.")
+    ] = None,
+    trajectories: Annotated[
+        int | None, typer.Option("--trajectories", help="tracks: also store each track on so many planes.")
+    ] = None,
+    momentum: Annotated[
+        str | None, typer.Option("--momentum", help="tracks: low (0.5 to 5 GeV), mid (5 to 20) or high (20 to 100).")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write this file (.h5, for tracks also .npz), not one named by its content."),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that share the work.")] = 1,
     data_dir: DataDir = DATA,
     again: Annotated[bool, typer.Option("--again", help="Make the dataset again even if its file exists.")] = False,
 ) -> None:
     """Generate the datasets of systems or suites; interrupted, a large one goes on when asked for again."""
-    from thesis_surrogates.core.mappings import ConfigError
+    from thesis_surrogates.core.errors import ConfigError
     from thesis_surrogates.running.datasets import chosen_dataset, ensure_dataset, write_dataset
     from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite, overrides
 
     given: dict[str, Any] = {"n_tracks": tracks, "seed": seed, "collocation": collocation, "trajectories": trajectories}
-    of_tracks = [f"--{key}" for key, value in (("collocation", collocation), ("trajectories", trajectories), ("momentum", momentum)) if value is not None]
-    if any(target not in SYSTEMS for target in targets) and (preset or out or of_tracks or tracks is not None or seed is not None):
-        raise ConfigError("options that describe one dataset (--preset, --tracks, --seed, --out and the like) need the name of a system, not of a suite")
+    of_tracks = [
+        f"--{key}"
+        for key, value in (("collocation", collocation), ("trajectories", trajectories), ("momentum", momentum))
+        if value is not None
+    ]
+    if any(target not in SYSTEMS for target in targets) and (
+        preset or out or of_tracks or tracks is not None or seed is not None
+    ):
+        raise ConfigError(
+            "options that describe one dataset (--preset, --tracks, --seed, --out and the like) need the name of a system, not of a suite"
+        )
     if of_tracks and targets != ["tracks"]:
         raise ConfigError(f"{of_tracks[0]} is for tracks only; leave it out")
     if momentum is not None:
-        from thesis_surrogates.tracks.joining import momentum_band
+        from thesis_surrogates.tracks.exchange.merge_split import momentum_band
 
         given |= momentum_band(momentum)
     if out is not None and len(targets) > 1:
@@ -102,7 +136,7 @@ def merge(
     out: Annotated[Path, typer.Option("--out", help="The merged file (.h5 or .npz).")],
 ) -> None:
     """Put files of tracks together (one file is converted); refuses files that do not agree and tracks that are there twice."""
-    from thesis_surrogates.tracks.joining import merge as join
+    from thesis_surrogates.tracks.exchange.merge_split import merge as join
 
     typer.echo(f"merged: {out} ({join(files, out)} tracks)")
 
@@ -113,7 +147,7 @@ def split(
     folder: Annotated[Path | None, typer.Option("--folder", help="Where to write; beside the file by default.")] = None,
 ) -> None:
     """Divide a file of tracks by momentum: low 0.5 to 5, mid 5 to 20, high 20 to 100 GeV."""
-    from thesis_surrogates.tracks.joining import split_by_momentum
+    from thesis_surrogates.tracks.exchange.merge_split import split_by_momentum
 
     for path, rows in split_by_momentum(file, folder or file.parent).items():
         typer.echo(f"split: {path} ({rows} tracks)")
@@ -130,8 +164,8 @@ def run(
     here: Annotated[bool, typer.Option("--here", help="In this process instead of a papermill notebook.")] = False,
 ) -> None:
     """Execute one run (resuming it if it was interrupted)."""
-    from thesis_surrogates.core.config import as_mapping
-    from thesis_surrogates.core.mappings import ConfigError, merge, nearest, read_yaml
+    from thesis_surrogates.core.config import as_mapping, merge, nearest, read_yaml
+    from thesis_surrogates.core.errors import ConfigError
     from thesis_surrogates.running.registry import load_suite, overrides, resolve
 
     path, _, name = config.rpartition(":") if ":" in config else (config, "", "")
@@ -166,14 +200,17 @@ def sweep(
     measure: Annotated[bool, typer.Option(help="Time all contenders again, alone, at the end.")] = True,
 ) -> None:
     """Execute suites, several runs at a time; what is done is skipped."""
-    from thesis_surrogates.core.config import as_mapping
-    from thesis_surrogates.core.mappings import merge
+    from thesis_surrogates.core.config import as_mapping, merge
     from thesis_surrogates.running.registry import load_suite, overrides, resolve, seed_list
 
     over = overrides(settings or [])
     repeats = [{"seed": seed} for seed in seed_list(seeds)] or [{}]
-    configs = [resolve(merge(merge(as_mapping(config), over), repeat))
-               for suite in suites for repeat in repeats for config in load_suite(suite)]
+    configs = [
+        resolve(merge(merge(as_mapping(config), over), repeat))
+        for suite in suites
+        for repeat in repeats
+        for config in load_suite(suite)
+    ]
     code = _sweep(configs, out, data_dir, workers, budget, device)
     if measure:
         _measure(configs, out, data_dir)
@@ -190,8 +227,15 @@ def _sweep(configs: list[Any], out: Path, data_dir: Path, workers: int, budget: 
     # A batch system ends a job with SIGTERM; as an exception it lets the sweep stop its own processes first.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with SweepProgress(workers) as show:
-        jobs = execute(configs, out, data_dir=data_dir, workers=workers, budget_seconds=budget, device=device, watch=show)
-    _print_table([{"run": job.label, "state": job.state, "directory": str(job.run_dir), "message": job.message[:100]} for job in jobs])
+        jobs = execute(
+            configs, out, data_dir=data_dir, workers=workers, budget_seconds=budget, device=device, watch=show
+        )
+    _print_table(
+        [
+            {"run": job.label, "state": job.state, "directory": str(job.run_dir), "message": job.message[:100]}
+            for job in jobs
+        ]
+    )
     return int(any(job.state not in ("done", "paused", "busy") for job in jobs))
 
 
@@ -199,27 +243,36 @@ def _measure(configs: list[Any], out: Path, data_dir: Path) -> None:
     """Evaluate all finished runs one after the other in one quiet process."""
     from thesis_surrogates.core.facts import read_run
     from thesis_surrogates.running.execution import run_directory
-    from thesis_surrogates.running.notebooks import execute_notebook
     from thesis_surrogates.running.registry import experiments_folder
+    from thesis_surrogates.running.templates import execute_notebook
 
     finished = [path for config in configs if read_run(path := run_directory(config, out)).status == "done"]
     if finished:
         typer.echo(f"measuring the cost of {len(finished)} surrogates and their baselines, one after the other ...")
-        execute_notebook(experiments_folder() / "evaluate.ipynb", out.parent / "sweeps" / "evaluate.ipynb",
-                         {"run_dirs": [str(path.resolve()) for path in finished], "data_dir": str(data_dir.resolve())})
+        execute_notebook(
+            experiments_folder() / "evaluate.ipynb",
+            out.parent / "sweeps" / "evaluate.ipynb",
+            {"run_dirs": [str(path.resolve()) for path in finished], "data_dir": str(data_dir.resolve())},
+        )
 
 
 @app.command()
 def jobs(
     suite: Annotated[str, typer.Argument(help="A suite: tracks/core, or a YAML file.")],
     scheduler: Annotated[str, typer.Option("--scheduler", help="htcondor or slurm.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the job files, below the one that they are submitted from.")] = Path("jobs"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the job files, below the one that they are submitted from.")
+    ] = Path("jobs"),
     seeds: Annotated[str, typer.Option("--seeds", help="Repeat every run with these seeds, e.g. 0,1,2.")] = "",
-    hours: Annotated[float, typer.Option("--hours", help="Time limit of a job; its run pauses by itself a little before.")] = 2.0,
+    hours: Annotated[
+        float, typer.Option("--hours", help="Time limit of a job; its run pauses by itself a little before.")
+    ] = 2.0,
     cpus: Annotated[int, typer.Option("--cpus", help="Processors of a job.")] = 2,
     gpus: Annotated[int, typer.Option("--gpus", help="Graphics cards of a job.")] = 0,
     memory: Annotated[int, typer.Option("--memory-gb", help="Memory of a job in GB.")] = 8,
-    program: Annotated[str, typer.Option("--program", help="`surrogates` as the cluster finds it, e.g. .venv/bin/surrogates.")] = "surrogates",
+    program: Annotated[
+        str, typer.Option("--program", help="`surrogates` as the cluster finds it, e.g. .venv/bin/surrogates.")
+    ] = "surrogates",
 ) -> None:
     """Write the job files of a suite: one file per run, their list, and what the scheduler reads."""
     from thesis_surrogates.running.jobs import SCHEDULERS, Request, job_files, write_jobs
@@ -239,11 +292,16 @@ def status(path: Annotated[Path, typer.Argument(help="A run directory or a folde
 
     table = load_runs(path)
     best = [str(column) for column in table if str(column).startswith("best_")]
-    _print_table(table.to_dict("records"), ["system", "name", "seed", "status", "attempt", "epochs", *best, "training_seconds", "problem"])
+    _print_table(
+        table.to_dict("records"),
+        ["system", "name", "seed", "status", "attempt", "epochs", *best, "training_seconds", "problem"],
+    )
 
 
 @app.command()
-def compare(target: Annotated[str, typer.Argument(help="A folder of runs or a suite.")] = str(RUNS), out: Out = RUNS) -> None:
+def compare(
+    target: Annotated[str, typer.Argument(help="A folder of runs or a suite.")] = str(RUNS), out: Out = RUNS
+) -> None:
     """Compare runs: what differs in their configurations, and how they did beside the baselines."""
     from thesis_surrogates.core.config import config_diff
     from thesis_surrogates.core.facts import read_run
@@ -254,8 +312,17 @@ def compare(target: Annotated[str, typer.Argument(help="A folder of runs or a su
     for name, run_dirs in by_system(runs_of(target, out)).items():
         system, facts = get_system(name), [read_run(path) for path in run_dirs]
         typer.echo(f"\n{system.title}\n")
-        keys = {key: values for key, values in config_diff([run.config for run in facts]).items() if key not in ("name", "question")}
-        _print_table([{"key": key, **dict(zip((run.config["name"] for run in facts), values, strict=True))} for key, values in keys.items()])
+        keys = {
+            key: values
+            for key, values in config_diff([run.config for run in facts]).items()
+            if key not in ("name", "question")
+        }
+        _print_table(
+            [
+                {"key": key, **dict(zip((run.config["name"] for run in facts), values, strict=True))}
+                for key, values in keys.items()
+            ]
+        )
         typer.echo("")
         _print_table(comparison_table(run_dirs, columns=system.columns, headline=system.headline).to_dict("records"))
 
@@ -263,17 +330,21 @@ def compare(target: Annotated[str, typer.Argument(help="A folder of runs or a su
 @app.command()
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="Directories of trained runs.")],
-    on: Annotated[Path | None, typer.Option("--on", help="Take the test split of this file; nothing is added to the facts.")] = None,
+    on: Annotated[
+        Path | None, typer.Option("--on", help="Take the test split of this file; nothing is added to the facts.")
+    ] = None,
     data_dir: DataDir = DATA,
 ) -> None:
     """Evaluate trained runs together, beside the baselines: costs on this machine now, or errors on another file."""
-    from thesis_surrogates.core.recorder import read_config
+    from thesis_surrogates.core.run_files import read_config
     from thesis_surrogates.running.execution import evaluate_runs
     from thesis_surrogates.running.registry import get_system
 
     rows = evaluate_runs(runs, data_dir, on)
     columns = dict.fromkeys(name for run_dir in runs for name in get_system(read_config(run_dir)["system"]).columns)
-    _print_table([{name: row.get(name) for name in ("kind", "contender", "parameters", "cost_us", *columns)} for row in rows])
+    _print_table(
+        [{name: row.get(name) for name in ("kind", "contender", "parameters", "cost_us", *columns)} for row in rows]
+    )
 
 
 @app.command()
@@ -308,17 +379,25 @@ def views(
 def export(
     run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
     form: Annotated[str, typer.Option("--format", help="onnx, torchscript or header (C++).")] = "onnx",
-    path: Annotated[Path | None, typer.Option("--path", help="Where to write; in the run directory by default.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit-bytes", help="header only: refuse more bytes of constants, e.g. 65536.")] = None,
+    path: Annotated[
+        Path | None, typer.Option("--path", help="Where to write; in the run directory by default.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit-bytes", help="header only: refuse more bytes of constants, e.g. 65536.")
+    ] = None,
 ) -> None:
     """Export a trained surrogate in physical units, checked against PyTorch."""
-    from thesis_surrogates.core.mappings import ConfigError, nearest
-    from thesis_surrogates.core.export import export_onnx, export_torchscript
-    from thesis_surrogates.core.header import export_header
+    from thesis_surrogates.core.config import nearest
+    from thesis_surrogates.core.errors import ConfigError
+    from thesis_surrogates.core.export.cpp_header import export_header
+    from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
     from thesis_surrogates.running.execution import load_surrogate
 
     writers: dict[str, tuple[Any, str]] = {
-        "onnx": (export_onnx, "model.onnx"), "torchscript": (export_torchscript, "model.ts"), "header": (export_header, "model.hpp")}
+        "onnx": (export_onnx, "model.onnx"),
+        "torchscript": (export_torchscript, "model.ts"),
+        "header": (export_header, "model.hpp"),
+    }
     if form not in writers:
         raise ConfigError(f"--format {form}: unknown; {nearest(form, list(writers))}")
     if limit is not None and form != "header":
@@ -335,7 +414,9 @@ def export(
 def publish(
     target: Annotated[str, typer.Argument(help="A folder of runs or a suite.")],
     out: Out = RUNS,
-    published: Annotated[Path, typer.Option("--published", help="Folder of the published facts.")] = Path("outputs/published"),
+    published: Annotated[Path, typer.Option("--published", help="Folder of the published facts.")] = Path(
+        "outputs/published"
+    ),
 ) -> None:
     """Copy the small facts of finished runs, without host names and paths, to the published folder."""
     from thesis_surrogates.core.publishing import publish as copy
@@ -360,7 +441,9 @@ def doctor() -> None:
 
     checks = examine()
     for check in checks:
-        typer.echo(f"{'ok     ' if check.good else 'missing' if check.needed else 'without'}  {check.name}: {check.found}")
+        typer.echo(
+            f"{'ok     ' if check.good else 'missing' if check.needed else 'without'}  {check.name}: {check.found}"
+        )
     raise typer.Exit(int(any(check.needed and not check.good for check in checks)))
 
 

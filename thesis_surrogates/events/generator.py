@@ -25,12 +25,15 @@ PAD, JET, B_JET, POSITRON, ELECTRON, MUON, ANTIMUON, PHOTON, NEUTRINO = range(9)
 TYPE_NAMES = ("padding", "jet", "b-jet", "e+", "e-", "mu-", "mu+", "photon")
 SLOTS = 18
 
+
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    "A hard process of the toy collider."
+    """A hard process of the toy collider."""
+
     label: int  # class label of the data format, 1 to 5
     heavy: tuple[str, ...]  # what is produced
     extra_jets: float  # mean number of jets beyond the one that takes the recoil
+
 
 PROCESSES = {
     "tttt": Process(label=1, heavy=("t", "t~", "t", "t~"), extra_jets=1.2),
@@ -44,8 +47,9 @@ PROCESSES = {
 MASS_WIDTH = {"t": (172.5, 1.4), "W": (80.4, 2.09), "Z": (91.2, 2.5), "H": (125.0, 0.004)}  # GeV
 B_MASS = 4.7  # GeV
 
+
 def draw_mass(rng: np.random.Generator, species: str, n: int, window: float = 20.0) -> np.ndarray:
-    "Masses [GeV] `[n]` of the truncated Breit-Wigner curve (PDG 2024, section 49.1)."
+    """Masses [GeV] `[n]` of the truncated Breit-Wigner curve (PDG 2024, section 49.1)."""
     pole, width = MASS_WIDTH[species]
     edge = np.arctan(2 * window / width)
     return pole + 0.5 * width * np.tan(rng.uniform(-edge, edge, n))
@@ -54,16 +58,23 @@ def draw_mass(rng: np.random.Generator, species: str, n: int, window: float = 20
 MEAN_PT = {"t": 150.0, "W": 110.0, "Z": 120.0, "H": 120.0}  # GeV
 GAMMA_SHAPE = 2.2
 
+
 def draw_heavy(rng: np.random.Generator, species: str, n: int) -> np.ndarray:
-    "Four-vectors [GeV] `[n, 4]` of heavy particles `t`, `W`, `Z` or `H` as they are produced."
+    """Four-vectors [GeV] `[n, 4]` of heavy particles `t`, `W`, `Z` or `H` as they are produced."""
     m = draw_mass(rng, species, n)
     pt = rng.gamma(GAMMA_SHAPE, MEAN_PT[species] / GAMMA_SHAPE, n)
     rapidity = np.clip(rng.normal(0.0, 1.05, n), -3, 3)
     phi = rng.uniform(-np.pi, np.pi, n)
     transverse_mass = np.hypot(m, pt)
-    return np.stack([
-        pt * np.cos(phi), pt * np.sin(phi), transverse_mass * np.sinh(rapidity), transverse_mass * np.cosh(rapidity),
-    ], -1)
+    return np.stack(
+        [
+            pt * np.cos(phi),
+            pt * np.sin(phi),
+            transverse_mass * np.sinh(rapidity),
+            transverse_mass * np.cosh(rapidity),
+        ],
+        -1,
+    )
 
 # %% ../../nbs/05_events/01_generator.ipynb #71c0928c
 def two_body(
@@ -72,7 +83,7 @@ def two_body(
     m1: np.ndarray | float,  # daughter masses [GeV], [N] or one number
     m2: np.ndarray | float,
 ) -> tuple[np.ndarray, np.ndarray]:  # the daughters [GeV], [N, 4] each
-    "Isotropic two-body decay; ValueError where the parent is too light."
+    """Isotropic two-body decay; ValueError where the parent is too light."""
     m = np.sqrt(np.clip(parent[:, 3] ** 2 - (parent[:, :3] ** 2).sum(-1), 0, None))
     free = m**2 - (m1 + np.asarray(m2)) ** 2
     if np.any(free < 0):
@@ -89,8 +100,9 @@ def two_body(
 # %% ../../nbs/05_events/01_generator.ipynb #988d9ee4
 POSITIVE, NEGATIVE = np.array([POSITRON, ANTIMUON]), np.array([ELECTRON, MUON])
 
+
 def decay_w(rng: np.random.Generator, w: np.ndarray, charge: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Daughters of W bosons `[N, 4]` with charges `[N]` of +1 or -1: four-vectors `[N, 2, 4]` and ids `[N, 2]`."
+    """Daughters of W bosons `[N, 4]` with charges `[N]` of +1 or -1: four-vectors `[N, 2, 4]` and ids `[N, 2]`."""
     n = len(w)
     hadronic = rng.random(n) < 0.676
     flavour = rng.integers(0, 2, n)
@@ -98,8 +110,9 @@ def decay_w(rng: np.random.Generator, w: np.ndarray, charge: np.ndarray) -> tupl
     species = np.stack([np.where(hadronic, JET, lepton), np.where(hadronic, JET, NEUTRINO)], -1)
     return np.stack(two_body(rng, w, 0.0, 0.0), 1), species
 
+
 def decay_neutral(rng: np.random.Generator, boson: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    "Daughters of Z or H bosons `[N, 4]`: four-vectors `[N, 2, 4]` and ids `[N, 2]`."
+    """Daughters of Z or H bosons `[N, 4]`: four-vectors `[N, 2, 4]` and ids `[N, 2]`."""
     n = len(boson)
     u, flavour = rng.random(n), rng.integers(0, 2, n)
     z_quark = np.where(rng.random(n) < 0.151 / 0.699, B_JET, JET)
@@ -112,7 +125,7 @@ def decay_neutral(rng: np.random.Generator, boson: np.ndarray, name: str) -> tup
 
 # %% ../../nbs/05_events/01_generator.ipynb #ce6a453c
 def decay_heavy(rng: np.random.Generator, name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-    "Produce and decay one heavy particle per event: four-vectors `[n, 2 or 3, 4]` [GeV] and ids `[n, 2 or 3]`."
+    """Produce and decay one heavy particle per event: four-vectors `[n, 2 or 3, 4]` [GeV] and ids `[n, 2 or 3]`."""
     species = name[0]
     parent = draw_heavy(rng, species, n)
     if species in "ZH":
@@ -128,14 +141,17 @@ def decay_heavy(rng: np.random.Generator, name: str, n: int) -> tuple[np.ndarray
 # %% ../../nbs/05_events/01_generator.ipynb #b80f325a
 MAX_RADIATION = 6
 
+
 @dataclass(frozen=True, kw_only=True)
 class Partons:
-    "True final state of N events."
+    """True final state of N events."""
+
     p4: np.ndarray  # four-vectors [GeV], [N, P, 4], zero where absent
     species: np.ndarray  # ids, [N, P], 0 where absent
 
+
 def radiate(rng: np.random.Generator, p4: np.ndarray, mean: float) -> tuple[np.ndarray, np.ndarray]:
-    "Jets that accompany partons `[N, P, 4]`: four-vectors `[N, 6, 4]`, ids `[N, 6]`; the first one takes the recoil."
+    """Jets that accompany partons `[N, P, 4]`: four-vectors `[N, 6, 4]`, ids `[N, 6]`; the first one takes the recoil."""
     n = len(p4)
     count = np.minimum(1 + rng.poisson(mean, n), MAX_RADIATION)
     present = np.arange(MAX_RADIATION) < count[:, None]
@@ -149,8 +165,9 @@ def radiate(rng: np.random.Generator, p4: np.ndarray, mean: float) -> tuple[np.n
     jets[:, 0, 2], jets[:, 0, 3] = pt_recoil * np.sinh(eta[:, 0]), pt_recoil * np.cosh(eta[:, 0])
     return jets, np.where(present, JET, PAD)
 
+
 def produce(rng: np.random.Generator, process: str, n: int) -> Partons:
-    "The true final state of `n` events of a process named in `PROCESSES`."
+    """The true final state of `n` events of a process named in `PROCESSES`."""
     if process not in PROCESSES:
         raise ValueError(f"unknown process {process!r}; known: {', '.join(PROCESSES)}")
     parts = [decay_heavy(rng, name, n) for name in PROCESSES[process].heavy]
@@ -161,13 +178,14 @@ def produce(rng: np.random.Generator, process: str, n: int) -> Partons:
 
 # %% ../../nbs/05_events/01_generator.ipynb #22eadb85
 def smear(rng: np.random.Generator, pt: np.ndarray, lepton: np.ndarray) -> np.ndarray:
-    "Measured transverse momenta [GeV]: log-normal jet resolution, 1.5 % for leptons; same shape as `pt`."
+    """Measured transverse momenta [GeV]: log-normal jet resolution, 1.5 % for leptons; same shape as `pt`."""
     sigma = np.where(lepton, 0.015, np.sqrt(0.64 / np.maximum(pt, 1e-3) + 0.0025))
     sigma = np.minimum(sigma, 1.0)
     return pt * np.exp(sigma * rng.standard_normal(pt.shape) - 0.5 * sigma**2)
 
+
 def tag(rng: np.random.Generator, species: np.ndarray) -> np.ndarray:
-    "What the detector calls each parton: b-tagging with 70 % efficiency and 1 % mistags."
+    """What the detector calls each parton: b-tagging with 70 % efficiency and 1 % mistags."""
     u = rng.random(species.shape)
     is_jet = (species == JET) | (species == B_JET)
     tagged = u < np.where(species == B_JET, 0.70, 0.01)
@@ -176,7 +194,8 @@ def tag(rng: np.random.Generator, species: np.ndarray) -> np.ndarray:
 # %% ../../nbs/05_events/01_generator.ipynb #bb3e86ad
 @dataclass(frozen=True, kw_only=True)
 class Events:
-    "N reconstructed events of at most T objects, jets first, each kind by falling pt."
+    """N reconstructed events of at most T objects, jets first, each kind by falling pt."""
+
     particles: np.ndarray  # (pt [GeV], eta, phi [rad], E [GeV]), [N, T, 4], zero padded
     types: np.ndarray  # ids, [N, T], 0 is padding
     met: np.ndarray  # missing transverse momentum (px, py) [GeV], [N, 2]
@@ -184,11 +203,12 @@ class Events:
     found: np.ndarray  # objects before truncation to T slots, [N]
 
     def overflow(self) -> int:
-        "How many events had more objects than slots and lost their softest ones."
+        """How many events had more objects than slots and lost their softest ones."""
         return int((self.found > self.types.shape[1]).sum())
 
+
 def measure(rng: np.random.Generator, partons: Partons) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Objects `[N, P, 4]` (pt, eta, phi, E), their ids `[N, P]` (0 where lost) and the missing momentum `[N, 2]`."
+    """Objects `[N, P, 4]` (pt, eta, phi, E), their ids `[N, P]` (0 where lost) and the missing momentum `[N, 2]`."""
     pt, eta, phi, _ = polar(partons.p4)
     lepton = (partons.species >= POSITRON) & (partons.species <= ANTIMUON)
     visible = (partons.species != PAD) & (partons.species != NEUTRINO)
@@ -203,7 +223,7 @@ def measure(rng: np.random.Generator, partons: Partons) -> tuple[np.ndarray, np.
 
 # %% ../../nbs/05_events/01_generator.ipynb #bef5ca22
 def arrange(particles: np.ndarray, types: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray]:
-    "Sort objects into `slots`: the hardest are kept, jets stand before leptons, each by falling pt."
+    """Sort objects into `slots`: the hardest are kept, jets stand before leptons, each by falling pt."""
     missing = max(slots - types.shape[1], 0)
     particles = np.pad(particles, ((0, 0), (0, missing), (0, 0)))
     types = np.pad(types, ((0, 0), (0, missing)))
@@ -215,8 +235,9 @@ def arrange(particles: np.ndarray, types: np.ndarray, slots: int) -> tuple[np.nd
     types = np.take_along_axis(types, order, 1)
     return np.take_along_axis(particles, order[..., None], 1) * (types != PAD)[..., None], types
 
+
 def reconstruct(rng: np.random.Generator, partons: Partons, label: int, slots: int = SLOTS) -> Events:
-    "What a detector makes of `partons`: smeared, selected, tagged, sorted events."
+    """What a detector makes of `partons`: smeared, selected, tagged, sorted events."""
     particles, types, met = measure(rng, partons)
     found = (types != PAD).sum(1)
     particles, types = arrange(particles, types, slots)
@@ -225,21 +246,25 @@ def reconstruct(rng: np.random.Generator, partons: Partons, label: int, slots: i
 # %% ../../nbs/05_events/01_generator.ipynb #16903d11
 BLOCK = 1_000
 
+
 def generate_block(seed: int, split: str, process: str, block: int, slots: int = SLOTS) -> Events:
-    "The `block`-th thousand events of a process; the same arguments give the same bytes."
+    """The `block`-th thousand events of a process; the same arguments give the same bytes."""
     rng = numpy_rng(seed, "events", split, process, block)
     return reconstruct(rng, produce(rng, process, BLOCK), PROCESSES[process].label, slots)
 
+
 def concatenate(parts: list[Events]) -> Events:
-    "One Events from several."
+    """One Events from several."""
     return Events(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Events)})
 
+
 def take(events: Events, rows: np.ndarray | slice) -> Events:
-    "The events of the given rows, in that order."
+    """The events of the given rows, in that order."""
     return Events(**{f.name: getattr(events, f.name)[rows] for f in fields(Events)})
 
+
 def generate(seed: int, split: str, counts: Mapping[str, int], slots: int = SLOTS) -> Events:
-    "Events of several processes, shuffled; `counts` maps a process to how many."
+    """Events of several processes, shuffled; `counts` maps a process to how many."""
     parts = []
     for process, count in counts.items():
         blocks = [generate_block(seed, split, process, block, slots) for block in range(-(-count // BLOCK))]
@@ -249,7 +274,7 @@ def generate(seed: int, split: str, counts: Mapping[str, int], slots: int = SLOT
 
 # %% ../../nbs/05_events/01_generator.ipynb #e06da380
 def summary(events: Events) -> dict[str, float]:
-    "Means over events: objects, jets, b-jets, leptons, |MET| and HT [GeV], fraction of HT > 400 GeV, overflowing events."
+    """Means over events: objects, jets, b-jets, leptons, |MET| and HT [GeV], fraction of HT > 400 GeV, overflowing events."""
     real = events.types != PAD
     pt = np.where(real, events.particles[..., 0], 0.0)
     ht = (pt * (events.types <= B_JET)).sum(1)

@@ -17,8 +17,9 @@ __all__ = ['Array', 'array_module', 'cartesian', 'polar', 'delta_phi', 'mass', '
 # %% ../../nbs/05_events/00_kinematics.ipynb #d69765bb
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
+
 def array_module(x: Any) -> Any:
-    "The module (numpy or torch) whose functions work on `x`; TypeError for anything else."
+    """The module (numpy or torch) whose functions work on `x`; TypeError for anything else."""
     if isinstance(x, torch.Tensor):
         return torch
     if isinstance(x, (np.ndarray, np.generic)):
@@ -32,12 +33,13 @@ def cartesian(
     phi: Array,  # azimuth [rad], same shape
     energy: Array,  # energy [GeV], same shape
 ) -> Array:  # (px, py, pz, E) [GeV], one axis more
-    "Four-vector from collider coordinates (PDG 2024, eq. 49.39)."
+    """Four-vector from collider coordinates (PDG 2024, eq. 49.39)."""
     xp = array_module(pt)
     return xp.stack([pt * xp.cos(phi), pt * xp.sin(phi), pt * xp.sinh(eta), energy], -1)
 
+
 def polar(p4: Array) -> tuple[Array, Array, Array, Array]:
-    "`(pt, eta, phi, energy)` of four-vectors `[..., 4]`; a vector along the beam gets a large finite eta."
+    """`(pt, eta, phi, energy)` of four-vectors `[..., 4]`; a vector along the beam gets a large finite eta."""
     xp = array_module(p4)
     pt = xp.hypot(p4[..., 0], p4[..., 1])
     eta = xp.arcsinh(p4[..., 2] / xp.clip(pt, 1e-12, None))
@@ -45,31 +47,33 @@ def polar(p4: Array) -> tuple[Array, Array, Array, Array]:
 
 # %% ../../nbs/05_events/00_kinematics.ipynb #0b554b70
 def delta_phi(a: Array, b: Array) -> Array:
-    "Difference `a - b` of two azimuths [rad], wrapped into [-pi, pi)."
+    """Difference `a - b` of two azimuths [rad], wrapped into [-pi, pi)."""
     return (a - b + np.pi) % (2 * np.pi) - np.pi
 
 # %% ../../nbs/05_events/00_kinematics.ipynb #1513493f
 def mass(p4: Array) -> Array:
-    "Invariant mass [GeV] of four-vectors `[..., 4]`; rounding that makes m^2 negative gives 0."
+    """Invariant mass [GeV] of four-vectors `[..., 4]`; rounding that makes m^2 negative gives 0."""
     xp = array_module(p4)
     momentum = xp.sqrt((p4[..., :3] ** 2).sum(-1))
     return xp.sqrt(xp.clip((p4[..., 3] - momentum) * (p4[..., 3] + momentum), 0, None))
 
+
 def energy_of(pt: Array, eta: Array, mass: Array | float) -> Array:
-    "Energy [GeV] of a particle of known mass: sqrt(m^2 + (pt cosh eta)^2)."
+    """Energy [GeV] of a particle of known mass: sqrt(m^2 + (pt cosh eta)^2)."""
     xp = array_module(pt)
     return xp.sqrt((pt * xp.cosh(eta)) ** 2 + mass**2)
 
 # %% ../../nbs/05_events/00_kinematics.ipynb #708af85c
 def velocity(p4: Array) -> Array:
-    "Velocity `[..., 3]` of four-vectors `[..., 4]`, in units of c."
+    """Velocity `[..., 3]` of four-vectors `[..., 4]`, in units of c."""
     return p4[..., :3] / p4[..., 3:]
+
 
 def boost(
     p4: Array,  # four-vectors (px, py, pz, E) [GeV], [..., 4]
     beta: Array,  # velocity of the frame they are given in, [..., 3], |beta| < 1
 ) -> Array:  # the same particles seen from the laboratory, [..., 4]
-    "Active Lorentz boost: takes vectors from the rest frame of a body to where it moves with `beta`."
+    """Active Lorentz boost: takes vectors from the rest frame of a body to where it moves with `beta`."""
     xp = array_module(p4)
     gamma = 1 / xp.sqrt(1 - (beta**2).sum(-1))
     along = (beta * p4[..., :3]).sum(-1)
@@ -82,19 +86,21 @@ def missing_momentum(
     phi: Array,  # [rad], [..., T]
     mask: Array,  # true where a particle is, [..., T]
 ) -> Array:  # (px, py) of the missing momentum [GeV], [..., 2]
-    "Minus the vector sum of the visible transverse momenta."
+    """Minus the vector sum of the visible transverse momenta."""
     xp = array_module(pt)
     pt = xp.where(mask, pt, xp.zeros_like(pt))
     phi = xp.where(mask, phi, xp.zeros_like(phi))
     return -xp.stack([(pt * xp.cos(phi)).sum(-1), (pt * xp.sin(phi)).sum(-1)], -1)
 
+
 def magnitude_angle(met: Array) -> tuple[Array, Array]:
-    "`(|met| [GeV], phi [rad])` of a transverse vector `[..., 2]`."
+    """`(|met| [GeV], phi [rad])` of a transverse vector `[..., 2]`."""
     xp = array_module(met)
     return xp.hypot(met[..., 0], met[..., 1]), xp.arctan2(met[..., 1], met[..., 0])
 
+
 def scalar_sum(pt: Array, mask: Array) -> Array:
-    "HT, the scalar sum of transverse momenta [GeV] over real particles, `[...]`."
+    """HT, the scalar sum of transverse momenta [GeV] over real particles, `[...]`."""
     xp = array_module(pt)
     return xp.where(mask, pt, xp.zeros_like(pt)).sum(-1)
 
@@ -102,7 +108,7 @@ def scalar_sum(pt: Array, mask: Array) -> Array:
 def momentum_record(
     particles: np.ndarray,  # (pt [GeV], eta, phi [rad], E [GeV]), [..., 4]
 ) -> np.ndarray:  # structured float64 array with fields pt, eta, phi, E, [...]
-    "Particles as the record type that scikit-hep's `vector` and `awkward` read."
+    """Particles as the record type that scikit-hep's `vector` and `awkward` read."""
     if particles.shape[-1] != 4:
         raise ValueError(f"particles need a last axis of 4 (pt, eta, phi, E), got shape {particles.shape}")
     plain = np.ascontiguousarray(particles, dtype=np.float64)

@@ -21,20 +21,20 @@ __all__ = ['HBAR', 'C', 'ERG_PER_GEV', 'FERMI', 'RATE_PER_DENSITY', 'Survival', 
 # %% ../../nbs/04_flavor/02_asymptotics.ipynb #8710af71
 @dataclass(frozen=True)
 class Quadrature:
-    "Directions [D, 3] and their weights [D] in sr, which sum to 4 pi."
+    """Directions [D, 3] and their weights [D] in sr, which sum to 4 pi."""
 
     directions: np.ndarray
     weights: np.ndarray
 
 
 def lebedev(order: int = 17) -> Quadrature:
-    "Lebedev rule (order 17: 110 directions, 29: 302, 41: 590)."
+    """Lebedev rule (order 17: 110 directions, 29: 302, 41: 590)."""
     points, weights = lebedev_rule(order)
     return Quadrature(np.ascontiguousarray(points.T), weights)
 
 
 def product_rule(cosines: int, azimuths: int) -> Quadrature:
-    "Gauss-Legendre points in the cosine times uniform azimuths."
+    """Gauss-Legendre points in the cosine times uniform azimuths."""
     mu, weight = np.polynomial.legendre.leggauss(cosines)
     phi = (np.arange(azimuths) + 0.5) * 2 * np.pi / azimuths
     sine = np.sqrt(1 - mu**2)
@@ -52,19 +52,19 @@ RATE_PER_DENSITY = np.sqrt(2) * FERMI / HBAR  # cm^3/s
 
 
 def sided_integrals(difference: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Integrals of the positive and of the negative part, [..., D] to two arrays [...], both >= 0."
+    """Integrals of the positive and of the negative part, [..., D] to two arrays [...], both >= 0."""
     return np.maximum(difference, 0) @ weights, np.maximum(-difference, 0) @ weights
 
 
 def growth_rate(f4: np.ndarray, rule: Quadrature) -> np.ndarray:
-    "Estimate sqrt(2) G_F/hbar sqrt(I+ I-), the largest of the three flavor pairs, shape [B] in 1/s."
+    """Estimate sqrt(2) G_F/hbar sqrt(I+ I-), the largest of the three flavor pairs, shape [B] in 1/s."""
     difference, crossed, _ = _pairs(f4, rule)
     plus, minus = sided_integrals(difference, rule.weights)
     return RATE_PER_DENSITY * np.where(crossed, np.sqrt(plus * minus), 0.0).max(-1)
 
 
 def _pairs(f4: np.ndarray, rule: Quadrature) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "G_ij [B, 3, D], which pairs cross [B, 3], and the distributions g [B, 2, 3, D]."
+    """G_ij [B, 3, D], which pairs cross [B, 3], and the distributions g [B, 2, 3, D]."""
     g = angular_density(species_last(f4), rule.directions)
     difference = pair_differences(g[:, 0] - g[:, 1])
     total = np.abs(f4[:, 3]).sum((1, 2))
@@ -72,7 +72,7 @@ def _pairs(f4: np.ndarray, rule: Quadrature) -> tuple[np.ndarray, np.ndarray, np
 
 # %% ../../nbs/04_flavor/02_asymptotics.ipynb #a2d09a98
 def _small_side(difference: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Which directions are on the small side [..., D], and both integrals I_<, I_> [..., 1]."
+    """Which directions are on the small side [..., D], and both integrals I_<, I_> [..., 1]."""
     plus, minus = sided_integrals(difference, weights)
     small_is_plus = (plus <= minus)[..., None]
     on_small = np.where(small_is_plus, difference > 0, difference < 0)
@@ -80,19 +80,19 @@ def _small_side(difference: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray
 
 
 def survival_box3d(difference: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    "Box3D (Richers et al. 2024, eqs. 20-22): P = 1/3 on the small side, one value on the large side; shape [..., D]."
+    """Box3D (Richers et al. 2024, eqs. 20-22): P = 1/3 on the small side, one value on the large side; shape [..., D]."""
     on_small, small, large = _small_side(difference, weights)
     elsewhere = 1 - 2 / 3 * small / np.where(large > 0, large, 1.0)
     return np.where(on_small, 1 / 3, elsewhere)
 
 # %% ../../nbs/04_flavor/02_asymptotics.ipynb #41c6f869
 def _softened(square: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    "[1 + (G/a)^2]^(-1/2) of G^2 and a, written so that neither a -> 0 nor G -> 0 divides by zero."
+    """[1 + (G/a)^2]^(-1/2) of G^2 and a, written so that neither a -> 0 nor G -> 0 divides by zero."""
     return scale / np.sqrt(scale**2 + square)
 
 
 def survival_power_half(difference: np.ndarray, weights: np.ndarray, steps: int = 40) -> np.ndarray:
-    "Power-1/2 (after Xiong et al. 2023): P = 1/3 on the small side, smooth on the large side; shape [..., D]."
+    """Power-1/2 (after Xiong et al. 2023): P = 1/3 on the small side, smooth on the large side; shape [..., D]."""
     on_small, small, _ = _small_side(difference, weights)
     largest = np.abs(difference).max(-1, keepdims=True)
     size = np.abs(difference) / np.where(largest > 0, largest, 1.0)
@@ -111,7 +111,7 @@ SCHEMES: dict[str, Survival] = {"box3d": survival_box3d, "power-1/2": survival_p
 
 # %% ../../nbs/04_flavor/02_asymptotics.ipynb #dbb54422
 def _final_block(f4: np.ndarray, rule: Quadrature, survival: Survival) -> np.ndarray:
-    "Final state of a block of cells [B, 4, 2, 3]."
+    """Final state of a block of cells [B, 4, 2, 3]."""
     difference, crossed, g = _pairs(f4, rule)
     probability = np.ones_like(difference)
     probability[crossed] = survival(difference[crossed], rule.weights)
@@ -140,5 +140,5 @@ def final_state(
     if scheme not in SCHEMES:
         raise ValueError(f"scheme {scheme!r} is unknown; valid: {', '.join(SCHEMES)}")
     f4 = np.asarray(f4, dtype=np.float64)
-    parts = [_final_block(f4[k:k + block], rule, SCHEMES[scheme]) for k in range(0, len(f4), block)]
+    parts = [_final_block(f4[k : k + block], rule, SCHEMES[scheme]) for k in range(0, len(f4), block)]
     return np.concatenate(parts) if parts else f4.copy()

@@ -16,17 +16,17 @@ LARGEST_FLUX_FACTOR = 1 - 1e-6
 
 
 def species_last(f4: np.ndarray) -> np.ndarray:
-    "Move the four components behind the species: `[..., 4, 2, 3]` to `[..., 2, 3, 4]`."
+    """Move the four components behind the species: `[..., 4, 2, 3]` to `[..., 2, 3, 4]`."""
     return np.moveaxis(np.asarray(f4, dtype=np.float64), -3, -1)
 
 
 def flux_and_density(four_flux: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Length of the flux and the density, shape [...] each, of four-fluxes [..., 4] in 1/ccm."
+    """Length of the flux and the density, shape [...] each, of four-fluxes [..., 4] in 1/ccm."""
     return np.linalg.norm(four_flux[..., :3], axis=-1), four_flux[..., 3]
 
 # %% ../../nbs/04_flavor/00_closure.ipynb #ad186301
 def langevin(z: np.ndarray) -> np.ndarray:
-    "Flux factor of a distribution of sharpness `z` >= 0, coth(z) - 1/z, any shape."
+    """Flux factor of a distribution of sharpness `z` >= 0, coth(z) - 1/z, any shape."""
     z = np.asarray(z, dtype=np.float64)
     safe = np.maximum(z, 0.1)
     full = (1 + np.exp(-2 * safe)) / -np.expm1(-2 * safe) - 1 / safe
@@ -35,14 +35,14 @@ def langevin(z: np.ndarray) -> np.ndarray:
 
 
 def _langevin_slope(z: np.ndarray) -> np.ndarray:
-    "Derivative of `langevin`: 1/z^2 - 1/sinh(z)^2, between 1/3 at zero and 1/z^2 far out."
+    """Derivative of `langevin`: 1/z^2 - 1/sinh(z)^2, between 1/3 at zero and 1/z^2 far out."""
     safe = np.maximum(z, 0.1)
     full = 1 / safe**2 - 4 * np.exp(-2 * safe) / np.expm1(-2 * safe) ** 2
     return np.where(z < 0.1, 1 / 3 - z**2 / 15 + 2 * z**4 / 189, full)
 
 # %% ../../nbs/04_flavor/00_closure.ipynb #89b44ee6
 def jedynak(flux_factor: np.ndarray) -> np.ndarray:
-    "Approximate sharpness Z of a flux factor in [0, 1): Jedynak (2015), relative error below 8e-4."
+    """Approximate sharpness Z of a flux factor in [0, 1): Jedynak (2015), relative error below 8e-4."""
     f = np.asarray(flux_factor)
     top = 3 - 1.00651 * f**2 - 0.962251 * f**4 + 1.47353 * f**6 - 0.48953 * f**8
     return f * top / ((1 - f) * (1 + 1.01524 * f))
@@ -52,7 +52,7 @@ def inverse_langevin(
     flux_factor: np.ndarray,  # |F|/N, any shape; cut to [0, 1 - 1e-6]
     newton_steps: int = 2,
 ) -> np.ndarray:
-    "Sharpness Z of a flux factor, exact to rounding; NaN stays NaN."
+    """Sharpness Z of a flux factor, exact to rounding; NaN stays NaN."""
     f = np.clip(np.asarray(flux_factor, dtype=np.float64), 0.0, LARGEST_FLUX_FACTOR)
     z = jedynak(f)
     for _ in range(newton_steps):
@@ -61,7 +61,7 @@ def inverse_langevin(
 
 # %% ../../nbs/04_flavor/00_closure.ipynb #22c62908
 def sharpness_and_direction(four_flux: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Sharpness Z, shape [...], and flux direction, shape [..., 3] (zero without flux), of four-fluxes [..., 4]."
+    """Sharpness Z, shape [...], and flux direction, shape [..., 3] (zero without flux), of four-fluxes [..., 4]."""
     length, density = flux_and_density(four_flux)
     empty = density <= 0
     flux_factor = np.where(empty, 0.0, length / np.where(empty, 1.0, density))
@@ -70,7 +70,7 @@ def sharpness_and_direction(four_flux: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _weight(z: np.ndarray) -> np.ndarray:
-    "2z / (1 - exp(-2z)), which is 1 at z = 0."
+    """2z / (1 - exp(-2z)), which is 1 at z = 0."""
     safe = np.maximum(z, 1e-8)
     return np.where(z < 1e-8, 1.0 + z, 2 * safe / -np.expm1(-2 * safe))
 

@@ -15,7 +15,7 @@ __all__ = ['PAIRS', 'SIGN_TOLERANCE', 'log_amplitude', 'discriminant', 'lepton_n
 
 # %% ../../nbs/04_flavor/01_crossing.ipynb #ee03da0c
 def log_amplitude(density: np.ndarray, z: np.ndarray) -> np.ndarray:
-    "ln(N Z / sinh Z), shape [...]; minus infinity for an empty species."
+    """ln(N Z / sinh Z), shape [...]; minus infinity for an empty species."""
     safe = np.maximum(z, 1e-6)
     log_shape = np.where(z < 1e-6, -(z**2) / 6, np.log(2 * safe) - safe - np.log1p(-np.exp(-2 * safe)))
     occupied = density > 0
@@ -41,37 +41,37 @@ SIGN_TOLERANCE = 1e-9
 
 
 def lepton_number(f4: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    "g - gbar of each flavor and direction, shape [B, 3, D] in 1/ccm/sr, of cells [B, 4, 2, 3]."
+    """g - gbar of each flavor and direction, shape [B, 3, D] in 1/ccm/sr, of cells [B, 4, 2, 3]."""
     g = angular_density(species_last(f4), directions)
     return g[..., 0, :, :] - g[..., 1, :, :]
 
 
 def pair_differences(per_flavor: np.ndarray) -> np.ndarray:
-    "Differences of the flavor pairs (e,mu), (e,tau), (mu,tau): [B, 3, D] to [B, 3, D]."
+    """Differences of the flavor pairs (e,mu), (e,tau), (mu,tau): [B, 3, D] to [B, 3, D]."""
     return np.stack([per_flavor[..., i, :] - per_flavor[..., j, :] for i, j in PAIRS], axis=-2)
 
 
 def crossing_pairs(differences: np.ndarray, total_density: np.ndarray) -> np.ndarray:
-    "True where a pair's difference [B, 3, D] takes both signs, shape [B, 3]; total_density [B] sets the scale."
+    """True where a pair's difference [B, 3, D] takes both signs, shape [B, 3]; total_density [B] sets the scale."""
     tolerance = SIGN_TOLERANCE * total_density[..., None] / (4 * np.pi)
     return np.asarray((differences.max(-1) > tolerance) & (differences.min(-1) < -tolerance))
 
 
 def has_crossing(f4: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    "True for each unstable cell, shape [B], by sampling the directions [D, 3]."
+    """True for each unstable cell, shape [B], by sampling the directions [D, 3]."""
     total = np.abs(f4[..., 3, :, :]).sum((-2, -1))
     return np.any(crossing_pairs(pair_differences(lepton_number(f4, directions)), total), axis=-1)
 
 # %% ../../nbs/04_flavor/01_crossing.ipynb #12356367
 def heavies_cancel(f4: np.ndarray) -> np.ndarray:
-    "True where neutrinos and antineutrinos of both heavy flavors are equal, shape [B]."
+    """True where neutrinos and antineutrinos of both heavy flavors are equal, shape [B]."""
     total = np.abs(f4[:, 3]).sum((1, 2))
     gap = np.abs(f4[:, :, 0, 1:] - f4[:, :, 1, 1:]).max((1, 2))
     return gap <= 1e-12 * total
 
 
 def unstable(f4: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    "The label: true where a crossing exists, shape [B], of cells [B, 4, 2, 3] in any unit of density."
+    """The label: true where a crossing exists, shape [B], of cells [B, 4, 2, 3] in any unit of density."""
     label = has_crossing(f4, directions)
     exact = heavies_cancel(f4)
     species = species_last(f4[exact])

@@ -25,32 +25,32 @@ CELLS_PER_PATCH = 8
 
 
 def isotropic(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    "Unit vectors without a preferred direction, shape [*shape, 3]."
+    """Unit vectors without a preferred direction, shape [*shape, 3]."""
     vector = rng.normal(size=(*shape, 3))
     return vector / np.linalg.norm(vector, axis=-1, keepdims=True)
 
 
 def assemble(density: np.ndarray, flux_factor: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    "Cells [B, 4, 2, 3] from densities [B, 2, 3], flux factors [B, 2, 3] and unit vectors [B, 2, 3, 3]."
+    """Cells [B, 4, 2, 3] from densities [B, 2, 3], flux factors [B, 2, 3] and unit vectors [B, 2, 3, 3]."""
     flux = (density * flux_factor)[..., None] * direction
     return np.concatenate([np.moveaxis(flux, -1, 1), density[:, None]], axis=1)
 
 
 def equal_heavies(species: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    "Make all four heavy species equal to the muon neutrino in the given rows, [B, 2, 3, ...] to the same shape."
+    """Make all four heavy species equal to the muon neutrino in the given rows, [B, 2, 3, ...] to the same shape."""
     result = species.copy()
     result[rows, :, 1:] = species[rows, :1, 1:2]
     return result
 
 # %% ../../nbs/04_flavor/03_generator.ipynb #6dbbbb80
 def zero_flux_cells(rng: np.random.Generator, count: int) -> np.ndarray:
-    "Isotropic species with densities uniform in [0, 1) of 1e33/ccm, [count, 4, 2, 3]."
+    """Isotropic species with densities uniform in [0, 1) of 1e33/ccm, [count, 4, 2, 3]."""
     density = 1e33 * rng.uniform(size=(count, 2, 3))
     return assemble(density, np.zeros_like(density), np.zeros((count, 2, 3, 3)))
 
 
 def one_flavor_cells(rng: np.random.Generator, count: int) -> np.ndarray:
-    "One of the six species with any flux factor, the others empty, [count, 4, 2, 3]."
+    """One of the six species with any flux factor, the others empty, [count, 4, 2, 3]."""
     density = np.zeros((count, 6))
     density[np.arange(count), rng.integers(0, 6, count)] = 1e33
     flux_factor = LARGEST_GENERATED_FLUX_FACTOR * rng.uniform(size=(count, 2, 3))
@@ -58,7 +58,7 @@ def one_flavor_cells(rng: np.random.Generator, count: int) -> np.ndarray:
 
 # %% ../../nbs/04_flavor/03_generator.ipynb #75f7fad4
 def random_cells(rng: np.random.Generator, count: int) -> np.ndarray:
-    "Independent species, [count, 4, 2, 3]."
+    """Independent species, [count, 4, 2, 3]."""
     power = rng.choice([1.0, 3.0, 10.0], size=(count, 1, 1))
     flux_factor = LARGEST_GENERATED_FLUX_FACTOR * rng.uniform(size=(count, 2, 3)) ** power
     density = 10 ** (rng.uniform(31, 34, (count, 1, 1)) + rng.uniform(-3, 0, (count, 2, 3)))
@@ -68,7 +68,7 @@ def random_cells(rng: np.random.Generator, count: int) -> np.ndarray:
 
 # %% ../../nbs/04_flavor/03_generator.ipynb #9a89f908
 def _patch_centres(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Log10 density [P, 2, 3], flux factor [P, 2, 3] and (not normalised) direction [P, 2, 3, 3] of patch centres."
+    """Log10 density [P, 2, 3], flux factor [P, 2, 3] and (not normalised) direction [P, 2, 3, 3] of patch centres."""
     log_density = np.empty((count, 2, 3))
     log_density[:, 0, 0] = rng.uniform(31, 34, count)
     log_density[:, 1, 0] = log_density[:, 0, 0] + rng.normal(0.05, 0.15, count)
@@ -77,19 +77,23 @@ def _patch_centres(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np
     flux_factor = np.empty((count, 2, 3))
     flux_factor[:, 0, 0] = outward
     flux_factor[:, 1, 0] = outward + (1 - outward) * rng.uniform(-0.05, 0.35, count)
-    flux_factor[:, :, 1:] = (flux_factor[:, 1, 0] + (1 - flux_factor[:, 1, 0]) * rng.uniform(0, 0.5, count))[:, None, None]
+    flux_factor[:, :, 1:] = (flux_factor[:, 1, 0] + (1 - flux_factor[:, 1, 0]) * rng.uniform(0, 0.5, count))[
+        :, None, None
+    ]
     tilt = rng.uniform(0, 0.4, (count, 1, 1, 1)) * rng.normal(size=(count, 2, 3, 3))
     return log_density, flux_factor, isotropic(rng, count)[:, None, None] + tilt
 
 
 def patch_cells(rng: np.random.Generator, patches: int) -> tuple[np.ndarray, np.ndarray]:
-    "Merger-like cells [patches * CELLS_PER_PATCH, 4, 2, 3] and the number of their patch."
+    """Merger-like cells [patches * CELLS_PER_PATCH, 4, 2, 3] and the number of their patch."""
     log_density, flux_factor, direction = _patch_centres(rng, patches)
     place = np.linspace(-1, 1, CELLS_PER_PATCH)
 
     def spread(centre: np.ndarray, width: float) -> np.ndarray:
         slope = width * rng.normal(size=centre.shape)
-        return (centre[:, None] + place.reshape(1, -1, *[1] * (centre.ndim - 1)) * slope[:, None]).reshape(-1, *centre.shape[1:])
+        return (centre[:, None] + place.reshape(1, -1, *[1] * (centre.ndim - 1)) * slope[:, None]).reshape(
+            -1, *centre.shape[1:]
+        )
 
     density, factor, way = 10 ** spread(log_density, 0.03), spread(flux_factor, 0.02), spread(direction, 0.03)
     way /= np.linalg.norm(way, axis=-1, keepdims=True)
@@ -101,7 +105,7 @@ def patch_cells(rng: np.random.Generator, patches: int) -> tuple[np.ndarray, np.
 # %% ../../nbs/04_flavor/03_generator.ipynb #45b50d9e
 @dataclass(frozen=True)
 class Cells:
-    "Generated cells [B, 4, 2, 3] in 1/ccm, their group [B] and their row of `KINDS` [B]."
+    """Generated cells [B, 4, 2, 3] in 1/ccm, their group [B] and their row of `KINDS` [B]."""
 
     f4: np.ndarray
     group: np.ndarray
@@ -112,11 +116,16 @@ class Cells:
 
 
 def mixture(seed: int, block: int, patches: int = 300) -> Cells:
-    "Block number `block` of the data set with this seed."
+    """Block number `block` of the data set with this seed."""
     rng = numpy_rng(seed, "cells", block)
     in_patches, group = patch_cells(rng, patches)
     single = len(in_patches) * 34 // 60, len(in_patches) * 3 // 60
-    parts = [in_patches, random_cells(rng, single[0]), zero_flux_cells(rng, single[1]), one_flavor_cells(rng, single[1])]
+    parts = [
+        in_patches,
+        random_cells(rng, single[0]),
+        zero_flux_cells(rng, single[1]),
+        one_flavor_cells(rng, single[1]),
+    ]
     kind = np.repeat([3, 2, 0, 1], [len(part) for part in parts])
     alone = patches + np.arange(len(kind) - len(group))
     return Cells(np.concatenate(parts), np.concatenate([group, alone]) + block * 10 * patches * CELLS_PER_PATCH, kind)
@@ -124,7 +133,7 @@ def mixture(seed: int, block: int, patches: int = 300) -> Cells:
 # %% ../../nbs/04_flavor/03_generator.ipynb #2921f85c
 @dataclass(frozen=True)
 class Labelled:
-    "Unstable cells with final state [B, 4, 2, 3] and rate [B] in 1/s, stable cells, and how many had too narrow a crossing."
+    """Unstable cells with final state [B, 4, 2, 3] and rate [B] in 1/s, stable cells, and how many had too narrow a crossing."""
 
     unstable: Cells
     final: np.ndarray
@@ -134,7 +143,7 @@ class Labelled:
 
 
 def label_cells(cells: Cells, rule: Quadrature, scheme: str, most: int | None = None) -> Labelled:
-    "Sort cells into unstable and stable and compute what the (first `most`) unstable ones become."
+    """Sort cells into unstable and stable and compute what the (first `most`) unstable ones become."""
     crossing = unstable(cells.f4, rule.directions)
     rate = growth_rate(cells.f4, rule)
     moving = np.flatnonzero(crossing & (rate > 0))[:most]

@@ -39,16 +39,20 @@ def require_normalized(state: ArrayOrTensor) -> None:
     """Raise UnitsError unless states [..., 6] look like normalised ones (r below 100 length units)."""
     largest = _radius_range(state)[1]
     if largest >= UNITS_BORDER:
-        raise UnitsError(f"expected normalised states, got a radius of {largest:.6g}: these look like kilometres; "
-                         f"call Normalization2BP.normalize first")
+        raise UnitsError(
+            f"expected normalised states, got a radius of {largest:.6g}: these look like kilometres; "
+            f"call Normalization2BP.normalize first"
+        )
 
 
 def require_kilometres(state: ArrayOrTensor) -> None:
     """Raise UnitsError unless states [..., 6] look like kilometres (r of 100 or more)."""
     smallest = _radius_range(state)[0]
     if smallest < UNITS_BORDER:
-        raise UnitsError(f"expected kilometres, got a radius of {smallest:.6g}: these look normalised already; "
-                         f"normalise exactly once")
+        raise UnitsError(
+            f"expected kilometres, got a radius of {smallest:.6g}: these look normalised already; "
+            f"normalise exactly once"
+        )
 
 # %% ../../nbs/03_orbits/01_coordinates.ipynb #a40c6fbc
 @dataclass(frozen=True)

@@ -13,8 +13,17 @@ import numpy as np
 
 from ..core.data import numpy_rng
 from thesis_surrogates.orbits.kepler import (
-    EARTH_MU_KM3_S2, EARTH_RADIUS_KM, Array, Elements, eccentric_from_true, elements_to_state, mean_from_eccentric,
-    orbital_period, propagate_kepler, solve_kepler, true_from_eccentric,
+    EARTH_MU_KM3_S2,
+    EARTH_RADIUS_KM,
+    Array,
+    Elements,
+    eccentric_from_true,
+    elements_to_state,
+    mean_from_eccentric,
+    orbital_period,
+    propagate_kepler,
+    solve_kepler,
+    true_from_eccentric,
 )
 
 # %% auto #0
@@ -56,8 +65,10 @@ def parse_set_name(name: str) -> SetName:
     """Read `complex_TBP_planar_100_train`. Raises ValueError with the allowed pattern."""
     found = re.fullmatch(rf"({'|'.join(BOXES)})_TBP_(planar|nonplanar)_([1-9][0-9]*)_(train|test)", name)
     if found is None:
-        raise ValueError(f"orbit set {name!r} is not a name of the form <{'|'.join(BOXES)}>_TBP_<planar|nonplanar>_"
-                         f"<number of orbits>_<train|test>, such as complex_TBP_planar_100_train")
+        raise ValueError(
+            f"orbit set {name!r} is not a name of the form <{'|'.join(BOXES)}>_TBP_<planar|nonplanar>_"
+            f"<number of orbits>_<train|test>, such as complex_TBP_planar_100_train"
+        )
     box, plane, number, role = found.groups()
     return SetName(text=name, box=box, planar=plane == "planar", orbits=int(number), role=role)
 
@@ -77,8 +88,14 @@ def draw_elements(name: str, seed: int) -> Elements:
     else:
         raise ValueError(f"the box of {name!r} allows no orbit above the Earth's surface")
     plane = np.zeros((2, n)) if wanted.planar else rng.uniform(0, np.pi, (2, n))
-    return Elements(semi_major_axis=size[:n], eccentricity=shape[:n], inclination=plane[0], raan=plane[1],
-                    argument_of_periapsis=rng.uniform(0, np.pi, n), true_anomaly=rng.uniform(0, 2 * np.pi, n))
+    return Elements(
+        semi_major_axis=size[:n],
+        eccentricity=shape[:n],
+        inclination=plane[0],
+        raan=plane[1],
+        argument_of_periapsis=rng.uniform(0, np.pi, n),
+        true_anomaly=rng.uniform(0, 2 * np.pi, n),
+    )
 
 # %% ../../nbs/03_orbits/02_generator.ipynb #538e3556
 Anomaly = Literal["mean", "eccentric", "true"]
@@ -110,8 +127,9 @@ class OrbitSet:
     elements: Array
 
 
-def make_orbit_set(name: str, seed: int, points: int = 360, anomaly: Anomaly = "mean",
-                   mu: float = EARTH_MU_KM3_S2) -> OrbitSet:
+def make_orbit_set(
+    name: str, seed: int, points: int = 360, anomaly: Anomaly = "mean", mu: float = EARTH_MU_KM3_S2
+) -> OrbitSet:
     """Draw and sample the set called `name`; planar sets have z and vz exactly zero."""
     if points < 2:
         raise ValueError(f"an orbit needs at least 2 points, got {points}")

@@ -52,8 +52,7 @@ def solve_kepler(mean_anomaly: Array, eccentricity: Array, iterations: int = 60)
 def true_from_eccentric(eccentric_anomaly: Array, eccentricity: Array) -> Array:
     """True anomaly [rad] from the eccentric one, keeping whole turns."""
     beta = eccentricity / (1 + np.sqrt(1 - np.square(eccentricity)))
-    return eccentric_anomaly + 2 * np.arctan2(
-        beta * np.sin(eccentric_anomaly), 1 - beta * np.cos(eccentric_anomaly))
+    return eccentric_anomaly + 2 * np.arctan2(beta * np.sin(eccentric_anomaly), 1 - beta * np.cos(eccentric_anomaly))
 
 
 def eccentric_from_true(true_anomaly: Array, eccentricity: Array) -> Array:
@@ -129,8 +128,14 @@ def state_to_elements(state: Array, mu: float = EARTH_MU_KM3_S2, tolerance: floa
     latitude = angle_in_plane(position, node, in_plane)
     argp = np.where(e < tolerance, 0.0, angle_in_plane(e_vector, node, in_plane))
     a = 1 / (2 / r - np.sum(velocity**2, -1) / mu)
-    return Elements(semi_major_axis=a, eccentricity=e, inclination=inclination, raan=raan,
-                    argument_of_periapsis=argp, true_anomaly=np.mod(latitude - argp, 2 * np.pi))
+    return Elements(
+        semi_major_axis=a,
+        eccentricity=e,
+        inclination=inclination,
+        raan=raan,
+        argument_of_periapsis=argp,
+        true_anomaly=np.mod(latitude - argp, 2 * np.pi),
+    )
 
 # %% ../../nbs/03_orbits/00_kepler.ipynb #0ddfc848
 def two_body_acceleration(position: ArrayOrTensor, mu: float = 1.0) -> ArrayOrTensor:

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..core.config import DataConfig, RunConfig, check
-from ..core.files import DataError
-from ..core.mappings import ConfigError, merge, nearest
+from ..core.config import DataConfig, RunConfig, check, merge, nearest
+from ..core.errors import ConfigError, DataError
 from ..core.system import System
 from .registry import get_system, resolve
 
@@ -22,7 +21,7 @@ __all__ = ['dataset_path', 'locked', 'chosen_dataset', 'ensure_dataset', 'check_
 
 # %% ../../nbs/06_running/01_datasets.ipynb #57ec6bd7
 def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
-    "File of a dataset: the user's own, or a name with the hash of what describes it."
+    """File of a dataset: the user's own, or a name with the hash of what describes it."""
     if config.path is not None:
         return Path(config.path).expanduser()
     return Path(data_dir) / system / config.file_name(system)
@@ -39,7 +38,9 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = path.with_name(f".{path.name}.lock").open("w")
     except OSError as error:
-        raise DataError(f"{path}: nothing can be written there ({error.strerror}); choose another folder with --out or --data-dir") from None
+        raise DataError(
+            f"{path}: nothing can be written there ({error.strerror}); choose another folder with --out or --data-dir"
+        ) from None
     with opened as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -52,14 +53,18 @@ def chosen_dataset(system: System, preset: str | None, given: Mapping[str, Any],
         ConfigError: the system has no such preset, or a key is wrong.
     """
     if preset is not None and preset not in system.presets:
-        raise ConfigError(f"--preset {preset}: {system.name} has none of this name; "
-                          f"{nearest(preset, list(system.presets)) if system.presets else 'leave it out'}")
+        raise ConfigError(
+            f"--preset {preset}: {system.name} has none of this name; "
+            f"{nearest(preset, list(system.presets)) if system.presets else 'leave it out'}"
+        )
     base = {} if preset is None else system.presets[preset].model_dump(mode="json")
     values = merge(base, {key: value for key, value in given.items() if value is not None})
     return check(system.data_config, merge(values, over.get("data") or over), "data")
 
 # %% ../../nbs/06_running/01_datasets.ipynb #0e9ca0db
-def ensure_dataset(system: System, config: DataConfig, data_dir: str | Path, *, again: bool = False, workers: int = 1) -> Path:
+def ensure_dataset(
+    system: System, config: DataConfig, data_dir: str | Path, *, again: bool = False, workers: int = 1
+) -> Path:
     """The file of the dataset, made now if it is a generated one that is not there yet.
 
     Args:
@@ -87,10 +92,14 @@ def check_same(system: System, config: DataConfig, path: Path) -> None:
     found, asked = system.description(path).get("config"), config.described()
     if not isinstance(found, dict):
         return
-    other = [key for key in asked if key in found and found[key] != asked[key]]  # a key that an older version did not know is not compared
+    other = [
+        key for key in asked if key in found and found[key] != asked[key]
+    ]  # a key that an older version did not know is not compared
     if other:
         told = ", ".join(f"{key} {found[key]!r} instead of {asked[key]!r}" for key in other[:3])
-        raise DataError(f"{path}: holds another dataset of {system.name} ({told}); choose another name, or replace it with --again")
+        raise DataError(
+            f"{path}: holds another dataset of {system.name} ({told}); choose another name, or replace it with --again"
+        )
 
 # %% ../../nbs/06_running/01_datasets.ipynb #26108b3b
 def write_dataset(system: System, config: DataConfig, path: Path, *, again: bool = False, workers: int = 1) -> None:
@@ -100,7 +109,9 @@ def write_dataset(system: System, config: DataConfig, path: Path, *, again: bool
         DataError: the system cannot write such a file or share the work, or the file holds another dataset.
     """
     if path.suffix not in system.suffixes:
-        raise DataError(f"{path.name}: datasets of {system.name} are written as {' or '.join(system.suffixes)}; choose such a name")
+        raise DataError(
+            f"{path.name}: datasets of {system.name} are written as {' or '.join(system.suffixes)}; choose such a name"
+        )
     if system.produce is None and workers > 1:
         raise DataError(f"{path.name}: {system.name} makes its datasets with one process; leave out --workers")
     with locked(path):
@@ -114,7 +125,7 @@ def write_dataset(system: System, config: DataConfig, path: Path, *, again: bool
 
 # %% ../../nbs/06_running/01_datasets.ipynb #72f3758d
 def datasets_of(configs: list[RunConfig], data_dir: str | Path) -> dict[Path, RunConfig]:
-    "The distinct dataset files of several runs, each with the first run that needs it."
+    """The distinct dataset files of several runs, each with the first run that needs it."""
     found: dict[Path, RunConfig] = {}
     for config in configs:
         found.setdefault(dataset_path(config.system, config.data, data_dir), config)

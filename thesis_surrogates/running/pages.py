@@ -83,7 +83,10 @@ def table(rows: list[Row], first: str) -> str:
         return f"`{text}`".replace("|", "\\|") if text else ""
 
     head = [first, "type", "default", "meaning"]
-    body = [["**returns**" if r[0] == "returns" else code(r[0]), code(r[1]), code(r[2]), r[3].replace("|", "\\|")] for r in rows]
+    body = [
+        ["**returns**" if r[0] == "returns" else code(r[0]), code(r[1]), code(r[2]), r[3].replace("|", "\\|")]
+        for r in rows
+    ]
     kept = [i for i in range(len(head)) if any(line[i] for line in body)]
     lines = ["| " + " | ".join(line[i] for i in kept) + " |" for line in [head, *body]]
     lines.insert(1, "|" + "---|" * len(kept))
@@ -98,7 +101,9 @@ def signature(function: ast.FunctionDef | ast.AsyncFunctionDef, width: int = 92)
     if len(line) <= width:
         return line
     head, tail = line.split("(", 1)
-    arguments, result = tail.rsplit(")", 1) if "->" not in tail else (tail.rsplit(") ->", 1)[0], " ->" + tail.rsplit(") ->", 1)[1])
+    arguments, result = (
+        tail.rsplit(")", 1) if "->" not in tail else (tail.rsplit(") ->", 1)[0], " ->" + tail.rsplit(") ->", 1)[1])
+    )
     parts, depth, start = [], 0, 0
     for i, letter in enumerate(arguments):
         depth += (letter in "([{") - (letter in ")]}")
@@ -125,7 +130,11 @@ def method_list(cls: ast.ClassDef) -> str:
         if isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name == "__call__"):
             about = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
             is_property = any(isinstance(d, ast.Name) and d.id == "property" for d in node.decorator_list)
-            shown = node.name if is_property else f"{node.name}({', '.join(r[0] for r in argument_rows(node, {}) if r[0] != 'returns')})"
+            shown = (
+                node.name
+                if is_property
+                else f"{node.name}({', '.join(r[0] for r in argument_rows(node, {}) if r[0] != 'returns')})"
+            )
             lines.append(f"- [`{shown}`]{{#{cls.name.lower()}.{node.name.lower()}}}" + (f": {about}" if about else ""))
     return "\n".join(lines) + "\n\n" if lines else ""
 
@@ -193,7 +202,9 @@ class PageProcessor:
     def keep_prose_below_title(self) -> None:
         """Give the prose that shares the title's cell a cell of its own: nbdev drops the title's whole cell."""
         first = self.nb.cells[0] if self.nb.cells else None
-        title = re.match(r"# [^\n]*\n+> [^\n]*\n+(?=\S)", first.source) if first and first.cell_type == "markdown" else None
+        title = (
+            re.match(r"# [^\n]*\n+> [^\n]*\n+(?=\S)", first.source) if first and first.cell_type == "markdown" else None
+        )
         if first and title:
             rest = copy.deepcopy(first)
             rest["source"] = first.source[title.end() :]

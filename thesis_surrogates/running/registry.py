@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..core.config import RunConfig, check_run, expand_suite
-from ..core.mappings import ConfigError, merge, nearest, nested, read_yaml
+from ..core.config import RunConfig, check_run, merge, nearest, nested, read_yaml
+from ..core.errors import ConfigError
+from ..core.suites import expand_suite
 
 if TYPE_CHECKING:
     from thesis_surrogates.core.system import System
@@ -72,7 +73,7 @@ def experiments_folder() -> Path:
 
 
 def suites(system: str | None = None) -> dict[str, Path]:
-    "All suite files that come with the package, as `system/name`."
+    """All suite files that come with the package, as `system/name`."""
     folder = experiments_folder() / "suites"
     names = [system] if system else list(SYSTEMS)
     return {f"{name}/{path.stem}": path for name in names for path in sorted((folder / name).glob("*.yaml"))}

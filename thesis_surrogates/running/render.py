@@ -90,7 +90,9 @@ def navigation(contents: Sequence[Any], pages: Mapping[str, Page], current: str,
         if isinstance(entry, Mapping) and "contents" in entry:
             is_open = " open" if current in sources_of(entry["contents"]) else ""
             inner = navigation(entry["contents"], pages, current, up)
-            rows.append(f"<li><details{is_open}><summary>{html.escape(entry['section'])}</summary>{inner}</details></li>")
+            rows.append(
+                f"<li><details{is_open}><summary>{html.escape(entry['section'])}</summary>{inner}</details></li>"
+            )
             continue
         source = entry if isinstance(entry, str) else entry["href"]
         text = pages[source].title if isinstance(entry, str) else entry.get("text", pages[source].title)
@@ -124,7 +126,15 @@ def for_pandoc(notebook: Mapping[str, Any]) -> dict[str, Any]:
 PANDOC_INPUT = "+".join(
     ["ipynb", "auto_identifiers", "fenced_divs", "bracketed_spans", "native_divs", "link_attributes"]
     + ["inline_code_attributes", "header_attributes", "citations", "footnotes", "tex_math_dollars", "pipe_tables"]
-    + ["implicit_figures", "definition_lists", "raw_html", "raw_attribute", "backtick_code_blocks", "fenced_code_attributes", "strikeout"]
+    + [
+        "implicit_figures",
+        "definition_lists",
+        "raw_html",
+        "raw_attribute",
+        "backtick_code_blocks",
+        "fenced_code_attributes",
+        "strikeout",
+    ]
 )
 
 
@@ -137,7 +147,9 @@ def pandoc_path() -> str:
     except (ImportError, OSError):
         found = shutil.which("pandoc")
     if not found:
-        raise SiteError("neither quarto nor pandoc is here: pip install pypandoc_binary (or install thesis_surrogates[dev])")
+        raise SiteError(
+            "neither quarto nor pandoc is here: pip install pypandoc_binary (or install thesis_surrogates[dev])"
+        )
     return found
 
 # %% ../../nbs/06_running/05_render.ipynb #39f6f858
@@ -163,10 +175,16 @@ def page_variables(frame: Frame, page: Page) -> dict[str, str]:
     up = "../" * page.target.count("/")
     contents, order = frame.site["sidebar"]["contents"], frame.order
     at = order.index(page)
-    section = [e["section"] for e in contents if isinstance(e, Mapping) and page.source in sources_of(e.get("contents", []))]
+    section = [
+        e["section"] for e in contents if isinstance(e, Mapping) and page.source in sources_of(e.get("contents", []))
+    ]
 
     def turn(other: Page | None, kind: str, word: str) -> str:
-        text = f'<a class="{kind}" href="{up}{other.target}"><small>{word}</small>{html.escape(other.title)}</a>' if other else ""
+        text = (
+            f'<a class="{kind}" href="{up}{other.target}"><small>{word}</small>{html.escape(other.title)}</a>'
+            if other
+            else ""
+        )
         return text
 
     return {
@@ -198,10 +216,30 @@ def render_page(frame: Frame, page: Page, pandoc: str) -> list[str]:
     variables = page_variables(frame, page)
     meta = {"targets": link_targets(frame, page), "pagetitle": variables.pop("pagetitle")}
     settings.write_text(json.dumps({"variables": variables, "metadata": meta}), encoding="utf-8")
-    command = [pandoc, "--defaults", settings.name, "-f", PANDOC_INPUT, "-t", "html5", "-s", "--mathml", "--toc", "--toc-depth=3"]
-    command += ["--section-divs", "--template", str(frame.assets / "page.html"), "--lua-filter", str(frame.assets / "filter.lua")]
+    command = [
+        pandoc,
+        "--defaults",
+        settings.name,
+        "-f",
+        PANDOC_INPUT,
+        "-t",
+        "html5",
+        "-s",
+        "--mathml",
+        "--toc",
+        "--toc-depth=3",
+    ]
+    command += [
+        "--section-divs",
+        "--template",
+        str(frame.assets / "page.html"),
+        "--lua-filter",
+        str(frame.assets / "filter.lua"),
+    ]
     command += ["--extract-media", target.stem + "_files", "-o", target.name]
-    done = subprocess.run(command, input=json.dumps(for_pandoc(notebook)), text=True, cwd=target.parent, capture_output=True)
+    done = subprocess.run(
+        command, input=json.dumps(for_pandoc(notebook)), text=True, cwd=target.parent, capture_output=True
+    )
     settings.unlink()
     if done.returncode:
         raise SiteError(f"pandoc could not render {page.source}: {done.stderr.strip()}")

@@ -121,7 +121,9 @@ def check_links(out: Path) -> list[str]:
 def process_notebooks(root: Path) -> Path:
     """Let nbdev process the notebooks of the checkout `root` into `root/_proc`, two at a time; that folder."""
     if not (root / "settings.ini").is_file() or not (root / "nbs").is_dir():
-        raise SiteError(f"{root} is no checkout of this project (no settings.ini, no nbs/): the site is made from the notebooks")
+        raise SiteError(
+            f"{root} is no checkout of this project (no settings.ini, no nbs/): the site is made from the notebooks"
+        )
     proc, settings = root / "_proc", root / "settings.ini"
     code = (
         "from nbdev.quarto import refresh_quarto_yml; from nbdev.serve import proc_nbs\n"
