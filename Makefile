@@ -61,10 +61,12 @@ imports: $(READY)  ## the import law of .importlinter
 	@$(BIN)/lint-imports --no-cache
 
 lint: $(READY)  ## ruff on the notebooks and on what is written by hand
-	@$(BIN)/ruff check nbs tests .ci/drift .ci/notebooks $(wildcard thesis_surrogates/cli.py thesis_surrogates/__main__.py benchmarks)
+	@$(BIN)/ruff check nbs tests site .ci/drift .ci/notebooks $(wildcard thesis_surrogates/cli.py thesis_surrogates/__main__.py thesis_surrogates/_site.py benchmarks)
+	@$(BIN)/ruff format --check -q site thesis_surrogates/_site.py
 
-types: $(READY)  ## mypy on the exported package
+types: $(READY)  ## mypy on the package and on the tools of the site
 	@$(BIN)/mypy -p thesis_surrogates
+	@$(BIN)/mypy site/*.py
 
 notebooks: $(READY)  ## run every notebook, two at a time, within its time budget
 	@$(BIN)/python .ci/notebooks

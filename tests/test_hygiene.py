@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 PACKAGE = ROOT / "thesis_surrogates"
-HAND_WRITTEN = {"__init__.py", "_modidx.py", "cli.py", "__main__.py"}
+HAND_WRITTEN = {"__init__.py", "_modidx.py", "_site.py", "cli.py", "__main__.py"}
 NOTEBOOKS = sorted(
     p for p in NBS.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(NBS).parts)
 )
@@ -258,11 +258,10 @@ def test_tags_survive_nbdev_clean(tmp_path):
 
 def test_every_page_is_in_the_sidebar():
     import yaml
-
-    from thesis_surrogates.running.render import expand_sidebar, sources_of
+    from site_tools import render
 
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
-    listed = set(sources_of(expand_sidebar(config["website"]["sidebar"]["contents"], NBS)))
+    listed = set(render.sources_of(render.expand_sidebar(config["website"]["sidebar"]["contents"], NBS)))
     assert set(n for n in NAMES if not n.startswith("experiments/")) == listed
 
 

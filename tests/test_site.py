@@ -8,13 +8,15 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from site_tools import build, render
 
-from thesis_surrogates.running.render import SiteError, sources_of
-from thesis_surrogates.running.site import add_reports, build_site, check_links
+from thesis_surrogates import _site
+from thesis_surrogates.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -28,13 +30,13 @@ def site(tmp_path_factory):
     out = tmp_path_factory.mktemp("site") / "out"
     complaints = io.StringIO()
     with contextlib.redirect_stderr(complaints):
-        folder = build_site(ROOT, out, quarto=False)
+        folder = build.build_site(ROOT, out, quarto=False)
     assert folder == out and (out / "index.html").is_file()
     return out, complaints.getvalue()
 
 
 def test_every_link_leads_somewhere(site):
-    dead = check_links(site[0])
+    dead = build.check_links(site[0])
     assert not dead, "\n".join(dead)
 
 
@@ -69,8 +71,8 @@ def test_every_notebook_has_its_page(site):
 
 
 def test_exported_functions_are_documented(site):
-    text = (site[0] / "06_running" / "site.html").read_text(encoding="utf-8")
-    assert 'id="build_site"' in text and "<details" in text
+    text = (site[0] / "06_running" / "execution.html").read_text(encoding="utf-8")
+    assert 'id="run_directory"' in text and "<details" in text
     assert text.count('aria-current="page"') == 1
 
 
@@ -86,6 +88,13 @@ def test_everything_that_a_cell_displays_is_on_its_page(site):
         name = re.sub(r"^\d+[a-zA-Z0-9]*_", "", path.stem.lower()) + ".html"
         page = (site[0] / "07_results" / name).read_text(encoding="utf-8")
         assert page.count("<table") >= len(re.findall(r"^\|[-|:]+\|$", shown, flags=re.MULTILINE)), path.stem
+
+
+def test_paragraphs_of_an_output_stand_apart():
+    """The verdicts of the results are paragraphs of one output; without a gap they read as one block."""
+    style = (ROOT / "site" / "style.css").read_text(encoding="utf-8")
+    gap = re.search(r"\.output p \+ p\s*\{\s*margin-top:\s*([\d.]+)rem", style)
+    assert gap and float(gap[1]) >= 0.5
 
 
 def test_reports_become_pages(tmp_path):
@@ -104,18 +113,19 @@ def test_reports_become_pages(tmp_path):
     report = {"cells": [title, code], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     (tmp_path / "reports" / "toy-demo").mkdir(parents=True)
     (tmp_path / "reports" / "toy-demo" / "report.ipynb").write_text(json.dumps(report))
-    assert add_reports(tmp_path / "reports", tmp_path / "proc") == 1
+    assert build.add_reports(tmp_path / "reports", tmp_path / "proc") == 1
     page = json.loads((tmp_path / "proc" / "reports" / "toy-demo.ipynb").read_text())
     assert "title: Toy compared" in page["cells"][0]["source"]
+    assert render.read_page(tmp_path / "proc", "reports/toy-demo.ipynb").description == "One line."
     assert [o["output_type"] for o in page["cells"][-1]["outputs"]] == ["execute_result"]
 
 
 def test_bad_input_says_what_to_do(tmp_path):
-    with pytest.raises(SiteError, match="no checkout"):
-        build_site(tmp_path)
+    with pytest.raises(render.SiteError, match="no checkout"):
+        build.build_site(tmp_path)
     if not shutil.which("quarto"):
-        with pytest.raises(SiteError, match="not on PATH"):
-            build_site(ROOT, tmp_path / "out", quarto=True)
+        with pytest.raises(render.SiteError, match="not on PATH"):
+            build.build_site(ROOT, tmp_path / "out", quarto=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -128,12 +138,61 @@ def test_quarto_gets_the_same_pages(tmp_path, site, monkeypatch):
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(script.parent), prepend=":")
-    folder = build_site(ROOT, tmp_path / "out")
+    folder = build.build_site(ROOT, tmp_path / "out")
     assert (folder / "index.html").read_text() == "made by quarto\n"
     config = yaml.safe_load((tmp_path / "out" / "_quarto.yml").read_text())
-    pages = list(sources_of(config["website"]["sidebar"]["contents"]))
-    assert pages[0] == "index.ipynb" and "06_running/06_site.ipynb" in pages
+    pages = list(render.sources_of(config["website"]["sidebar"]["contents"]))
+    assert pages[0] == "index.ipynb" and "06_running/03_execution.ipynb" in pages
     assert config["format"]["html"]["html-math-method"] == "mathml"
+
+
+def test_links_are_followed_to_pages_places_and_folders(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "index.html").write_text(
+        '<a href="../#top">home, named by its folder as Quarto does</a><a href="../deep">here</a>'
+    )
+    (tmp_path / "bare").mkdir()
+    links = (
+        '<a href="#top">up</a><a href="lake.html">lake</a><a href="bare">no page</a><a href="deep/#none">no place</a>'
+    )
+    (tmp_path / "index.html").write_text(f'<p id="top"><a href="index.html#top">here</a>{links}')
+    assert build.check_links(tmp_path) == ["index.html: lake.html", "index.html: bare", "index.html: deep/#none"]
+
+
+def test_the_command_starts_the_script_of_the_checkout(tmp_path, monkeypatch, capfd):
+    """With this interpreter, from any folder, options passed on, and its exit code is the command's."""
+    (tmp_path / "build.py").write_text(
+        "import render, sys; print(render.WORD, sys.executable, *sys.argv[1:], flush=True); sys.exit(3)"
+    )
+    (tmp_path / "render.py").write_text("WORD = 'found'")
+    monkeypatch.setattr(_site, "FOLDER", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["site", "--out", "here"])
+    assert ended.value.code == 3 and capfd.readouterr().out == f"found {sys.executable} --out here\n"
+
+
+def test_without_a_checkout_the_command_says_so_in_one_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(_site, "FOLDER", tmp_path / "site")
+    with pytest.raises(SystemExit) as ended:
+        main(["site"])
+    shown = capfd.readouterr()
+    assert ended.value.code == 2 and shown.out == "" and shown.err.count("\n") == 1
+    assert "installed without one" in shown.err and "make site" in shown.err
+
+
+def test_the_script_builds_this_checkout_and_names_what_is_wrong(tmp_path):
+    script = [sys.executable, str(ROOT / "site" / "build.py")]
+    assert _site.FOLDER == ROOT / "site"
+    answer = subprocess.run([*script, "--uot", "x"], cwd=tmp_path, capture_output=True, text=True)
+    assert answer.returncode == 2 and "--uot" in answer.stderr
+    for name in ("build.py", "render.py", "pages.py"):
+        (tmp_path / "site").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "site" / name, tmp_path / "site" / name)
+    answer = subprocess.run([sys.executable, "site/build.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert (
+        answer.returncode == 2 and "no checkout of this project" in answer.stderr and "Traceback" not in answer.stderr
+    )
 
 
 def browser() -> str | None:

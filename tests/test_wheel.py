@@ -40,6 +40,7 @@ def wheel(tmp_path_factory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     shutil.copytree(ROOT / "nbs" / "experiments", source / "nbs" / "experiments")
+    shutil.copytree(ROOT / "site", source / "site", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(PACKAGE, source / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(out), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -133,6 +134,14 @@ def test_the_wheel_is_what_is_imported(stranger):
     done = run(stranger, "python", "-c", "import thesis_surrogates, torch; print(thesis_surrogates.__file__)")
     assert done.returncode == 0, done.stderr
     assert str(ROOT) not in done.stdout and "/env/" in done.stdout
+
+
+def test_the_site_needs_a_checkout(stranger):
+    done = run(stranger, "surrogates", "site")
+    assert done.returncode == 2 and done.stdout == "", done.stdout
+    assert done.stderr.startswith("error: ") and "make site" in done.stderr and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
 
 
 def test_a_tiny_experiment_from_an_empty_folder(stranger):

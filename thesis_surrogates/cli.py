@@ -427,11 +427,21 @@ def publish(
 
 
 @app.command()
-def site(out: Annotated[Path, typer.Option("--out", help="Folder of the built site.")] = Path("_docs")) -> None:
+def site(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the built site; _docs of the checkout by default.")
+    ] = None,
+) -> None:
     """Build the site of a checkout: with Quarto where it is installed, with pandoc otherwise."""
-    from thesis_surrogates.running.site import build_site
+    import subprocess
 
-    typer.echo(f"site: open {build_site(Path.cwd(), out) / 'index.html'} in a browser")
+    from thesis_surrogates._site import FOLDER, REMEDY
+
+    if not (FOLDER / "build.py").is_file():
+        typer.echo(f"error: {REMEDY}", err=True)
+        raise typer.Exit(2)
+    options = [] if out is None else ["--out", str(out)]
+    raise typer.Exit(subprocess.run([sys.executable, str(FOLDER / "build.py"), *options]).returncode)
 
 
 @app.command()
