@@ -1,5 +1,6 @@
 """Runs, sweeps and the command line: faults, isolation, and what a user sees."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import yaml
 from thesis_surrogates.core.config import as_mapping
 from thesis_surrogates.core.errors import ConfigError, DataError, FactsError
 from thesis_surrogates.core.facts import read_run
+from thesis_surrogates.core.recorder import open_run
 from thesis_surrogates.running.execution import run, run_directory
 from thesis_surrogates.running.registry import load_suite, resolve
 from thesis_surrogates.running.sweeps import sweep
@@ -182,6 +184,9 @@ def test_help_is_quick_and_lists_the_commands(tmp_path):
     "words, message",
     [
         (("run", "tracks/dmeo"), "no such file"),
+        (("run", "tracks/dmeo"), "did you mean 'tracks/demo'"),
+        (("run", "tracks/demo"), "surrogates sweep tracks/demo"),
+        (("run", "tracks/demo"), "surrogates run tracks/demo:mlp"),
         (("run", "tracks/smoke:resdual"), "did you mean"),
         (("run", "tracks/smoke:residual", "--set", "train.epohcs=3"), "did you mean 'epochs'"),
         (("run", "tracks/smoke:residual", "--set", "seed"), "key=value"),
@@ -232,6 +237,58 @@ def test_from_suite_to_report_and_export(tmp_path):
     assert published.returncode == 0
     text = "".join(p.read_text() for p in (tmp_path / "outputs/published").rglob("*") if p.is_file())
     assert str(tmp_path) not in text and os.uname().nodename not in re.findall(r"[\w.-]+", text)
+
+
+def test_the_version_is_told(tmp_path):
+    from thesis_surrogates import __version__
+
+    assert surrogates("--version", cwd=tmp_path).stdout.strip() == f"surrogates {__version__}"
+
+
+def in_terminal(width, *words, cwd):
+    """What a command writes to a terminal so wide."""
+    import pty
+
+    inside, outside = pty.openpty()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": str(width)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "thesis_surrogates", *map(str, words)], cwd=cwd, stdout=outside, env=environment
+    )
+    os.close(outside)
+    text = b""
+    with contextlib.suppress(OSError):  # how a terminal says that nobody writes any more
+        while piece := os.read(inside, 65536):
+            text += piece
+    os.close(inside)
+    assert process.wait(100) == 0
+    return text.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_comparisons_fit_the_terminal_and_are_complete_in_a_pipe(tmp_path, width):
+    rows = [
+        {"contender": f"network {k}", "kind": "surrogate", "headline_mean_mm": 0.1 * k, "note": "a long remark " * 20}
+        for k in range(2)
+    ]
+    for k, extra in enumerate(({}, {"question": "why? " * 30})):
+        with open_run(
+            tmp_path / f"runs/{k}",
+            {
+                "system": "tracks",
+                "name": "a run with a name that is quite long, " * k + str(k),
+                "seed": k,
+                "model": {"name": "mlp", "hidden": [64] * (2 + 30 * k)},
+                "data": {},
+                "train": {"epochs": k},
+            }
+            | extra,
+        ) as recorder:
+            recorder.event("evaluated", {"rows": rows})
+    shown = in_terminal(width, "compare", tmp_path / "runs", cwd=tmp_path)
+    assert max(len(line) for line in shown.splitlines()) <= width, max(shown.splitlines(), key=len)
+    assert all(word in shown for word in ("seed", "epochs", "network 1", "surrogate"))
+    piped = surrogates("compare", tmp_path / "runs", cwd=tmp_path).stdout
+    assert "a long remark " * 20 in re.sub(r" +", " ", piped) + " " and "…" not in piped
 
 
 def test_a_place_where_nothing_can_be_written_is_named(tmp_path):

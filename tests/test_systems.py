@@ -1,19 +1,23 @@
 """The contract that every system fills, checked on all of them and on all of their models."""
 
 import dataclasses
+import warnings
 from itertools import islice
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from thesis_surrogates.core.comparison import score_all
 from thesis_surrogates.core.config import TrainConfig
+from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.running.datasets import ensure_dataset
 from thesis_surrogates.running.execution import load_surrogate, new_model, run
 from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite, suites
+from thesis_surrogates.running.surrogate import Surrogate
 
 MODELS = [(name, config.name) for name in SYSTEMS for config in load_suite(f"{name}/smoke")]
 
@@ -135,6 +139,124 @@ def test_a_trained_model_is_loaded_and_used(smoke_runs, system_name):
     ones = list(single.values()) if isinstance(single, dict) else [single]
     for one, many in zip(ones, arrays, strict=True):
         np.testing.assert_allclose(one[0], many[0], rtol=2e-4, atol=1e-5 * np.abs(many).max())
+
+
+def example_table(surrogate):
+    """The example inputs of a surrogate as arrays and as one table."""
+    arrays = [value.numpy() for value in surrogate.deployable.inputs.values()]
+    flat = np.concatenate([array.reshape(len(array), -1).astype(float) for array in arrays], 1)
+    return arrays, pd.DataFrame(flat, columns=list(surrogate.inputs.column))
+
+
+def named(surrogate, answer):
+    return answer if isinstance(answer, dict) else dict(zip(surrogate.deployable.outputs, [answer], strict=True))
+
+
+def test_a_surrogate_says_what_its_inputs_are(smoke_runs, system_name):
+    surrogate = load_surrogate(smoke_runs(system_name).path)
+    inputs, examples = surrogate.inputs, surrogate.deployable.inputs
+    assert set(surrogate.deployable.columns) == set(examples), "a system names the columns of each of its inputs"
+    assert {name: len(rows) for name, rows in inputs.groupby("input")} == {
+        name: value[0].numel() for name, value in examples.items()
+    }
+    assert inputs.column.is_unique and inputs.unit.str.len().all()
+    assert (
+        inputs.lowest.isna() | inputs.highest.isna() | (inputs.lowest <= inputs.highest)
+    ).all() and inputs.lowest.notna().any()
+    for text in (repr(surrogate), surrogate._repr_html_()):
+        assert all(
+            word in text
+            for word in (*examples, *surrogate.deployable.outputs, inputs.column[0], inputs.unit[0], "batch")
+        )
+        assert text.count("\n") < 100 and len(text) < 6000
+    assert repr(surrogate).count("\n") < 13
+
+
+def test_the_range_of_the_inputs_holds_the_training_data(system_name, data_dir):
+    system = get_system(system_name)
+    config = load_suite(f"{system_name}/smoke")[0]
+    table = Surrogate(config, new_model(system, config), system.deploy(new_model(system, config))).inputs.set_index(
+        "column"
+    )
+    split = system.load_data(config.data, ensure_dataset(system, config.data, data_dir)).splits["train"]
+    values = {
+        "tracks": lambda: split["inputs"],
+        "orbits": lambda: split["state"] * config.data.units.state_scale(split["state"]),
+        "flavor": lambda: split["f4_initial"],
+        "events": lambda: split["particles"],
+    }[system_name]().double()
+    values = values.reshape(-1, {"tracks": 7, "orbits": 6, "flavor": 24, "events": 72}[system_name]).numpy()
+    known = table.iloc[: values.shape[1]]
+    slack = 1e-6 * np.nan_to_num(np.abs(known[["lowest", "highest"]].to_numpy(float)), nan=0.0).max(1) + 1e-9
+    assert not (np.nanmin(values, 0) < known.lowest - slack).any(), known[np.nanmin(values, 0) < known.lowest - slack]
+    assert not (np.nanmax(values, 0) > known.highest + slack).any(), known[np.nanmax(values, 0) > known.highest + slack]
+
+
+def test_a_table_gives_the_answers_of_arrays(smoke_runs, system_name):
+    surrogate = load_surrogate(smoke_runs(system_name).path)
+    arrays, table = example_table(surrogate)
+    wanted = named(surrogate, surrogate.predict(*arrays))
+    shuffled = table.iloc[:, ::-1].assign(remark="any")
+    shuffled.index = ["row"] * len(table)
+    found = named(surrogate, surrogate.predict(shuffled))
+    assert list(found) == list(wanted)
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name])
+    missing = surrogate.inputs.column[0]
+    with pytest.raises(ConfigError, match=f"no column '{missing}'.*nearest: '{missing}s'"):
+        surrogate.predict(table.rename(columns={missing: f"{missing}s"}))
+    with pytest.raises(ConfigError, match="holds no numbers"):
+        surrogate.predict(table.astype({missing: object}).replace({missing: {table[missing].iloc[0]: "many"}}))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_come_back_nan_in_their_place(smoke_runs, system_name, bad):
+    surrogate = load_surrogate(smoke_runs(system_name).path)
+    arrays, table = example_table(surrogate)
+    table = pd.concat([table] * 40, ignore_index=True)
+    wanted = named(surrogate, surrogate.predict(table, batch_size=16))
+    rows = [3, 17, 31]
+    table.iloc[rows, [0, 1, len(table.columns) - 1]] = bad
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = named(surrogate, surrogate.predict(table, batch_size=16))
+    assert [str(entry.message) for entry in caught] == [f"3 of {len(table)} rows are not finite; their answers are NaN"]
+    assert caught[0].filename == __file__
+    good = np.setdiff1d(np.arange(len(table)), rows)
+    for name in wanted:
+        assert found[name].shape == wanted[name].shape and np.isnan(found[name][rows]).all()
+        np.testing.assert_array_equal(found[name][good], wanted[name][good])
+
+
+def test_arrays_of_any_kind_are_taken_without_a_warning(smoke_runs):
+    surrogate = load_surrogate(smoke_runs("tracks").path)
+    state = next(iter(surrogate.deployable.inputs.values())).numpy()
+    wanted, frozen = surrogate.predict(state), state.astype(np.float64)
+    frozen.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for value in (
+            frozen,
+            state[::-1][::-1],
+            np.asfortranarray(state),
+            state.tolist(),
+            torch.from_numpy(state),
+            frozen.astype(">f8"),
+        ):
+            np.testing.assert_array_equal(surrogate.predict(value), wanted)
+        assert surrogate.predict(state[:0]).shape == (0, 4)
+    with pytest.warns(UserWarning, match="1 of 2 rows"):
+        assert np.isnan(surrogate.predict(np.where([[True], [False]], frozen, 1e300))[1]).all()
+    for wrong in (state[:, :5], state[0], np.full((2, 7), "a")):
+        with pytest.raises(ConfigError, match=r"expected shape \[N, 7\] \(x \[mm\], y \[mm\]"):
+            surrogate.predict(wrong)
+
+
+def test_inputs_of_different_lengths_are_named(smoke_runs):
+    surrogate = load_surrogate(smoke_runs("events").path)
+    particles, types = (value.numpy() for value in surrogate.deployable.inputs.values())
+    with pytest.raises(ConfigError, match="as many rows"):
+        surrogate.predict(particles, types[:3])
 
 
 def test_training_on_goes_through_a_pause(smoke_runs, system_name, data_dir, tmp_path):

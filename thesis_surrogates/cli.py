@@ -29,21 +29,47 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RUNS, DATA = Path("outputs/runs"), Path("data")
 
 
+def _show_version(asked: bool) -> None:
+    """Print the version and end."""
+    if asked:
+        from thesis_surrogates import __version__
+
+        typer.echo(f"surrogates {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train, compare and publish neural surrogates of slow physics codes."""
+
+
 def _print_table(rows: Any, columns: list[str] | None = None) -> None:
-    """A table on the terminal, plain text in a pipe."""
+    """A table that fits the terminal: long texts shortened, columns in blocks; complete and plain in a pipe."""
+    import shutil
+
     import pandas as pd
 
     table = pd.DataFrame(rows)
-    if columns:
-        table = table[[column for column in columns if column in table]]
-    with pd.option_context(
-        "display.width", 200, "display.max_columns", 40, "display.max_rows", 500, "display.max_colwidth", 80
-    ):
-        typer.echo(
-            "nothing yet"
-            if table.empty
-            else table.to_string(index=False, float_format=lambda v: f"{v:.4g}", na_rep="-")
-        )
+    table = table[[column for column in columns if column in table]] if columns else table
+    if table.empty:
+        return typer.echo("nothing yet")
+    form: dict[str, Any] = {"float_format": lambda value: f"{value:.4g}", "na_rep": "-"}
+    if not sys.stdout.isatty():
+        return typer.echo(table.to_string(index=False, **form))
+    width = shutil.get_terminal_size().columns
+    longest = max(8, width // 3)
+    table = (
+        table.dropna(axis=1, how="all")
+        .rename(columns=str)
+        .map(lambda value: value if not isinstance(value, str) or len(value) <= longest else value[: longest - 1] + "…")
+    )
+    table.columns = [name if len(name) <= longest else "…" + name[1 - longest :] for name in table.columns]
+    first = next((name for name in ("contender", "run", "name") if name in table), table.columns[0])
+    typer.echo(table.set_index(first).rename_axis(columns=first, index=None).to_string(line_width=width, **form))
 
 
 @app.command("list")
@@ -164,20 +190,10 @@ def run(
     here: Annotated[bool, typer.Option("--here", help="In this process instead of a papermill notebook.")] = False,
 ) -> None:
     """Execute one run (resuming it if it was interrupted)."""
-    from thesis_surrogates.core.config import as_mapping, merge, nearest, read_yaml
-    from thesis_surrogates.core.errors import ConfigError
-    from thesis_surrogates.running.registry import load_suite, overrides, resolve
+    from thesis_surrogates.core.config import merge
+    from thesis_surrogates.running.registry import overrides, read_run_values, resolve
 
-    path, _, name = config.rpartition(":") if ":" in config else (config, "", "")
-    if name:
-        runs = {entry.name: entry for entry in load_suite(path)}
-        if name not in runs:
-            raise ConfigError(f"{path} has no run {name!r}; {nearest(name, list(runs))}")
-        values = as_mapping(runs[name])
-    else:
-        values = read_yaml(path)
-        values = {"name": Path(path).stem, **values}
-    entry = resolve(merge(values, overrides(settings or [])))
+    entry = resolve(merge(read_run_values(config), overrides(settings or [])))
     if here:
         from thesis_surrogates.running.execution import run as execute
 

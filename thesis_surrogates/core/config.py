@@ -123,6 +123,10 @@ class DataConfig(StrictModel):
         """The keys that say what is in the dataset, as JSON knows them."""
         return self.model_dump(mode="json", exclude=set(self.reading))
 
+    def domain(self) -> dict[str, tuple[float, float]]:
+        """Smallest and largest value of input columns that the generator draws, by name; none for a user's own file."""
+        return {}
+
     def file_name(self, system: str) -> str:
         """Name of the generated file: the system and a hash of what is in it."""
         return f"{system}-{digest(self.described())}.h5"

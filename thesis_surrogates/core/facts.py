@@ -5,6 +5,7 @@
 # %% ../../nbs/01_core/15_facts.ipynb #ef8086f3
 from __future__ import annotations
 
+import html
 import os
 import re
 import socket
@@ -29,8 +30,8 @@ from thesis_surrogates.core.run_files import (
 )
 
 # %% auto #0
-__all__ = ['STALE_SECONDS', 'derive_status', 'Run', 'read_run', 'natural', 'find_runs', 'swept_keys', 'run_row', 'load_runs',
-           'FactsError']
+__all__ = ['STALE_SECONDS', 'derive_status', 'Run', 'read_run', 'headline_of', 'standing', 'headlines', 'natural', 'find_runs',
+           'swept_keys', 'run_row', 'load_runs', 'FactsError']
 
 # %% ../../nbs/01_core/15_facts.ipynb #0aea6e07
 _all_ = ["FactsError"]
@@ -88,6 +89,19 @@ class Run:
         """Training time in seconds; the loop counts on from its checkpoint, so earlier attempts are included."""
         return max((event.get("seconds") or 0.0 for event in self.events), default=0.0)
 
+    def __repr__(self) -> str:
+        table = standing(self)
+        rows = (
+            [] if table.empty else table.to_string(index=False, float_format=lambda value: f"{value:.4g}").splitlines()
+        )
+        return "\n".join([*headlines(self), *rows])
+
+    def _repr_html_(self) -> str:
+        first, *more = (html.escape(line) for line in headlines(self))
+        table = standing(self)
+        rows = "" if table.empty else table.to_html(index=False, border=0, float_format=lambda value: f"{value:.4g}")
+        return f"<p><b>{first}</b><br>{'<br>'.join(more)}</p>{rows}"
+
 # %% ../../nbs/01_core/15_facts.ipynb #0a2e40aa
 def read_run(run_dir: str | Path) -> Run:
     """Read the facts of one run; works while the run is being written. Raises FactsError when it is not a run."""
@@ -113,6 +127,40 @@ def read_run(run_dir: str | Path) -> Run:
         started=state.get("started"),
         finished=state.get("finished"),
     )
+
+# %% ../../nbs/01_core/15_facts.ipynb #5b1de002
+def headline_of(run: Run) -> str | None:
+    """The metric that decides, as the evaluation recorded it, else the first one; None without a result."""
+    fixed = ("contender", "kind", "parameters", "note", "cost_us")
+    first = next((key for row in run.evaluated for key in row if key not in fixed), None)
+    return run.last_event("evaluated").get("headline") or first
+
+
+def standing(run: Run) -> pd.DataFrame:
+    """Doing nothing, the most accurate and the cheapest classical method, and the best surrogates (lower is better)."""
+    headline = headline_of(run)
+    if headline is None:
+        return pd.DataFrame()
+    table = pd.DataFrame(
+        [{key: row.get(key) for key in ("kind", "contender", headline, "cost_us")} for row in run.evaluated]
+    )
+    table = table.astype({headline: float, "cost_us": float}).sort_values(headline, kind="stable")
+    kinds = {kind: table[table.kind == kind] for kind in ("nothing", "classical", "surrogate")}
+    cheapest = kinds["classical"].sort_values("cost_us", kind="stable").head(1)
+    chosen = [kinds["nothing"].head(1), kinds["classical"].head(1), cheapest, kinds["surrogate"].head(4)]
+    return pd.concat(chosen).reset_index().drop_duplicates("index").drop(columns="index")
+
+
+def headlines(run: Run) -> list[str]:
+    """Name, status, epochs and seconds; the error if there is one; the path."""
+    name, epochs = f"{run.config.get('system')}/{run.config.get('name') or run.path.name}", run.scalars.epoch.nunique()
+    error = run.error or {}
+    message = f"{error.get('type')}: {error.get('message')}".splitlines()[0][:200]
+    return [
+        f"{name}: {run.status}, {epochs} epochs in {run.seconds:.3g} s",
+        *([message] if error else []),
+        str(run.path),
+    ]
 
 # %% ../../nbs/01_core/15_facts.ipynb #2859ecbc
 def natural(text: Any) -> list[Any]:

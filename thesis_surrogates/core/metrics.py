@@ -8,12 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from thesis_surrogates.core.data import Tensors
 
 # %% auto #0
 __all__ = ['quantile_summary', 'bootstrap_interval', 'Spread', 'median_and_spread', 'epoch_to_fraction', 'overfit_flag']

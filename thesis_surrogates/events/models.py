@@ -5,6 +5,7 @@
 # %% ../../nbs/05_events/04_models.ipynb #ee5722b4
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Literal, NamedTuple
 
@@ -13,16 +14,17 @@ from pydantic import Field
 from torch import nn
 
 from ..core.config import ModelConfig
-from ..core.export.onnx import Deployable
+from ..core.export.onnx import Column, Deployable
 from ..core.models import Normalizer, mlp
 from .bottlenecks import Identity, LinearBottleneck, Passed, VectorQuantizer
 from .data import FEATURES, EventsData, from_features, to_features
-from .generator import TYPE_NAMES, generate
+from .generator import PHOTON, SLOTS, TYPE_NAMES, generate
 
 # %% auto #0
-__all__ = ['N_TYPES', 'GLOBALS_HEADS', 'MODELS', 'Encoder', 'Decoder', 'VectorSum', 'MeanLatent', 'Decoded', 'Autoencoder',
-           'Reconstruction', 'to_physical', 'reconstruct', 'decode_tokens', 'AutoencoderConfig', 'IdentityAutoencoder',
-           'LinearAutoencoder', 'VQAutoencoder', 'build_autoencoder', 'build_model', 'DeployedAutoencoder', 'deploy']
+__all__ = ['N_TYPES', 'GLOBALS_HEADS', 'MODELS', 'COLUMNS', 'Encoder', 'Decoder', 'VectorSum', 'MeanLatent', 'Decoded',
+           'Autoencoder', 'Reconstruction', 'to_physical', 'reconstruct', 'decode_tokens', 'AutoencoderConfig',
+           'IdentityAutoencoder', 'LinearAutoencoder', 'VQAutoencoder', 'build_autoencoder', 'build_model',
+           'DeployedAutoencoder', 'particle_columns', 'deploy']
 
 # %% ../../nbs/05_events/04_models.ipynb #49eb0fae
 N_TYPES = len(TYPE_NAMES)  # 8 with padding
@@ -259,6 +261,22 @@ class DeployedAutoencoder(nn.Module):
         return (*outputs, result.codes) if self.tokens else outputs
 
 
+def particle_columns(slot: int) -> tuple[Column, ...]:
+    """The four numbers of one particle; all are zero in an empty slot."""
+    return (
+        Column(name=f"pt_{slot}", unit="GeV", lowest=0.0),
+        Column(name=f"eta_{slot}", unit="1", lowest=-2.5, highest=2.5),
+        Column(name=f"phi_{slot}", unit="rad", lowest=-math.pi, highest=math.pi),
+        Column(name=f"energy_{slot}", unit="GeV", lowest=0.0),
+    )
+
+
+COLUMNS = {
+    "particles": tuple(column for slot in range(SLOTS) for column in particle_columns(slot)),
+    "type_ids": tuple(Column(name=f"type_{slot}", unit="id", lowest=0, highest=PHOTON) for slot in range(SLOTS)),
+}
+
+
 def deploy(model: nn.Module) -> Deployable:
     """The model in physical units with eight example events."""
     assert isinstance(model, Autoencoder)
@@ -267,4 +285,6 @@ def deploy(model: nn.Module) -> Deployable:
     outputs = ("reconstructed_particles", "decoded_type_ids", "met_gev", "codes")
     module = DeployedAutoencoder(model).eval()
     # phi is the angle of a decoded (cos, sin) that an untrained network may leave near zero, hence the wider tolerance
-    return Deployable(module=module, inputs=inputs, outputs=outputs if module.tokens else outputs[:3], tolerance=1e-3)
+    return Deployable(
+        module=module, inputs=inputs, outputs=outputs if module.tokens else outputs[:3], columns=COLUMNS, tolerance=1e-3
+    )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core.config import ModelConfig
 from ..core.data import numpy_rng
-from ..core.export.onnx import Deployable
+from ..core.export.onnx import Column, Deployable
 from ..core.models import Normalizer, activation, mlp
 from .asymptotics import RATE_PER_DENSITY
 from .data import FlavorData
@@ -23,9 +23,9 @@ from .generator import patch_cells
 from .mixing import StochasticMixing, YMatrixMixing, normalised_species, step_of
 
 # %% auto #0
-__all__ = ['MODELS', 'NetworkConfig', 'YMatrixConfig', 'StochasticConfig', 'gram_features', 'log_amplitudes', 'closure_features',
-           'exchange_orders', 'Backbone', 'trivial_gate', 'mixed_cells', 'FlavorNet', 'build_network', 'build_model',
-           'Deployed', 'deploy']
+__all__ = ['MODELS', 'CELL', 'NetworkConfig', 'YMatrixConfig', 'StochasticConfig', 'gram_features', 'log_amplitudes',
+           'closure_features', 'exchange_orders', 'Backbone', 'trivial_gate', 'mixed_cells', 'FlavorNet',
+           'build_network', 'build_model', 'Deployed', 'deploy']
 
 # %% ../../nbs/04_flavor/06_models.ipynb #4ab26920
 class NetworkConfig(ModelConfig):
@@ -264,6 +264,14 @@ class Deployed(nn.Module):
         return self.network.predict_all(f4_initial)
 
 
+CELL = tuple(
+    Column(name=f"{part}_{sector}_{kind}", unit="1/cm^3", lowest=0.0 if part == "n" else None)
+    for part in ("fx", "fy", "fz", "n")
+    for sector in ("nu", "antinu")
+    for kind in ("e", "mu", "tau")
+)
+
+
 def deploy(model: FlavorNet) -> Deployable:
     """The network with example cells."""
     cells = patch_cells(numpy_rng(0, "examples"), 2)[0].astype(np.float32)
@@ -271,4 +279,5 @@ def deploy(model: FlavorNet) -> Deployable:
         module=Deployed(model),
         inputs={"f4_initial": torch.from_numpy(cells)},
         outputs=("f4_final", "growthrate", "stability"),
+        columns={"f4_initial": CELL},
     )

@@ -21,7 +21,7 @@ from ..core.errors import DataError
 from ..core.files import file_fingerprint
 from ..core.hdf5 import read_hdf5, write_hdf5
 from .coordinates import Normalization2BP, UnitsError
-from .generator import Anomaly, make_orbit_set, parse_set_name
+from .generator import BOXES, Anomaly, make_orbit_set, parse_set_name
 from thesis_surrogates.orbits.kepler import (
     EARTH_MU_KM3_S2,
     EARTH_RADIUS_KM,
@@ -74,6 +74,18 @@ class OrbitsData(DataConfig):
     def units(self) -> Normalization2BP:
         """The one normaliser of the run."""
         return Normalization2BP(self.length_km, self.mu_km3_s2)
+
+    def domain(self) -> dict[str, tuple[float, float]]:
+        """Largest distance [km] and speed [km/s] of any orbit of the training box, for each component."""
+        if self.path is not None:
+            return {}
+        box = BOXES[parse_set_name(self.train_set).box]
+        largest, eccentricity = box.semi_major_axis_km[1], box.eccentricity[1]
+        lowest = max(EARTH_RADIUS_KM, box.semi_major_axis_km[0] * (1 - eccentricity))
+        reach, speed = largest * (1 + eccentricity), (self.mu_km3_s2 * (2 / lowest - 1 / largest)) ** 0.5
+        upright = 0.0 if self.is_planar else 1.0
+        bounds = {"x": reach, "y": reach, "z": reach * upright, "vx": speed, "vy": speed, "vz": speed * upright}
+        return {name: (-bound, bound) for name, bound in bounds.items()}
 
 # %% ../../nbs/03_orbits/05_data.ipynb #e004bcf4
 def make_data(config: DataConfig, path: Path) -> None:

@@ -16,15 +16,15 @@ from torch.nn.functional import softplus
 
 from ..core.config import DataConfig, ModelConfig, nearest
 from ..core.data import Tensors
-from ..core.export.onnx import Deployable
+from ..core.export.onnx import Column, Deployable
 from ..core.models import ACTIVATIONS, mlp
 from .coordinates import Normalization2BP
 from .data import OrbitsData
 
 # %% auto #0
-__all__ = ['EPSILON', 'FEATURES', 'HEADS', 'MODELS', 'safe_length', 'unit', 'FeatureLayer', 'cartesian_only', 'sph_4d_rinv_vel',
-           'rhat_vhat_speed', 'Head', 'NeuralODEConfig', 'axes', 'NeuralField', 'typical_acceleration', 'fit_scale',
-           'build_model', 'PhysicalField', 'deploy']
+__all__ = ['EPSILON', 'FEATURES', 'HEADS', 'MODELS', 'STATE', 'safe_length', 'unit', 'FeatureLayer', 'cartesian_only',
+           'sph_4d_rinv_vel', 'rhat_vhat_speed', 'Head', 'NeuralODEConfig', 'axes', 'NeuralField',
+           'typical_acceleration', 'fit_scale', 'build_model', 'PhysicalField', 'deploy']
 
 # %% ../../nbs/03_orbits/06_models.ipynb #fb476f6f
 EPSILON = 1e-6
@@ -220,10 +220,21 @@ class PhysicalField(nn.Module):
         return self.field.acceleration(state / self.state_scale) * self.acceleration_scale
 
 
+STATE = tuple(
+    Column(name=name, unit=unit)
+    for name, unit in (("x", "km"), ("y", "km"), ("z", "km"), ("vx", "km/s"), ("vy", "km/s"), ("vz", "km/s"))
+)
+
+
 def deploy(model: nn.Module) -> Deployable:
     """The trained field with its units inside; no straight line between two of the example states meets the Earth."""
     assert isinstance(model, NeuralField)
     example = torch.tensor(
         [[7000.0, 0, 0, 0, 7.546, 0], [20000.0, 37000, 0, -2.6, 1.4, 0], [12000.0, -9000, 0, 3.1, 3.9, 0]]
     )
-    return Deployable(module=PhysicalField(model).eval(), inputs={"state": example}, outputs=("acceleration",))
+    return Deployable(
+        module=PhysicalField(model).eval(),
+        inputs={"state": example},
+        outputs=("acceleration",),
+        columns={"state": STATE},
+    )

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,7 +19,6 @@ from ..core.comparison import compete, score_all
 from ..core.config import RunConfig, as_mapping, config_hash
 from ..core.data import Data
 from ..core.errors import ConfigError, DataError
-from ..core.export.onnx import Deployable
 from ..core.facts import Run, read_run
 from ..core.files import replace_bytes
 from ..core.models import count_parameters
@@ -31,11 +29,12 @@ from ..core.system import System
 from ..core.training import fit
 from .datasets import dataset_path, ensure_dataset
 from .epoch_bar import EpochBar, wanted
-from .registry import get_system, resolve
+from .registry import get_system, read_run_values, resolve
+from .surrogate import Surrogate
 
 # %% auto #0
 __all__ = ['OWN_FILES', 'run_directory', 'pick_device', 'threads', 'new_model', 'items_in', 'evaluate', 'write_views', 'run',
-           'check_fingerprint', 'Surrogate', 'trained_model', 'load_surrogate', 'evaluate_runs']
+           'check_fingerprint', 'trained_model', 'load_surrogate', 'evaluate_runs']
 
 # %% ../../nbs/06_running/03_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
@@ -125,7 +124,7 @@ def write_views(run_dir: str | Path) -> list[Path]:
 
 # %% ../../nbs/06_running/03_execution.ipynb #d2ea1b0b
 def run(
-    config: Mapping[str, Any] | RunConfig,
+    config: Mapping[str, Any] | RunConfig | str | Path,
     out: str | Path = "outputs/runs",
     *,
     data_dir: str | Path = "data",
@@ -137,7 +136,8 @@ def run(
     """Train and evaluate one run, going on where an earlier attempt stopped; return its facts.
 
     Args:
-        config: one run's mapping (`system, model, data, train, seed, question, name`) or a checked configuration.
+        config: one run's mapping (`system, model, data, train, seed, question, name`), a checked configuration, or a name as on
+            the command line: a YAML file, or one run of a suite such as `tracks/demo:mlp`.
         out: folder of the run directories.
         data_dir: folder of the generated datasets.
         budget_seconds: pause cleanly after this much training time.
@@ -148,7 +148,7 @@ def run(
         ConfigError, DataError, FactsError: before anything is written.
         TrainingDiverged: recorded as the run's failure and raised.
     """
-    config = resolve(config)
+    config = resolve(read_run_values(config) if isinstance(config, str | Path) else config)
     chosen, system, run_dir = pick_device(device), get_system(config.system), run_directory(config, out)
     if RunFiles(run_dir).config.exists():
         prepare_run(run_dir, as_mapping(config))  # refuses the directory of another configuration
@@ -175,9 +175,8 @@ def run(
             budget_seconds=budget_seconds,
         )
         if result.status == "done":
-            recorder.event(
-                "evaluated", {"split": "test", "rows": evaluate(system, model.cpu(), data, run_dir / "figures")}
-            )
+            rows = evaluate(system, model.cpu(), data, run_dir / "figures")
+            recorder.event("evaluated", {"split": "test", "headline": system.headline, "rows": rows})
             write_views(run_dir)
         recorder.finish("done" if result.status == "done" else "paused")
     return read_run(run_dir)
@@ -194,49 +193,6 @@ def check_fingerprint(run_dir: Path, data: Data) -> None:
         raise DataError(
             f"{run_dir.name}: the dataset is not the one the run began with; restore it or delete the run directory"
         )
-
-# %% ../../nbs/06_running/03_execution.ipynb #da069226
-@dataclass(frozen=True)
-class Surrogate:
-    """A trained model in physical units."""
-
-    config: RunConfig
-    model: nn.Module
-    deployable: Deployable
-
-    def predict(self, *inputs: Any, batch_size: int = 65536) -> np.ndarray | dict[str, np.ndarray]:
-        """Apply the model to arrays in physical units, batch first, in the order of `deployable.inputs`.
-
-        Returns:
-            One array, or a dictionary by name if the model has several outputs.
-
-        Raises:
-            ConfigError: a wrong number of inputs or a wrong shape.
-        """
-        examples = self.deployable.inputs
-        if len(inputs) != len(examples):
-            raise ConfigError(f"predict needs {len(examples)} inputs ({', '.join(examples)}), got {len(inputs)}")
-        tensors = [_as_input(name, value, examples[name]) for name, value in zip(examples, inputs, strict=True)]
-        pieces = []
-        with torch.no_grad():
-            for piece in zip(*(tensor.split(batch_size) for tensor in tensors), strict=True):
-                result = self.deployable.module(*piece)
-                pieces.append(result if isinstance(result, tuple) else (result,))
-        arrays = {
-            name: torch.cat(parts).numpy()
-            for name, parts in zip(self.deployable.outputs, zip(*pieces, strict=True), strict=True)
-        }
-        return arrays if len(arrays) > 1 else next(iter(arrays.values()))
-
-
-def _as_input(name: str, value: Any, example: torch.Tensor) -> torch.Tensor:
-    """The value as a tensor of the example's type and row shape."""
-    tensor = torch.as_tensor(np.asarray(value)).to(example.dtype)
-    if tensor.shape[1:] != example.shape[1:] or tensor.ndim != example.ndim:
-        raise ConfigError(
-            f"{name}: expected shape [N, {', '.join(map(str, example.shape[1:]))}], got {list(tensor.shape)}"
-        )
-    return tensor
 
 # %% ../../nbs/06_running/03_execution.ipynb #bef2b4c8
 def trained_model(run_dir: str | Path) -> tuple[System, RunConfig, nn.Module]:
@@ -293,7 +249,12 @@ def evaluate_runs(
             append_event(
                 run_dir,
                 "evaluated",
-                {"split": "test", "together": len(members), "rows": [*shared, {**own, "contender": config.name}]},
+                {
+                    "split": "test",
+                    "headline": system.headline,
+                    "together": len(members),
+                    "rows": [*shared, {**own, "contender": config.name}],
+                },
             )
         result += rows
     return result

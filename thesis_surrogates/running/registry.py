@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..core.config import RunConfig, check_run, merge, nearest, nested, read_yaml
+from ..core.config import RunConfig, as_mapping, check_run, merge, nearest, nested, read_yaml
 from ..core.errors import ConfigError
 from ..core.suites import expand_suite
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from thesis_surrogates.core.system import System
 
 # %% auto #0
-__all__ = ['SYSTEMS', 'get_system', 'resolve', 'experiments_folder', 'suites', 'suite_path', 'load_suite', 'overrides',
-           'seed_list']
+__all__ = ['SYSTEMS', 'get_system', 'resolve', 'experiments_folder', 'suites', 'suite_path', 'load_suite', 'suite_remedy',
+           'read_run_values', 'overrides', 'seed_list']
 
 # %% ../../nbs/06_running/00_registry.ipynb #2adc70ee
 SYSTEMS: dict[str, str] = {
@@ -51,7 +51,11 @@ def resolve(values: Mapping[str, Any] | RunConfig) -> RunConfig:
     """
     if isinstance(values, RunConfig):
         return values
-    if not isinstance(values, Mapping) or "system" not in values:
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"run: expected a mapping of keys, or the name of a YAML file or of one run of a suite; got {values!r}"
+        )
+    if "system" not in values:
         raise ConfigError(f"system: missing; give one of {', '.join(SYSTEMS)}")
     system = get_system(values["system"])
     return check_run(values, system.models, system.data_config, system.train_config)
@@ -109,6 +113,39 @@ def load_suite(name: str | Path) -> list[RunConfig]:
     if problems:
         raise ConfigError("\n".join(problems))
     return runs
+
+# %% ../../nbs/06_running/00_registry.ipynb #7e1d0002
+def suite_remedy(name: str, runs: Sequence[str]) -> str:
+    """What to type instead of the bare name of a suite."""
+    return (
+        f"{name} is a suite of {len(runs)} runs; execute all with: surrogates sweep {name}, or one with: "
+        f"surrogates run {name}:{runs[0]} (or {', '.join(runs[1:5])}{', ...' if runs[5:] else ''})"
+    ).replace(" (or )", "")
+
+
+def read_run_values(name: str | Path) -> dict[str, Any]:
+    """Mapping of the run that a YAML file holds (called like the file), or of one run of a suite: `tracks/demo:mlp`.
+
+    Raises:
+        ConfigError: neither is there, or a suite is named without one of its runs.
+    """
+    text, suite, run = str(name), *str(name).rpartition(":")[::2]
+    if not Path(text).is_file() and (suite or text in suites()):
+        runs = {config.name: config for config in load_suite(suite or text)}
+        if not run or run not in runs:
+            words = (
+                f"{suite} has no run {run!r}; {nearest(run, list(runs))}"
+                if suite and run
+                else suite_remedy(suite or text, list(runs))
+            )
+            raise ConfigError(words)
+        return as_mapping(runs[run])
+    if not Path(text).is_file() and not Path(text).suffix:
+        raise ConfigError(f"{text}: no such file and no such suite; {nearest(text, list(suites()))}")
+    values = read_yaml(text)
+    if "system" not in values and ("runs" in values or "grid" in values):
+        raise ConfigError(suite_remedy(text, [config.name for config in load_suite(text)]))
+    return {"name": Path(text).stem, **values}
 
 # %% ../../nbs/06_running/00_registry.ipynb #1096685b
 def overrides(settings: Sequence[str]) -> dict[str, Any]:

@@ -109,6 +109,31 @@ class TracksData(DataConfig):
             raise ValueError("train_share + validation_share must leave something for the test split")
         return self
 
+    def domain(self) -> dict[str, tuple[float, float]]:
+        """Range of each column of the state; tracks from collisions arrive anywhere inside the acceptance."""
+        if self.path is not None:
+            return {}
+        box = {"x": self.x_half, "y": self.y_half, "tx": self.tx_half, "ty": self.ty_half}
+        if self.population == "vertex":
+            box = {
+                "x": self.largest_position,
+                "y": self.largest_position,
+                "tx": self.largest_slope,
+                "ty": self.largest_slope,
+            }
+        z0_low, z0_high = (
+            (self.z_low if self.z0_low is None else self.z0_low),
+            (self.z_high if self.z0_high is None else self.z0_high),
+        )
+        legs = {"z0": (z0_low, z0_high), "dz": (-self.dz_high, self.dz_high)}
+        if self.legs == "fixed":
+            legs = {"z0": (self.z_start, self.z_start), "dz": (self.z_end - self.z_start,) * 2}
+        return {
+            **{key: (-half, half) for key, half in box.items()},
+            "q_over_p": (-1 / self.p_low, 1 / self.p_low),
+            **legs,
+        }
+
 # %% ../../nbs/02_tracks/08_data.ipynb #6a6bde49
 PRESETS: Mapping[str, TracksData] = {
     "leg": TracksData(),

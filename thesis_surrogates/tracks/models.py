@@ -15,7 +15,7 @@ from ..core.config import ModelConfig
 from ..core.data import Data
 from ..core.errors import ConfigError
 from ..core.export.cpp_header import read_graph
-from ..core.export.onnx import Deployable, silent
+from ..core.export.onnx import Column, Deployable, silent
 from .data import TracksData, field_of
 from .networks.binned import BinnedConfig, BinnedNetwork
 from .networks.kick import KickConfig, KickNetwork, PolynomialConfig, PolynomialNetwork
@@ -39,7 +39,7 @@ from thesis_surrogates.tracks.networks.residual import (
 )
 
 # %% auto #0
-__all__ = ['MODELS', 'BUILD', 'NAMES', 'FIXED_ONLY', 'build_model', 'fit_scalers', 'constant_bytes', 'deploy']
+__all__ = ['MODELS', 'BUILD', 'NAMES', 'FIXED_ONLY', 'STATE', 'build_model', 'fit_scalers', 'constant_bytes', 'deploy']
 
 # %% ../../nbs/02_tracks/11_models.ipynb #9e23fda1
 MODELS: dict[str, type[ModelConfig]] = {
@@ -116,10 +116,26 @@ def constant_bytes(model: nn.Module) -> int:
     return program.constant_bytes
 
 # %% ../../nbs/02_tracks/11_models.ipynb #34bfe174
+STATE = tuple(
+    Column(name=name, unit=unit)
+    for name, unit in (
+        ("x", "mm"),
+        ("y", "mm"),
+        ("tx", "1"),
+        ("ty", "1"),
+        ("q_over_p", "1/GeV"),
+        ("z0", "mm"),
+        ("dz", "mm"),
+    )
+)
+
+
 def deploy(model: nn.Module) -> Deployable:
     """The network in physical units: state [B, 7] (x, y, tx, ty, q_over_p, z0, dz) to extrapolated [B, 4]."""
     example = torch.tensor(
         [[150.0, -100.0, 0.05, -0.08, 0.1, 2665.0, 5161.0], [-40.0, 210.0, -0.11, 0.02, -0.025, 2665.0, 5161.0]]
     )
     device = next(model.parameters()).device
-    return Deployable(module=model.eval(), inputs={"state": example.to(device)}, outputs=("extrapolated",))
+    return Deployable(
+        module=model.eval(), inputs={"state": example.to(device)}, outputs=("extrapolated",), columns={"state": STATE}
+    )

@@ -14,7 +14,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,23 @@ from torch import Tensor, nn
 from ..run_files import replace_text, to_json
 
 # %% auto #0
-__all__ = ['ExportError', 'Deployable', 'check_examples', 'as_tuple', 'call', 'random_states', 'Parity', 'split_batches',
-           'compare', 'silent', 'checked_export', 'signature', 'write_onnx', 'load_onnx', 'export_onnx',
-           'write_torchscript', 'load_torchscript', 'export_torchscript']
+__all__ = ['ExportError', 'Column', 'Deployable', 'check_examples', 'as_tuple', 'call', 'random_states', 'Parity',
+           'split_batches', 'compare', 'silent', 'checked_export', 'signature', 'write_onnx', 'load_onnx',
+           'export_onnx', 'write_torchscript', 'load_torchscript', 'export_torchscript']
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #c4ac1fb9
 class ExportError(RuntimeError):
     """The surrogate could not be exported, or the exported file does not agree with torch; no file was written."""
+
+# %% ../../../nbs/01_core/export/00_onnx.ipynb #c704a6a0
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One number of an input row: its name and unit, and the range that a user may expect it to cover (None: not known)."""
+
+    name: str
+    unit: str
+    lowest: float | None = None
+    highest: float | None = None
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #c704a6a2
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,7 @@ class Deployable:
         module: takes the inputs in order, returns one tensor or a tuple as long as `outputs`.
         inputs: example tensors by name, batch first, at least two rows.
         outputs: names of the results.
+        columns: for each input the numbers of one row, the last axis fastest; they name the columns of a table of inputs.
         tolerance: relative difference between runtimes that an export may show; more than the default only where an output
             is ill-conditioned (an angle of a vector that may vanish).
     """
@@ -50,6 +61,7 @@ class Deployable:
     module: nn.Module
     inputs: Mapping[str, torch.Tensor]
     outputs: tuple[str, ...]
+    columns: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
     tolerance: float = 1e-5
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #91df9180
