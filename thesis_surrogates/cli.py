@@ -434,12 +434,17 @@ def publish(
         "outputs/published"
     ),
 ) -> None:
-    """Copy the small facts of finished runs, without host names and paths, to the published folder."""
-    from thesis_surrogates.core.publishing import publish as copy
-    from thesis_surrogates.running.reports import runs_of
+    """Add the small facts of ended runs, without host names and paths, to the published ones.
 
-    for folder in copy(runs_of(target, out), published):
-        typer.echo(f"published: {folder}")
+    They go to SYSTEM/SUITE/runs.jsonl, baselines.jsonl and scalars.csv; a run of the same configuration is replaced, others stay.
+    A curve keeps at most 40 points; a suite of more than 100 runs is published without curves.
+    """
+    from thesis_surrogates.core.publishing import publish as add
+    from thesis_surrogates.running.reports import runs_of
+    from thesis_surrogates.running.results import suite_of
+
+    for name in add(runs_of(target, out), published, suite_of):
+        typer.echo(f"published: {name}")
 
 
 @app.command()

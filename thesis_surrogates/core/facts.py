@@ -205,7 +205,9 @@ def run_row(run: Run, swept: Sequence[str]) -> dict[str, Any]:
     row |= {key: flat.get(key) for key in swept}
     monitor = str(run.last_event("start").get("monitor", "loss"))
     curve = run.curve("validation", monitor).dropna()
-    row |= {"epochs": run.scalars.epoch.nunique()}
+    row |= {
+        "epochs": run.last_event("convergence").get("epochs") or run.scalars.epoch.nunique()
+    }  # a published curve may be thinned
     row |= (
         {"best_epoch": int(curve.index.to_numpy()[curve.to_numpy().argmin()]), f"best_{monitor}": curve.min()}
         if len(curve)

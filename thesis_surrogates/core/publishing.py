@@ -5,19 +5,43 @@
 # %% ../../nbs/01_core/23_publishing.ipynb #a0aed0e8
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import itertools
+import json
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+import numpy as np
+import pandas as pd
 
-from .facts import natural, read_run
-from .run_files import COLUMNS, RunFiles, read_state, replace_text, to_json, to_line
-from .tables import ReportError, to_csv
+from .errors import FactsError
+from .facts import Run, natural, read_run
+from thesis_surrogates.core.run_files import (
+    COLUMNS,
+    FACTS_FORMAT,
+    RunFiles,
+    check_format,
+    decode,
+    parse_row,
+    read_events,
+    read_lines,
+    read_state,
+    replace_text,
+    to_line,
+)
+from .tables import Problem, ReportError, convergence_row, fingerprint
 
 # %% auto #0
-__all__ = ['PRIVATE', 'PATH', 'strip', 'publish']
+__all__ = ['PRIVATE', 'PATH', 'RETOLD', 'CURVE_POINTS', 'LARGE_SUITE_RUNS', 'KEPT', 'Baselines', 'Rows', 'strip', 'kept_events',
+           'thin_curve', 'with_curves', 'add_baseline', 'run_line', 'safe_name', 'scalar_table', 'parse_run', 'Suite',
+           'read_suite', 'read_baselines', 'read_curves', 'parse_suite', 'read_published', 'baseline_lines',
+           'curve_lines', 'write_suite', 'alone', 'stripped_run', 'publish']
 
 # %% ../../nbs/01_core/23_publishing.ipynb #b3c77003
 PRIVATE = ("host", "pid", "argv", "platform")
@@ -36,31 +60,302 @@ def strip(value: Any, secrets: Sequence[str]) -> Any:
         value = value.replace(secret, "host")
     return PATH.sub(lambda found: re.split(r"[/\\]", found.group().rstrip("/\\"))[-1], value)
 
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0c1
+RETOLD = (
+    "opened",
+    "provenance",
+    "epoch_end",
+    "phase_end",
+    "finished",
+)  # moments whose content stands elsewhere in what is published
+
+
+def kept_events(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The last event of each moment, all beginnings of phases, and the event that says how long the training took."""
+    last = {event.get("moment"): event for event in events}
+    longest = max(events, key=lambda event: event.get("seconds") or 0.0, default=None)
+    return [
+        event
+        for event in events
+        if event is longest
+        or event.get("moment") == "phase_start"
+        or (event.get("moment") not in RETOLD and event is last[event.get("moment")])
+    ]
+
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0c4
+CURVE_POINTS = 40  # of one metric of one split of one run
+LARGE_SUITE_RUNS = 100  # a suite with more runs is published without curves
+
+
+def thin_curve(curve: pd.DataFrame, points: int = CURVE_POINTS) -> pd.DataFrame:
+    """At most `points` rows of a curve: first, best (smallest), last, and equal steps in the logarithm of the epoch."""
+    if len(curve) <= points:
+        return curve
+    values = curve.value.to_numpy(float)
+    passed = np.log1p(curve.epoch.to_numpy(float) - curve.epoch.iloc[0])
+    wanted = np.linspace(0.0, passed[-1], points - 1)
+    nearest = {int(np.abs(passed - place).argmin()) for place in wanted}
+    best = int(np.where(np.isfinite(values), values, np.inf).argmin())
+    return curve.iloc[sorted({*nearest, 0, len(curve) - 1, best})]
+
+
+def with_curves(run: Run, points: int) -> Run:
+    """A copy with curves of at most `points` points, of none with 0; what the whole curve says becomes the event `convergence`."""
+    groups = [
+        thin_curve(curve, points) if points else curve.head(0)
+        for _, curve in run.scalars.groupby(["split", "metric"], sort=False)
+    ]
+    scalars = pd.concat(groups).sort_index() if groups else run.scalars
+    if len(scalars) == len(run.scalars):
+        return run
+    events = (
+        run.events
+        if run.last_event("convergence")
+        else [*run.events, {"moment": "convergence", **convergence_row(run)}]
+    )
+    return replace(run, scalars=scalars.reset_index(drop=True), events=events)
+
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0c7
+KEPT = (
+    "run_id",
+    "config_hash",
+    "status",
+    "attempt",
+    "started",
+    "finished",
+    "config",
+    "provenance",
+    "error",
+)  # of a `Run`, as they are
+Baselines = dict[
+    tuple[str, str], dict[str, Any]
+]  # fingerprint of the data, name (with #2 for a second set) -> row without a cost
+
+
+def add_baseline(known: Baselines, data: str, row: Mapping[str, Any], taken: Iterable[str]) -> str:
+    """The name under which the metrics of a baseline stand; adds them where they are new. Names in `taken` are another row's."""
+    metrics = {key: value for key, value in row.items() if key != "cost_us"}
+    for number in itertools.count(1):
+        name = str(row.get("contender")) + (f"#{number}" if number > 1 else "")
+        if name not in taken and to_line(known.setdefault((data, name), metrics)) == to_line(metrics):
+            return name
+    raise AssertionError("not reached")
+
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0e1
+def run_line(run: Run, known: Baselines) -> str:
+    """A run as a line of `runs.jsonl`; the metrics of its baselines are added to `known`."""
+    costs: dict[str, Any] = {}
+    for row in run.evaluated:
+        if row.get("kind") != "surrogate":
+            costs[add_baseline(known, fingerprint(run), row, costs)] = row.get("cost_us")
+    events = [{key: value for key, value in event.items() if key != "run_id"} for event in run.events]
+    for event in events:
+        if event.get("moment") == "evaluated":
+            event["rows"] = [row for row in event.get("rows", []) if row.get("kind") == "surrogate"]
+    facts = {name: getattr(run, name) for name in KEPT}
+    return to_line({"format": FACTS_FORMAT, **facts, "events": events, "baselines": costs})
+
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0c8
+def safe_name(config: Mapping[str, Any]) -> str:
+    """Name of a run, with hyphens for what a file name should not hold."""
+    return re.sub(r"[^\w=,.+-]+", "-", str(config.get("name") or "run"))
+
+
+def scalar_table(rows: Sequence[tuple[int, int, int, str, str, float]]) -> pd.DataFrame:
+    """Rows of scalars as the table that `Run` holds."""
+    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    return table if rows else table.astype({"attempt": int, "step": int, "epoch": int, "value": float})
+
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0e3
+def parse_run(text: str, known: Baselines, scalars: Mapping[str, pd.DataFrame], place: Path) -> Run:
+    """The run of one line. Raises FactsError, naming what is wrong with the line."""
+    try:
+        facts = decode(json.loads(text))
+        check_format(facts, place)
+        data = str(facts["provenance"].get("data_fingerprint") or "unknown")
+        rows = [{**known[data, name], "cost_us": cost} for name, cost in facts["baselines"].items()]
+        events = [{**event, "run_id": facts["run_id"]} for event in facts["events"]]
+        for event in events:
+            if event.get("moment") == "evaluated":
+                event["rows"] = [*rows, *event["rows"]]
+        path = place.parent / f"{safe_name(facts['config'])}-{facts['config_hash']}"
+        curves = scalars[facts["config_hash"]] if facts["config_hash"] in scalars else scalar_table([])
+        return Run(path=path, events=events, scalars=curves, torn=0, **{name: facts[name] for name in KEPT})
+    except FactsError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise FactsError(
+            f"{place}: a line that is not a run ({type(error).__name__}: {error}); restore the file, or publish the run again"
+        ) from None
+
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0d0
+Rows = list[tuple[int, int, int, str, str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """The published runs of one folder; not to be changed, since it is shared between readers."""
+
+    runs: list[Run]
+    unread: list[tuple[str, Problem]]  # lines that this version cannot read, and why
+    baselines: Baselines
+    rows: dict[str, Rows]  # hash of a configuration -> its scalars
+    torn: int  # unreadable lines of baselines and scalars
+
+
+def read_suite(folder: str | Path) -> Suite:
+    """The published runs of one folder; none where there is no such folder."""
+    files = [Path(folder) / name for name in ("runs.jsonl", "baselines.jsonl", "scalars.csv")]
+    stats = [file.stat() if file.exists() else None for file in files]
+    return parse_suite(*files, tuple(stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats))
+
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0d1
+def read_baselines(path: Path) -> tuple[Baselines, int]:
+    """Metrics of the baselines, and the number of lines that could not be read."""
+    entries, torn = read_events(path)
+    good = [entry for entry in entries if isinstance(entry.get("row"), dict) and {"data", "name"} <= set(entry)]
+    return {(str(entry["data"]), str(entry["name"])): entry["row"] for entry in good}, torn + len(entries) - len(good)
+
+
+def read_curves(path: Path) -> tuple[dict[str, Rows], int]:
+    """Scalars by the run that they belong to, and the number of rows that could not be read."""
+    lines, rest = read_lines(path)
+    rows: dict[str, Rows] = {}
+    torn = int(bool(rest.strip()))
+    for line in lines[1:]:
+        owner, _, values = line.partition(",")
+        row = parse_row(values)
+        if row is None:
+            torn += bool(line.strip())
+        else:
+            rows.setdefault(owner, []).append(row)
+    return rows, torn
+
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0e6
+@lru_cache(maxsize=64)
+def parse_suite(runs: Path, baselines: Path, scalars: Path, stamps: tuple[tuple[int, int, int] | None, ...]) -> Suite:
+    """The three files of a folder, parsed once as long as their `stamps` stay what they are."""
+    known, torn_baselines = read_baselines(baselines)
+    rows, torn_rows = read_curves(scalars)
+    tables = {owner: scalar_table(own) for owner, own in rows.items()}
+    found, unread = [], []
+    lines, rest = read_lines(runs)
+    for number, line in enumerate((line for line in [*lines, rest] if line.strip()), 1):
+        try:
+            found.append(parse_run(line, known, tables, runs))
+        except FactsError as error:
+            reason = str(error).replace(f"{runs}: ", "")
+            unread.append(
+                (
+                    line,
+                    Problem(name=f"{runs.parent.name}/{runs.name}, line {number}", status="unreadable", reason=reason),
+                )
+            )
+    return Suite(runs=found, unread=unread, baselines=known, rows=rows, torn=torn_baselines + torn_rows)
+
+
+def read_published(folder: str | Path) -> tuple[list[Run], list[Problem]]:
+    """All published runs of a system's folder in natural order, each in one file; and lines that cannot be read."""
+    suites = [read_suite(path.parent) for path in sorted(Path(folder).glob("*/runs.jsonl"))]
+    runs = sorted((run for suite in suites for run in suite.runs), key=lambda run: natural(run.path.name))
+    return runs, [problem for suite in suites for _, problem in suite.unread]
+
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0d3
+def baseline_lines(known: Baselines) -> str:
+    """Text of `baselines.jsonl`."""
+    return "".join(
+        to_line({"format": FACTS_FORMAT, "data": data, "name": name, "row": row}) for (data, name), row in known.items()
+    )
+
+
+def curve_lines(curves: Mapping[str, Rows]) -> str:
+    """Text of `scalars.csv`."""
+    rows = [f"{owner},{','.join(map(str, row))}\n" for owner, own in curves.items() for row in own]
+    return "".join([",".join(["run", *COLUMNS]) + "\n", *rows])
+
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0e9
+def write_suite(folder: Path, new: Sequence[Run]) -> None:
+    """Merge runs into the files of a folder; a large suite loses its curves, as `LARGE_SUITE_RUNS` says."""
+    there = read_suite(folder)
+    if there.torn:
+        raise FactsError(
+            f"{folder}: {there.torn} lines of baselines.jsonl or scalars.csv cannot be read; restore the files, then publish again"
+        )
+    merged = {run.config_hash: run for run in (*there.runs, *new)}
+    unread = [line for line, _ in there.unread if not any(f'"config_hash":"{run.config_hash}"' in line for run in new)]
+    points = CURVE_POINTS if len(merged) + len(unread) <= LARGE_SUITE_RUNS else 0
+    runs = [with_curves(run, points) for run in sorted(merged.values(), key=lambda run: natural(run.path.name))]
+    known = dict(there.baselines)
+    lines = [run_line(run, known) for run in runs]
+    used = {
+        (fingerprint(run), name)
+        for run, line in zip(runs, lines, strict=True)
+        for name in json.loads(line)["baselines"]
+    }
+    others = {owner: rows for owner, rows in there.rows.items() if owner not in merged}
+    curves = curve_lines(
+        {**{run.config_hash: list(run.scalars.itertuples(index=False, name=None)) for run in runs}, **others}
+    )
+    replace_text(folder / "baselines.jsonl", baseline_lines(known))
+    if points:
+        replace_text(folder / "scalars.csv", curves)
+    replace_text(folder / "runs.jsonl", "".join([*lines, *(f"{line}\n" for line in unread)]))
+    if not points:  # only now, when the lines say what the curves said
+        replace_text(folder / "scalars.csv", curves)
+    if not unread:  # metrics that no line refers to any more
+        replace_text(
+            folder / "baselines.jsonl", baseline_lines({key: row for key, row in known.items() if key in used})
+        )
+
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0d4
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make a folder and wait until no other process writes in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def stripped_run(run_dir: Path) -> Run:
+    """The facts of an ended run without what is private. Raises ReportError while it is still going."""
+    run = read_run(run_dir)
+    if run.status in ("queued", "running"):
+        raise ReportError(f"{run_dir}: the run is {run.status}; publish it when it has ended")
+    host = str(read_state(RunFiles(run_dir).state).get("host") or "")
+    secrets = sorted((name for name in {host, host.split(".")[0]} if len(name) > 2), key=len, reverse=True)
+    facts = {name: strip(getattr(run, name), secrets) for name in KEPT}
+    return replace(run, **facts, events=strip(kept_events(run.events), secrets))
+
 # %% ../../nbs/01_core/23_publishing.ipynb #c71aef4e
-def publish(run_dirs: Iterable[str | Path], published_dir: str | Path) -> list[Path]:
-    """Copy the facts of ended runs, stripped, to `published_dir/<system>/<name>-<hash>`; returns the new directories."""
+def publish(
+    run_dirs: Iterable[str | Path],
+    published_dir: str | Path,
+    suite_of: Callable[[Mapping[str, Any]], str] = lambda config: (
+        "other"
+    ),  # configuration -> suite, `running.results.suite_of`
+) -> list[Path]:
+    """Put the facts of ended runs, stripped, into `published_dir/<system>/<suite>`; returns a name `<suite>/<name>-<hash>` for each.
+
+    A suite of more than `LARGE_SUITE_RUNS` runs is published without curves; other curves keep `CURVE_POINTS` points.
+    """
+    groups: dict[Path, list[Run]] = {}
+    for run in [stripped_run(folder) for folder in sorted(map(Path, run_dirs), key=natural)]:
+        groups.setdefault(Path(published_dir) / str(run.config.get("system")), []).append(run)
     written = []
-    for folder in sorted((Path(run_dir) for run_dir in run_dirs), key=natural):
-        run = read_run(folder)
-        if run.status in ("queued", "running"):
-            raise ReportError(f"{folder}: the run is {run.status}; publish it when it has ended")
-        state = read_state(RunFiles(folder).state)
-        secrets = [
-            name for name in {str(state.get("host") or ""), str(state.get("host") or "").split(".")[0]} if len(name) > 2
-        ]
-        secrets = sorted(secrets, key=len, reverse=True)
-        name = re.sub(r"[^\w=,.+-]+", "-", str(run.config.get("name") or "run"))
-        target = RunFiles(Path(published_dir) / str(run.config.get("system")) / f"{name}-{run.config_hash}")
-        state |= {"status": run.status, "config_hash": run.config_hash}
-        counts = {
-            moment: run.last_event(moment) for moment in ("epoch_end", "evaluated")
-        }  # of these the last one says it all
-        events = [
-            event for event in run.events if event.get("moment") not in counts or event is counts[event["moment"]]
-        ]
-        replace_text(target.config, yaml.safe_dump(strip(run.config, secrets), sort_keys=False, allow_unicode=True))
-        replace_text(target.state, to_json(strip(state, secrets)))
-        replace_text(target.events, "".join(to_line(strip(event, secrets)) for event in events))
-        replace_text(target.scalars, to_csv(run.scalars[list(COLUMNS)]))
-        written.append(target.path)
+    for home, group in groups.items():
+        with alone(home):
+            places = {run.config_hash: run.path.parent for run in read_published(home)[0]}
+            chosen: dict[Path, list[Run]] = {}
+            for run in group:
+                folder = places.get(run.config_hash) or home / suite_of(run.config)
+                chosen.setdefault(folder, []).append(
+                    replace(run, path=folder / f"{safe_name(run.config)}-{run.config_hash}")
+                )
+            for folder, runs in chosen.items():
+                write_suite(folder, runs)
+                written += [run.path for run in runs]
     return written

@@ -28,6 +28,7 @@ from .config import config_hash
 from .errors import FactsError
 from thesis_surrogates.core.run_files import (
     COLUMNS,
+    FACTS_FORMAT,
     Appender,
     RunFiles,
     Status,
@@ -239,6 +240,7 @@ def error_record(error: BaseException | None, epoch: int | None) -> dict[str, An
 def new_state(config: Mapping[str, Any], known: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Content of run.json at the start of an attempt; identity and first start are kept from `known`."""
     return {
+        "format": FACTS_FORMAT,
         "run_id": known.get("run_id") or uuid.uuid4().hex,
         "status": "running",
         "attempt": int(known.get("attempt") or 0) + 1,

@@ -131,7 +131,7 @@ def write_figures(runs: Sequence[Run], table: pd.DataFrame, headline: str, out: 
 
 # %% ../../nbs/01_core/22_report.ipynb #32db8d17
 def write_report(
-    run_dirs: Iterable[str | Path],
+    run_dirs: Iterable[str | Path | Run],
     out: str | Path,
     columns: Sequence[str],
     headline: str,

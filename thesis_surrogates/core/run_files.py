@@ -23,16 +23,26 @@ import yaml
 from .errors import FactsError
 
 # %% auto #0
-__all__ = ['COLUMNS', 'NON_FINITE', 'Status', 'RunBusy', 'encode', 'decode', 'to_line', 'to_json', 'Appender', 'replace_text',
-           'now', 'read_lines', 'read_events', 'parse_row', 'read_scalars', 'take_lock', 'is_locked', 'RunFiles',
-           'read_config', 'read_state']
+__all__ = ['COLUMNS', 'FACTS_FORMAT', 'NON_FINITE', 'Status', 'RunBusy', 'check_format', 'encode', 'decode', 'to_line', 'to_json',
+           'Appender', 'replace_text', 'now', 'read_lines', 'read_events', 'parse_row', 'read_scalars', 'take_lock',
+           'is_locked', 'RunFiles', 'read_config', 'read_state']
 
 # %% ../../nbs/01_core/13_run_files.ipynb #30cc70cb
 COLUMNS = ("attempt", "step", "epoch", "split", "metric", "value")
+FACTS_FORMAT = 1  # version of the form in which facts are written; facts without a number have this one too
 
 
 class RunBusy(FactsError):
     """Another process is writing to this run directory."""
+
+
+def check_format(record: Mapping[str, Any], place: str | Path) -> None:
+    """Refuse facts that a later version of this package has written in a form that is not known here."""
+    found = record.get("format", FACTS_FORMAT)
+    if not isinstance(found, int) or found > FACTS_FORMAT:
+        raise FactsError(
+            f"{place}: facts of format {found}, this version reads up to {FACTS_FORMAT}; update thesis_surrogates"
+        )
 
 # %% ../../nbs/01_core/13_run_files.ipynb #8dfdd424
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -279,8 +289,10 @@ def read_config(path: Path) -> dict[str, Any]:
 def read_state(path: Path) -> dict[str, Any]:
     """The content of run.json; empty while the run is queued."""
     try:
-        return decode(json.loads(path.read_text(encoding="utf-8")))
+        state = decode(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FactsError(f"{path}: not readable as JSON ({error}); restore it or delete the run directory") from None
+    check_format(state, path)
+    return state

@@ -21,8 +21,8 @@ from .metrics import epoch_to_fraction, median_and_spread, overfit_flag
 
 # %% auto #0
 __all__ = ['LATEX', 'ReportError', 'Problem', 'gather', 'explain', 'label', 'recipe', 'fingerprint', 'summarise', 'baseline_rows',
-           'surrogate_rows', 'build_table', 'comparison_table', 'convergence_table', 'reached', 'cell', 'readable',
-           'to_csv', 'to_markdown', 'to_latex', 'escape_latex']
+           'surrogate_rows', 'build_table', 'comparison_table', 'convergence_row', 'convergence_table', 'reached',
+           'cell', 'readable', 'to_csv', 'to_markdown', 'to_latex', 'escape_latex']
 
 # %% ../../nbs/01_core/21_tables.ipynb #716cf5d4
 class ReportError(ValueError):
@@ -38,13 +38,17 @@ class Problem:
     reason: str = ""
 
 # %% ../../nbs/01_core/21_tables.ipynb #dd3f0b9f
-def gather(run_dirs: Iterable[str | Path]) -> tuple[list[Run], list[Problem]]:
-    """Runs with a result, and what became of the others; of runs with one configuration the last one counts."""
+def gather(run_dirs: Iterable[str | Path | Run]) -> tuple[list[Run], list[Problem]]:
+    """Runs with a result, and what became of the others; of runs with one configuration the last one counts.
+
+    Published runs come as `Run`, others as their directories.
+    """
     found, problems = [], []
-    for folder in (Path(run_dir) for run_dir in run_dirs):
+    for one in run_dirs:
         try:
-            found.append(read_run(folder))
+            found.append(one if isinstance(one, Run) else read_run(one))
         except FactsError as error:
+            folder = Path(str(one))
             status = "unreadable" if folder.is_dir() and any(folder.iterdir()) else "missing"
             problems.append(
                 Problem(name=folder.name, status=status, reason=str(error).replace(str(folder), folder.name))
@@ -164,7 +168,7 @@ def build_table(
     return pd.DataFrame(rows, columns=[*fixed, *wanted, "training_seconds", *bounds, "note"])
 
 # %% ../../nbs/01_core/21_tables.ipynb #4ca0da18
-def comparison_table(run_dirs: Iterable[str | Path], columns: Sequence[str], headline: str) -> pd.DataFrame:
+def comparison_table(run_dirs: Iterable[str | Path | Run], columns: Sequence[str], headline: str) -> pd.DataFrame:
     """Nothing, classical and surrogate contenders of all runs, grouped by data; runs without a result come last.
 
     `headline` is the metric that orders the surrogates, lower is better. Raises ReportError without any run.
@@ -176,25 +180,34 @@ def comparison_table(run_dirs: Iterable[str | Path], columns: Sequence[str], hea
     return build_table(runs, problems, columns, headline)
 
 # %% ../../nbs/01_core/21_tables.ipynb #ce1a7b9b
+def convergence_row(run: Run) -> dict[str, Any]:
+    """Epochs, best epoch and value, epoch of 90 % of the fall (linear, in decades), overfit flag of one whole curve."""
+    monitor = str(run.last_event("start").get("monitor", "loss"))
+    validation, train = run.curve("validation", monitor), run.curve("train", monitor)
+    both = validation.index.intersection(train.index)
+    best = validation.dropna()
+    return {
+        "monitor": monitor,
+        "epochs": len(validation),
+        "best_epoch": int(best.index.to_numpy()[best.to_numpy().argmin()]) if len(best) else None,
+        "best_value": best.min() if len(best) else math.nan,
+        "epoch_to_90": reached(validation, "linear"),
+        "epoch_to_90_log": reached(validation, "log") if len(best) and best.min() > 0 else None,
+        "overfit": overfit_flag(train[both].tolist(), validation[both].tolist()),
+    }
+
+
 def convergence_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per run: epochs, best epoch and value, epoch of 90 % of the fall (linear, in decades), overfit flag."""
+    """One row per run: `convergence_row`, kept as a fact where the curve was thinned or left out, with seconds and status."""
     rows = []
     for run in runs:
-        monitor = str(run.last_event("start").get("monitor", "loss"))
-        validation, train = run.curve("validation", monitor), run.curve("train", monitor)
-        both = validation.index.intersection(train.index)
-        best = validation.dropna()
+        kept = run.last_event("convergence")
+        found = {name: kept.get(name, value) for name, value in convergence_row(run).items()}
         rows.append(
             {
                 "run": run.config.get("name"),
                 "seed": run.config.get("seed"),
-                "monitor": monitor,
-                "epochs": len(validation),
-                "best_epoch": int(best.index.to_numpy()[best.to_numpy().argmin()]) if len(best) else None,
-                "best_value": best.min() if len(best) else math.nan,
-                "epoch_to_90": reached(validation, "linear"),
-                "epoch_to_90_log": reached(validation, "log") if len(best) and best.min() > 0 else None,
-                "overfit": overfit_flag(train[both].tolist(), validation[both].tolist()),
+                **found,
                 "seconds": run.seconds,
                 "status": run.status,
             }

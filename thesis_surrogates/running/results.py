@@ -5,23 +5,29 @@
 # %% ../../nbs/06_running/08_results.ipynb #533cd448
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ..core.config import RunConfig, config_hash
 from ..core.errors import ConfigError
-from ..core.facts import find_runs, read_run
+from ..core.facts import Run
 from ..core.plots import axis_label
-from ..core.run_files import read_config
-from ..core.tables import comparison_table, readable, to_markdown
+from ..core.publishing import read_published
+from ..core.run_files import to_line
+from ..core.tables import Problem, comparison_table, readable, to_markdown
 from .registry import SYSTEMS, get_system, load_suite, resolve, suites
 
 # %% auto #0
-__all__ = ['AT_A_GLANCE', 'published_folder', 'published_runs', 'without_seed', 'suite_runs', 'published_table', 'declared',
-           'scalars_of', 'shown', 'quantity', 'factor', 'against_nothing', 'against_classical', 'verdict', 'savings',
-           'glance_table', 'glance', 'glance_markdown']
+__all__ = ['AT_A_GLANCE', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'left_out', 'without_seed',
+           'suite_runs', 'suites_by_recipe', 'suite_of', 'published_table', 'declared', 'scalars_of', 'shown',
+           'quantity', 'factor', 'against_nothing', 'against_classical', 'verdict', 'savings', 'glance_table', 'glance',
+           'glance_markdown']
 
 # %% ../../nbs/06_running/08_results.ipynb #c94a47b1
 def published_folder(start: str | Path = ".") -> Path | None:
@@ -32,14 +38,47 @@ def published_folder(start: str | Path = ".") -> Path | None:
             return folder / "outputs" / "published" if (folder / "outputs" / "published").is_dir() else None
     return None
 
+# %% ../../nbs/06_running/08_results.ipynb #6b0d44a1
+@lru_cache(maxsize=4096)
+def recipe_of(config: str) -> str:
+    """Hash of a configuration (as JSON) whose seed does not count. Raises ConfigError where this version does not understand it."""
+    return without_seed(resolve(json.loads(config)))
 
-def published_runs(system: str, folder: str | Path | None) -> list[Path]:
-    """Published run directories of one system, in natural order; empty where there are none."""
+
+def read_system(system: str, folder: str | Path | None) -> tuple[list[Run], list[Problem]]:
+    """Published runs of one system in natural order, and those that this version cannot read, with the reason."""
     if system not in SYSTEMS:
         raise ConfigError(f"system: no system {system!r}; there are {', '.join(SYSTEMS)}")
-    if folder is None or not Path(folder).is_dir():
-        return []
-    return [path for path in find_runs(folder) if read_config(path).get("system") == system]
+    found, problems = read_published(Path(folder) / system) if folder is not None else ([], [])
+    runs = []
+    for run in found:
+        try:
+            recipe_of(to_line(run.config))
+            runs.append(run)
+        except ConfigError as error:
+            problems.append(Problem(name=run.path.name, status="unreadable", reason=str(error)))
+    return runs, problems
+
+
+def published_runs(system: str, folder: str | Path | None) -> list[Run]:
+    """Published runs of one system that this version can read, in natural order; empty where there are none."""
+    return read_system(system, folder)[0]
+
+# %% ../../nbs/06_running/08_results.ipynb #6b0d44a2
+def left_out(folder: str | Path | None, systems: Sequence[str]) -> str:
+    """A paragraph on published runs that this version cannot read; empty where it reads all of them."""
+    problems = [(system, problem) for system in systems for problem in read_system(system, folder)[1]]
+    if not problems:
+        return ""
+    lines = [f"- {system}, {problem.name}: {problem.reason}" for system, problem in problems]
+    return "\n\n".join(
+        [
+            "",
+            f"**{len(problems)} published run{'s' * (len(problems) > 1)} could not be read by this version and "
+            f"{'are' if len(problems) > 1 else 'is'} left out:**",
+            "\n".join(lines),
+        ]
+    )
 
 # %% ../../nbs/06_running/08_results.ipynb #50c4d2b4
 def without_seed(config: RunConfig) -> str:
@@ -47,16 +86,28 @@ def without_seed(config: RunConfig) -> str:
     return config_hash(config.model_copy(update={"seed": 0}))
 
 
-def suite_runs(system: str, suite: str, folder: str | Path | None) -> list[Path]:
-    """Published runs of one suite, all seeds; a run whose configuration this version no longer understands belongs to none."""
+def suite_runs(system: str, suite: str, folder: str | Path | None) -> list[Run]:
+    """Published runs of one suite, all seeds; what this version cannot read belongs to none (`left_out` counts it)."""
     wanted = {without_seed(config) for config in load_suite(f"{system}/{suite}")}
-    found = []
-    for path in published_runs(system, folder):
-        try:
-            found += [path] if without_seed(resolve(read_config(path))) in wanted else []
-        except ConfigError:
-            continue
+    return [run for run in published_runs(system, folder) if recipe_of(to_line(run.config)) in wanted]
+
+# %% ../../nbs/06_running/08_results.ipynb #6b0d44a6
+@cache
+def suites_by_recipe(system: str) -> dict[str, str]:
+    """Hash of each configuration in the suites of a system, the seed aside -> the first suite that holds it."""
+    found: dict[str, str] = {}
+    for name in suites(system):
+        for config in load_suite(name):
+            found.setdefault(without_seed(config), name.split("/")[-1])
     return found
+
+
+def suite_of(config: Mapping[str, Any]) -> str:
+    """The suite into whose folder a run is published; `other` where no suite of its system holds the configuration."""
+    try:
+        return suites_by_recipe(str(config.get("system"))).get(recipe_of(to_line(config)), "other")
+    except ConfigError:
+        return "other"
 
 # %% ../../nbs/06_running/08_results.ipynb #b9627c52
 def published_table(system: str, folder: str | Path | None, suite: str | None = None) -> pd.DataFrame:
@@ -90,9 +141,9 @@ def declared(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def scalars_of(runs: list[Path]) -> pd.DataFrame:
+def scalars_of(runs: Sequence[Run]) -> pd.DataFrame:
     """Scalars of several runs in one table, with the run's name in the column `run`; empty where there are no runs."""
-    tables = [run.scalars.assign(run=str(run.config.get("name"))) for run in map(read_run, runs)]
+    tables = [run.scalars.assign(run=str(run.config.get("name"))) for run in runs]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
@@ -224,13 +275,16 @@ def glance(folder: str | Path | None) -> pd.DataFrame:
 
 
 def glance_markdown(folder: str | Path | None) -> str:
-    """`glance` as a markdown table; a sentence that says how to publish where there is nothing."""
+    """`glance` as a markdown table, and what could not be read; a sentence that says how to publish where there is nothing."""
     table = glance(folder)
     if table.empty:
-        return "*Nothing has been published yet. `surrogates sweep SUITE`, then `surrogates publish SUITE`, fills this table.*"
+        return (
+            "*Nothing has been published yet. `surrogates sweep SUITE`, then `surrogates publish SUITE`, fills this table.*"
+            + left_out(folder, list(SYSTEMS))
+        )
     head = ["system", "kind", "best of its kind", "error", "value", "cost [µs]"]
     rows = [
         [str(r.system), str(r.kind), str(r.contender), str(r.error), f"{r.value:.3g}", f"{r.cost_us:.3g}"]
         for r in table.itertuples()
     ]
-    return to_markdown([head, *rows])
+    return to_markdown([head, *rows]) + left_out(folder, list(SYSTEMS))
