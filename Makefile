@@ -8,6 +8,7 @@ SYSTEMS := tracks orbits flavor events
 DEMO    := $(addsuffix /demo,$(SYSTEMS))
 WORKERS ?= 2
 NB      ?=
+LAB     ?=
 comma   := ,
 # One thread a process: two runs, or two tests, share two cores without fighting over them.
 export OMP_NUM_THREADS ?= 1
@@ -15,7 +16,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo published published-tracks site test drift imports lint types notebooks pytest export clean-notebooks text notebook clean
+.PHONY: help setup lab demo published published-tracks site test drift imports lint types notebooks pytest export clean-notebooks text notebook clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -23,6 +24,9 @@ help:  ## this list
 setup: $(READY)  ## make .venv and install into it (the other targets do it by themselves)
 $(READY): pyproject.toml .ci/setup
 	@.ci/setup $(PYTHON)
+
+lab: $(READY)  ## JupyterLab on the notebooks; LAB="--no-browser --port 8899" passes its options on
+	@.ci/lab $(BIN)/python $(LAB)
 
 demo: $(READY)  ## data, training, comparison and site of all four systems, in under 8 minutes
 	@start=$$SECONDS; set -e; \

@@ -13,13 +13,13 @@ import h5py
 import numpy as np
 import torch
 from pydantic import Field
-from tqdm import tqdm
 
 from ..core.config import DataConfig
 from ..core.data import Data, Tensors, moments
 from ..core.errors import DataError
 from ..core.files import file_fingerprint
 from ..core.hdf5 import Hdf5Writer, read_hdf5
+from ..core.progress import show_progress
 from .generator import B_JET, B_MASS, PHOTON, PROCESSES, SLOTS, Events, generate
 from .kinematics import magnitude_angle
 
@@ -134,8 +134,8 @@ def make_data(config: EventsData, path: Path) -> None:
         "seed": config.seed,
         "signal_fraction": config.signal_fraction,
     }
-    progress = tqdm(total=sum(sizes.values()), desc="events", unit="event", disable=None)
-    with progress, Hdf5Writer(path, attrs) as writer:
+    with show_progress("events", sum(sizes.values())) as tell, Hdf5Writer(path, attrs) as writer:
+        done = 0
         for split, size in sizes.items():
             rows_name, label_name = FILE_SPLITS[split]
             events = generate(config.seed, split, process_counts(size, config.signal_fraction))
@@ -145,7 +145,8 @@ def make_data(config: EventsData, path: Path) -> None:
                 piece = Events(**{name: value[part] for name, value in vars(events).items()})
                 labels = piece.process.astype(np.float64)
                 writer.append({rows_name: pack(piece), label_name: labels})
-                progress.update(len(labels))
+                done += len(labels)
+                tell(done)
 
 # %% ../../nbs/05_events/03_data.ipynb #970725e4
 FEATURES = ("ln_pt", "eta", "cos_phi", "sin_phi")

@@ -17,13 +17,13 @@ import h5py
 import numpy as np
 import torch
 from pydantic import Field
-from tqdm import tqdm
 
 from ..core.config import DataConfig
 from ..core.data import Data, Tensors, numpy_rng, split_by_group
 from ..core.errors import DataError
 from ..core.files import file_fingerprint
 from ..core.hdf5 import read_hdf5, write_hdf5
+from ..core.progress import show_progress
 from .asymptotics import lebedev
 from .generator import label_cells, mixture
 
@@ -213,29 +213,28 @@ def make_data(config: FlavorData, path: Path) -> None:
     """Generate both streams, `config.cells` rows each, and write them to one file with the label method in its attributes."""
     unstable, stable = [], []
     narrow, missing = 0, {"unstable": config.cells, "stable": config.cells}
-    bar = tqdm(total=2 * config.cells, desc="flavor cells", unit="cell", disable=None)
     rule = lebedev(config.quadrature_order)
-    for number in itertools.count():
-        block = label_cells(mixture(config.seed, number), rule, config.label_method, most=missing["unstable"])
-        u, s = (
-            min(missing[name], len(cells.f4))
-            for name, cells in (("unstable", block.unstable), ("stable", block.stable))
-        )
-        unstable.append(
-            {
-                INITIAL: block.unstable.f4[:u],
-                FINAL: block.final[:u],
-                RATE: block.rate[:u],
-                "group": block.unstable.group[:u],
-            }
-        )
-        stable.append({INITIAL: block.stable.f4[:s], STABLE: np.ones(s), "group": block.stable.group[:s]})
-        missing = {"unstable": missing["unstable"] - u, "stable": missing["stable"] - s}
-        narrow += block.narrow
-        bar.update(u + s)
-        if not any(missing.values()):
-            break
-    bar.close()
+    with show_progress("flavor cells", 2 * config.cells) as tell:
+        for number in itertools.count():
+            block = label_cells(mixture(config.seed, number), rule, config.label_method, most=missing["unstable"])
+            u, s = (
+                min(missing[name], len(cells.f4))
+                for name, cells in (("unstable", block.unstable), ("stable", block.stable))
+            )
+            unstable.append(
+                {
+                    INITIAL: block.unstable.f4[:u],
+                    FINAL: block.final[:u],
+                    RATE: block.rate[:u],
+                    "group": block.unstable.group[:u],
+                }
+            )
+            stable.append({INITIAL: block.stable.f4[:s], STABLE: np.ones(s), "group": block.stable.group[:s]})
+            missing = {"unstable": missing["unstable"] - u, "stable": missing["stable"] - s}
+            narrow += block.narrow
+            tell(2 * config.cells - sum(missing.values()))
+            if not any(missing.values()):
+                break
     label = f"{config.label_method} with maximum-entropy closure, Lebedev order {config.quadrature_order}"
     joined = [
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in (unstable, stable)

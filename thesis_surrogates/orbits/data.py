@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
-from tqdm import tqdm
 
 from ..core.config import DataConfig
 from ..core.data import Data, Tensors, split_by_group
 from ..core.errors import DataError
 from ..core.files import file_fingerprint
 from ..core.hdf5 import read_hdf5, write_hdf5
+from ..core.progress import show_progress
 from .coordinates import Normalization2BP, UnitsError
 from .generator import BOXES, Anomaly, make_orbit_set, parse_set_name
 from thesis_surrogates.orbits.kepler import (
@@ -92,14 +92,17 @@ def make_data(config: DataConfig, path: Path) -> None:
     """Generate both sets and write them to `path` (HDF5, km and s), atomically."""
     assert isinstance(config, OrbitsData)
     arrays: dict[str, Array] = {}
-    for role, name in tqdm((("train", config.train_set), ("test", config.test_set)), desc="orbits", disable=None):
-        orbits = make_orbit_set(name, config.seed, config.points, config.anomaly, config.mu_km3_s2)
-        arrays |= {
-            f"{role}_time": orbits.time,
-            f"{role}_state": orbits.state,
-            f"{role}_elements": orbits.elements,
-            f"{role}_mask": np.ones(orbits.time.shape, bool),
-        }
+    sets = (("train", config.train_set), ("test", config.test_set))
+    with show_progress("orbits", len(sets)) as tell:
+        for number, (role, name) in enumerate(sets, 1):
+            orbits = make_orbit_set(name, config.seed, config.points, config.anomaly, config.mu_km3_s2)
+            arrays |= {
+                f"{role}_time": orbits.time,
+                f"{role}_state": orbits.state,
+                f"{role}_elements": orbits.elements,
+                f"{role}_mask": np.ones(orbits.time.shape, bool),
+            }
+            tell(number)
     write_hdf5(
         path,
         arrays,

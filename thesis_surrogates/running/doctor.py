@@ -17,9 +17,10 @@ from pathlib import Path
 from .registry import SYSTEMS, experiments_folder, suites
 
 # %% auto #0
-__all__ = ['PACKAGES', 'Check', 'examine']
+__all__ = ['PYTHONS', 'PACKAGES', 'Check', 'examine']
 
 # %% ../../nbs/06_running/10_doctor.ipynb #f70ea720
+PYTHONS = ((3, 10), (3, 13))  # oldest and newest that set-up accepts, as in pyproject.toml
 PACKAGES = (
     "torch",
     "numpy",
@@ -79,7 +80,7 @@ def examine(folder: str | Path = ".") -> list[Check]:
     except ValueError as error:
         templates = Check("templates", str(error), False)
     return [
-        Check("Python", version, (3, 10) <= sys.version_info[:2] <= (3, 12)),
+        Check("Python", version, PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]),
         *_packages(),
         templates,
         Check("systems", ", ".join(SYSTEMS), True),

@@ -5,38 +5,68 @@
 # %% ../../nbs/06_running/02_epoch_bar.ipynb #487b9552
 from __future__ import annotations
 
+import io
 import sys
+import time
 from typing import Any, TextIO
 
-from tqdm import tqdm as text_bar
-from tqdm.auto import tqdm as any_bar
+from rich import get_console
+from rich.progress import TaskID
 
 from ..core.plan import Event
+from ..core.progress import new_progress
 
 # %% auto #0
-__all__ = ['EpochBar', 'wanted']
+__all__ = ['NotebookLine', 'wanted', 'EpochBar']
 
 # %% ../../nbs/06_running/02_epoch_bar.ipynb #f2568bf8
-class EpochBar:
-    """A training callback that shows epochs, speed and time left; `stream` is standard error unless given."""
+class NotebookLine:
+    """One line of text below a cell, drawn over itself; what is stored in the end is empty."""
 
-    def __init__(self, title: str = "", stream: TextIO | None = None):
-        self.title, self.stream = title, stream
-        self.bar: Any = None
+    def __init__(self) -> None:
+        from IPython.display import display  # only where there is a notebook
 
-    def __call__(self, event: Event) -> None:
-        """Follow an event of the training loop."""
-        if event.moment == "start":
-            common = {"total": event.details.get("epochs"), "initial": event.epoch, "desc": self.title, "unit": "epoch"}
-            self.bar = any_bar(**common) if self.stream is None else text_bar(**common, file=self.stream)
-        elif event.moment == "epoch_end" and self.bar is not None:
-            value = next(iter(event.metrics["validation"].values()))
-            self.bar.set_postfix_str(f"validation {value:.3g}", refresh=False)
-            self.bar.update(event.epoch + 1 - self.bar.n)
-        elif event.moment in ("end", "paused", "exception") and self.bar is not None:
-            self.bar.close()
+        self.handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def write(self, text: str) -> None:
+        """Show `text` in place of what was there."""
+        self.handle.update({"text/plain": text}, raw=True)
 
 
 def wanted(progress: bool | None) -> bool:
     """None means: when standard error is a terminal."""
     return sys.stderr.isatty() if progress is None else progress
+
+# %% ../../nbs/06_running/02_epoch_bar.ipynb #5d1c70ab
+class EpochBar:
+    """A training callback that shows epochs, time spent and time left; `stream` is standard error, or the cell, unless given."""
+
+    def __init__(self, title: str = "", stream: TextIO | None = None):
+        self.title, self.drawn_at_second = title, 0.0
+        self.line = NotebookLine() if stream is None and get_console().is_jupyter else None
+        self.progress = new_progress(io.StringIO() if self.line is not None else stream or sys.stderr)
+
+    def __call__(self, event: Event) -> None:
+        """Follow an event of the training loop."""
+        if event.moment == "start":
+            self.progress.add_task(self.title, total=event.details.get("epochs"), completed=event.epoch, note="")
+            self.progress.start()
+        elif event.moment == "epoch_end" and self.progress.tasks:
+            value = next(iter(event.metrics["validation"].values()))
+            self.progress.update(TaskID(0), completed=event.epoch + 1, note=f"validation {value:.3g}")
+            if time.monotonic() - self.drawn_at_second > 0.1:  # an epoch may take a millisecond
+                self.draw()
+        elif event.moment in ("end", "paused", "exception"):
+            self.progress.stop()
+            if self.line is not None:
+                self.line.write("")
+
+    def draw(self) -> None:
+        """Show the bar as it is now."""
+        self.drawn_at_second = time.monotonic()
+        if self.line is None:
+            self.progress.refresh()
+            return
+        with self.progress.console.capture() as text:
+            self.progress.console.print(self.progress.get_renderable())
+        self.line.write(text.get().rstrip())

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..core.config import canonical
 from ..core.errors import DataError
 from ..core.files import replace_bytes
 from ..core.hdf5 import Hdf5Writer
+from ..core.progress import show_progress
 from thesis_surrogates.tracks.data import (
     CHUNK,
     COLUMNS,
@@ -211,10 +211,10 @@ def produce(config: TracksData, path: Path, workers: int = 1) -> None:
         *path.parent.glob(f".{path.name}.*.partial"),
     ):
         torn.unlink()  # of a process that was killed
-    with tqdm(total=config.n_tracks, desc="tracks", unit="track", unit_scale=True, disable=None) as bar:
+    with show_progress("tracks", config.n_tracks) as show:
 
         def tell(found: int) -> None:
-            bar.update(min(found, config.n_tracks) - bar.n)
+            show(min(found, config.n_tracks))
 
         if workers > 1:
             fill_together(config, folder, workers, tell)

@@ -1,0 +1,88 @@
+"""Lines that say how far it is: drawn where somebody watches, written once in a file, not stored in a notebook."""
+
+from __future__ import annotations
+
+import io
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from thesis_surrogates.core.plan import Event
+from thesis_surrogates.core.progress import show_progress
+from thesis_surrogates.running.epoch_bar import EpochBar
+
+BAR = "━"
+
+
+class Terminal(io.StringIO):
+    """A stream that says somebody watches it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def train(bar: EpochBar, end: str, first: int = 0) -> None:
+    """The events of three epochs, beginning with `first`."""
+    bar(Event(moment="start", epoch=first, step=0, details={"epochs": 3}))
+    for epoch in range(first, 3):
+        bar.drawn_at_second = 0.0  # as if the epoch had taken a while
+        bar(Event(moment="epoch_end", epoch=epoch, step=epoch, metrics={"validation": {"loss": 0.25}}))
+    bar(Event(moment=end, epoch=3, step=3))
+
+
+@pytest.mark.parametrize("end", ["end", "paused", "exception"])
+def test_a_terminal_sees_each_epoch_and_has_its_cursor_back(end):
+    terminal = Terminal()
+    train(EpochBar("toy", terminal), end)
+    text = terminal.getvalue()
+    assert all(f"{number}/3" in text for number in (1, 2, 3)) and "validation 0.25" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
+
+
+def test_a_resumed_run_goes_on_where_it_was():
+    terminal = Terminal()
+    train(EpochBar("toy", terminal), "end", first=1)
+    assert "1/3" in terminal.getvalue() and "0/3" not in terminal.getvalue()
+
+
+def test_a_log_file_gets_one_line_even_where_colours_are_forced(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a Jupyter kernel does
+    log = io.StringIO()
+    train(EpochBar("toy", log), "end")
+    assert log.getvalue().count("toy") == 1 and "3/3" in log.getvalue() and "\x1b" not in log.getvalue()
+
+
+def test_data_are_made_in_silence_where_nobody_watches(capfd):
+    with show_progress("toy", 2) as tell:
+        tell(1)
+        tell(2)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_line_ends_with_the_error_that_ends_its_work():
+    terminal = Terminal()
+    with pytest.raises(ValueError, match="torn"), show_progress("toy", 2, terminal) as tell:
+        tell(1)
+        raise ValueError("torn")
+    assert "1/2" in terminal.getvalue() and terminal.getvalue().count("\x1b[?25h") == 1
+
+
+def test_a_notebook_shows_epochs_while_it_runs_and_stores_none():
+    """In a kernel, with the bar asked for: the line is there during the training, and the saved notebook holds neither it nor a widget."""
+    code = """
+from thesis_surrogates.core.plans import Event
+from thesis_surrogates.running.bars import EpochBar, NotebookLine
+seen, write = [], NotebookLine.write
+NotebookLine.write = lambda self, text: (seen.append(text), write(self, text))
+bar = EpochBar("toy")
+bar(Event(moment="start", epoch=0, step=0, details={"epochs": 2}))
+bar(Event(moment="epoch_end", epoch=0, step=1, metrics={"validation": {"loss": 0.25}}))
+bar(Event(moment="end", epoch=2, step=2))
+assert "1/2" in seen[0] and "validation 0.25" in seen[0] and seen[-1] == "", seen
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    stored = notebook.cells[0].outputs
+    assert [dict(output.get("data", {})) for output in stored] == [{"text/plain": ""}], stored
+    assert BAR not in nbformat.writes(notebook)
