@@ -8,6 +8,7 @@ SYSTEMS := tracks orbits flavor events
 DEMO    := $(addsuffix /demo,$(SYSTEMS))
 WORKERS ?= 2
 NB      ?=
+BY_HAND := tests benchmarks .ci/drift .ci/notebooks .ci/stored.py thesis_surrogates/cli.py thesis_surrogates/__main__.py thesis_surrogates/_site.py
 LAB     ?=
 comma   := ,
 # One thread a process: two runs, or two tests, share two cores without fighting over them.
@@ -64,15 +65,15 @@ drift: $(READY)  ## generated modules and notebooks are what nbdev makes of the 
 imports: $(READY)  ## the import law of .importlinter
 	@$(BIN)/lint-imports --no-cache
 
-lint: $(READY)  ## ruff on the notebooks and on what is written by hand
-	@$(BIN)/ruff check nbs tests site .ci/drift .ci/notebooks $(wildcard thesis_surrogates/cli.py thesis_surrogates/__main__.py thesis_surrogates/_site.py benchmarks)
-	@$(BIN)/ruff format --check -q site thesis_surrogates/_site.py
+lint: $(READY)  ## ruff, rules and format, on the notebooks and on what is written by hand
+	@$(BIN)/ruff check nbs site $(BY_HAND)
+	@$(BIN)/ruff format --check -q nbs site $(BY_HAND) || { echo "make lint: run: ruff format nbs site $(BY_HAND)"; exit 1; }
 
 types: $(READY)  ## mypy on the package and on the tools of the site
 	@$(BIN)/mypy -p thesis_surrogates
 	@$(BIN)/mypy site/*.py
 
-notebooks: $(READY)  ## run every notebook, two at a time, within its time budget
+notebooks: $(READY)  ## run every notebook, two at a time, within its time budget; what it shows is what is stored
 	@$(BIN)/python .ci/notebooks
 
 pytest: $(READY)  ## the tests that only guard: contracts, faults, wheel, site, README, hygiene

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .execution import run_directory
 from .registry import experiments_folder, resolve
 
 # %% auto #0
-__all__ = ['BUSY', 'this_python', 'execute_notebook', 'start_run', 'serve', 'main']
+__all__ = ['BUSY', 'this_python', 'execute_notebook', 'refuse_undeclared', 'to_seconds', 'start_run', 'serve', 'main']
 
 # %% ../../nbs/06_running/04_templates.ipynb #eafcf2e2
 def this_python(sockets: str) -> type:
@@ -67,6 +67,34 @@ def execute_notebook(template: Path, output: Path, parameters: Mapping[str, Any]
             progress_bar=False,
             kernel_manager_class=this_python(sockets),
         )
+
+# %% ../../nbs/06_running/04_templates.ipynb #5b1dfa02
+def refuse_undeclared(namespace: MutableMapping[str, Any], declared: Sequence[str]) -> None:
+    """Refuse what papermill has set and a template does not declare; called with `globals()` right after the parameters.
+
+    Raises:
+        ConfigError: naming each such parameter and the nearest that is declared.
+    """
+    if namespace.get("_parameters_checked"):  # a session of Jupyter: the names of later cells are there by now
+        return
+    plain = (type(None), bool, int, float, str, list, dict)
+    given = [name for name, value in namespace.items() if isinstance(value, plain) and not name.startswith("_")]
+    unknown = [name for name in given if name not in (*declared, "In", "Out")]
+    if unknown:
+        raise ConfigError("\n".join(f"{name}: unknown parameter; {nearest(name, declared)}" for name in unknown))
+    namespace["_parameters_checked"] = True
+
+
+def to_seconds(value: Any) -> float | None:
+    """A number of seconds, or None; YAML leaves 1e2 as a word.
+
+    Raises:
+        ConfigError: neither.
+    """
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"budget_seconds: expected a number of seconds, got {value!r}") from None
 
 # %% ../../nbs/06_running/04_templates.ipynb #71e3bcc8
 def start_run(
