@@ -11,7 +11,7 @@ import torch
 
 from thesis_surrogates.core.errors import ConfigError, DataError
 from thesis_surrogates.core.facts import read_run
-from thesis_surrogates.core.files import replace_bytes
+from thesis_surrogates.core.files import replace_text
 from thesis_surrogates.running import execution
 from thesis_surrogates.running.datasets import dataset_path
 from thesis_surrogates.running.registry import get_system, resolve
@@ -178,7 +178,7 @@ def test_a_killed_write_leaves_nothing_partial(viewed, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         execution.write_views(viewed)
     with pytest.raises(KeyboardInterrupt):
-        replace_bytes(tmp_path / "new.json", b"{}")
+        replace_text(tmp_path / "new.json", "{}")
     assert (viewed / "history.json").read_bytes() == before and not list(tmp_path.iterdir())
     assert not [path for path in viewed.iterdir() if "partial" in path.name]
 

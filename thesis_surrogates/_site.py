@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib.util
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent.parent / "site"
+from thesis_surrogates.core.files import package_folder
+
+FOLDER = package_folder().parent / "site"
 REMEDY = (
     "the site is made from the notebooks of a checkout, and this package was installed without one: "
     "get the sources and run `make site` there"

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from thesis_surrogates.core.errors import SurrogatesError
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -479,12 +481,10 @@ def doctor() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: an error of this package becomes one line on standard error and exit code 2."""
+    """Entry point: an error that the user can repair becomes one line on standard error and exit code 2."""
     try:
         app(args=arguments)
-    except (ValueError, RuntimeError) as error:
-        if not type(error).__module__.startswith("thesis_surrogates"):
-            raise
+    except SurrogatesError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
 

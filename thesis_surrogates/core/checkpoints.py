@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .errors import DataError
+from .files import atomic
 
 # %% auto #0
 __all__ = ['save_checkpoint', 'load_checkpoint', 'load_weights', 'keep_checkpoint', 'rng_state', 'set_rng_state']
@@ -23,11 +24,8 @@ __all__ = ['save_checkpoint', 'load_checkpoint', 'load_weights', 'keep_checkpoin
 # %% ../../nbs/01_core/08_checkpoints.ipynb #b709673c
 def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
     """Write tensors and plain values to `path`, all or nothing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    torch.save(dict(values), partial)
-    os.replace(partial, path)
+    with atomic(path) as partial:
+        torch.save(dict(values), partial)
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -66,15 +64,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], source: str | Pat
 # %% ../../nbs/01_core/08_checkpoints.ipynb #49a4ea63
 def keep_checkpoint(path: str | Path, name: str | Path) -> None:
     """Give the checkpoint `path` a second name in the same folder; what was called so before is replaced."""
-    path, name = Path(path), Path(name)
-    partial = name.with_name(f".{name.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(path, partial)
-    except OSError:
-        shutil.copyfile(path, partial)
-    os.replace(partial, name)
-    partial.unlink(missing_ok=True)  # renaming does nothing when both are names of one file already
+    with atomic(name) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(path, partial)
+        except OSError:
+            shutil.copyfile(path, partial)
 
 # %% ../../nbs/01_core/08_checkpoints.ipynb #b27be766
 def rng_state() -> dict[str, torch.Tensor]:

@@ -21,5 +21,5 @@ class DataError(SurrogatesError, ValueError):
     """A data file is wrong; the message names the file and the remedy."""
 
 
-class FactsError(SurrogatesError, RuntimeError):
+class FactsError(SurrogatesError, ValueError):
     """A run directory cannot be read or used as asked; the message names it and the remedy."""

@@ -19,10 +19,10 @@ import pandas as pd
 
 from .config import config_hash, flatten
 from .errors import FactsError
+from .files import FileLock
 from thesis_surrogates.core.run_files import (
     RunFiles,
     Status,
-    is_locked,
     read_config,
     read_events,
     read_scalars,
@@ -43,7 +43,7 @@ def derive_status(
 ) -> Status:
     """Status of a run from its facts, its lock and the clock."""
     recorded: Status = state.get("status", "queued")
-    if recorded != "running" or is_locked(files.lock):
+    if recorded != "running" or FileLock(files.lock).is_taken():
         return recorded
     if state.get("host") != socket.gethostname():
         files_written = [file.stat().st_mtime for file in (files.state, files.events, files.scalars) if file.exists()]

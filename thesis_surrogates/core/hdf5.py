@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 
 from .data import Tensors, numpy_rng, torch_rng
 from .errors import DataError
+from .files import atomic
 
 # %% auto #0
 __all__ = ['UNREADABLE', 'Hdf5Writer', 'write_hdf5', 'read_hdf5', 'window_starts', 'read_window', 'Hdf5Source']
@@ -32,11 +32,8 @@ class Hdf5Writer:
     """
 
     def __init__(self, path: str | Path, attrs: Mapping[str, Any] | None = None):
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        self._file = h5py.File(self._partial, "w")
-        self.attrs(attrs or {})
+        self._place = atomic(path)
+        self._first_attrs = attrs or {}
 
     def attrs(self, attrs: Mapping[str, Any]) -> None:
         """Add root attributes."""
@@ -63,14 +60,13 @@ class Hdf5Writer:
                 dataset[len(dataset) - len(array) :] = array
 
     def __enter__(self) -> Hdf5Writer:
+        self._file = h5py.File(self._place.__enter__(), "w")
+        self.attrs(self._first_attrs)
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._file.close()
-        if kind is None:
-            os.replace(self._partial, self.path)
-        else:
-            self._partial.unlink(missing_ok=True)
+        self._place.__exit__(kind, error, trace)
 
 # %% ../../nbs/01_core/05_hdf5.ipynb #fcae83b1
 UNREADABLE = "a generated file is made again with --again; a file of your own has to be copied or written again where it comes from"

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+
+from .files import atomic
 
 # %% auto #0
 __all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'UNITS', 'style', 'Drawing', 'new_figure', 'save_figure', 'few_colors',
@@ -105,7 +106,6 @@ def save_figure(
 ) -> list[Path]:
     """Write `stem.png`, `stem.pdf` and `stem.csv`, each replaced in one step; equal input gives equal bytes."""
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -116,13 +116,12 @@ def save_figure(
     written = []
     for ending in ("png", "pdf", "csv"):
         target = stem.parent / f"{stem.name}.{ending}"
-        temporary = stem.parent / f".{stem.name}.{os.getpid()}.{ending}"
-        if ending == "csv":
-            table.to_csv(temporary, index=False, lineterminator="\n")
-        else:
-            with matplotlib.rc_context({"pdf.fonttype": 42}):  # letters stay letters, as journals ask
-                figure.savefig(temporary, format=ending, metadata=metadata[ending], dpi=160)
-        os.replace(temporary, target)
+        with atomic(target) as partial:
+            if ending == "csv":
+                table.to_csv(partial, index=False, lineterminator="\n")
+            else:
+                with matplotlib.rc_context({"pdf.fonttype": 42}):  # letters stay letters, as journals ask
+                    figure.savefig(partial, format=ending, metadata=metadata[ending], dpi=160)
         written.append(target)
     return written
 

@@ -22,6 +22,7 @@ import pandas as pd
 
 from .errors import FactsError
 from .facts import Run, natural, read_run
+from .files import replace_text
 from thesis_surrogates.core.run_files import (
     COLUMNS,
     FACTS_FORMAT,
@@ -32,7 +33,6 @@ from thesis_surrogates.core.run_files import (
     read_events,
     read_lines,
     read_state,
-    replace_text,
     to_line,
 )
 from .tables import Problem, ReportError, convergence_row, fingerprint

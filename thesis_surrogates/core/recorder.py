@@ -17,7 +17,6 @@ import traceback
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ import yaml
 
 from .config import config_hash
 from .errors import FactsError
+from .files import FileLock, package_folder, replace_text
 from thesis_surrogates.core.run_files import (
     COLUMNS,
     FACTS_FORMAT,
@@ -35,7 +35,6 @@ from thesis_surrogates.core.run_files import (
     now,
     read_config,
     read_state,
-    replace_text,
     take_lock,
     to_json,
     to_line,
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from thesis_surrogates.core.plan import Event
 
 # %% auto #0
-__all__ = ['PACKAGES', 'LONGEST_EPOCH_RECORD', 'git_state', 'package_versions', 'package_folder', 'processor', 'provenance',
+__all__ = ['PACKAGES', 'LONGEST_EPOCH_RECORD', 'git_state', 'package_versions', 'processor', 'provenance', 'record_config',
            'prepare_run', 'event_line', 'RunRecorder', 'scalar_rows', 'error_record', 'new_state', 'open_run',
            'append_event']
 
@@ -94,13 +93,6 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     return versions
 
 # %% ../../nbs/01_core/14_recorder.ipynb #8d4463fe
-def package_folder() -> Path:
-    """Folder that this package was imported from."""
-    spec = find_spec("thesis_surrogates")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    return Path(places[0]) if places else Path()
-
-
 def processor() -> str:
     """Name of the processor, as far as the system tells."""
     with contextlib.suppress(OSError):
@@ -131,20 +123,24 @@ def provenance(
     }
 
 # %% ../../nbs/01_core/14_recorder.ipynb #fb6801c1
-def prepare_run(run_dir: str | Path, config: Mapping[str, Any]) -> RunFiles:
-    """Make the directory of a run and record its configuration; refuses a directory of another configuration."""
-    files = RunFiles(Path(run_dir))
+def record_config(files: RunFiles, config: Mapping[str, Any], identity: str) -> None:
+    """Write the configuration whose hash is `identity`; refuses the directory of another configuration."""
     if files.config.exists():
-        found, wanted = config_hash(read_config(files.path)), config_hash(config)
-        if found != wanted:
+        found = config_hash(read_config(files.path))
+        if found != identity:
             raise FactsError(
-                f"{files.path}: belongs to the configuration {found}, not to {wanted}; "
+                f"{files.path}: belongs to the configuration {found}, not to {identity}; "
                 "choose another directory, or delete this one if its run is no longer needed"
             )
     else:
-        replace_text(
-            files.config, yaml.safe_dump(json.loads(json.dumps(dict(config))), sort_keys=False, allow_unicode=True)
-        )
+        plain = json.loads(json.dumps(dict(config)))
+        replace_text(files.config, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+def prepare_run(run_dir: str | Path, config: Mapping[str, Any]) -> RunFiles:
+    """Make the directory of a run and record its configuration; refuses a directory of another configuration."""
+    files = RunFiles(Path(run_dir))
+    record_config(files, config, config_hash(config))
     return files
 
 # %% ../../nbs/01_core/14_recorder.ipynb #edc408bb
@@ -164,8 +160,11 @@ def event_line(state: Mapping[str, Any], moment: str, payload: Mapping[str, Any]
 class RunRecorder:
     """Writes the facts of one attempt; made by `open_run`. Call it with events, then `finish` it (or use `with`)."""
 
-    def __init__(self, files: RunFiles, state: dict[str, Any], lock: int) -> None:
-        self.files, self.state, self.lock = files, state, lock
+    def __init__(self, files: RunFiles, state: dict[str, Any], lock: FileLock) -> None:
+        self.files = files
+        self.state = state
+        self.lock = lock
+        self.open = True
         self.epoch: int | None = None  # the epoch in progress, for the error record
         self.events = Appender(files.events)
         self.scalars = Appender(files.scalars, header=",".join(COLUMNS) + "\n", torn=",torn\n")
@@ -192,7 +191,7 @@ class RunRecorder:
 
     def finish(self, status: Status, error: BaseException | None = None) -> None:
         """Write the final status and let go of the directory; a second call does nothing."""
-        if self.lock < 0:
+        if not self.open:
             return
         self.state |= {"status": status, "finished": now(), "error": error_record(error, self.epoch)}
         self.event("finished", {"status": status, "error": self.state["error"]})
@@ -206,9 +205,8 @@ class RunRecorder:
         """Release files and lock without a verdict: a run left like this reads as killed."""
         self.events.close()
         self.scalars.close()
-        if self.lock >= 0:
-            os.close(self.lock)
-            self.lock = -1
+        self.lock.release()
+        self.open = False
 
     def __enter__(self) -> RunRecorder:
         return self
@@ -237,7 +235,12 @@ def error_record(error: BaseException | None, epoch: int | None) -> dict[str, An
     return {"type": type(error).__name__, "message": str(error), "traceback": "".join(lines)[-8000:], "epoch": epoch}
 
 # %% ../../nbs/01_core/14_recorder.ipynb #787ebe46
-def new_state(config: Mapping[str, Any], known: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+def new_state(
+    config: Mapping[str, Any],
+    identity: str,  # hash of the configuration
+    known: Mapping[str, Any],  # what an earlier attempt wrote
+    given: Mapping[str, Any] | None,  # provenance; that of this process when None
+) -> dict[str, Any]:
     """Content of run.json at the start of an attempt; identity and first start are kept from `known`."""
     return {
         "format": FACTS_FORMAT,
@@ -246,7 +249,7 @@ def new_state(config: Mapping[str, Any], known: Mapping[str, Any], given: Mappin
         "attempt": int(known.get("attempt") or 0) + 1,
         "system": config.get("system"),
         "name": config.get("name"),
-        "config_hash": config_hash(config),
+        "config_hash": identity,
         "started": known.get("started") or now(),
         "finished": None,
         "pid": os.getpid(),
@@ -264,12 +267,14 @@ def open_run(
     Raises FactsError when the directory belongs to another configuration and RunBusy while another process writes to it;
     neither touches anything.
     """
-    files = prepare_run(run_dir, config)
+    files = RunFiles(Path(run_dir))
+    identity = config_hash(config)
+    record_config(files, config, identity)
     lock = take_lock(files.lock)
     try:
-        return RunRecorder(files, new_state(config, read_state(files.state), provenance), lock)
+        return RunRecorder(files, new_state(config, identity, read_state(files.state), provenance), lock)
     except BaseException:
-        os.close(lock)
+        lock.release()
         raise
 
 # %% ../../nbs/01_core/14_recorder.ipynb #4bb6081d
@@ -283,10 +288,9 @@ def append_event(run_dir: str | Path, moment: str, payload: Mapping[str, Any]) -
     if not state:
         raise FactsError(f"{run_dir}: this run was never started; execute it first")
     lock = take_lock(files.lock)
-    events = Appender(files.events)
     try:
-        head = {"moment": moment, "run_id": state["run_id"], "attempt": state["attempt"], "time": now()}
-        events.write(to_line({**payload, **head}))
-    finally:
+        events = Appender(files.events)
+        events.write(event_line(state, moment, payload))
         events.close()
-        os.close(lock)
+    finally:
+        lock.release()

@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from .facts import Run, run_row, swept_keys
-from .recorder import git_state, package_folder, package_versions
-from .run_files import now, replace_text, to_json
+from .files import package_folder, replace_text
+from .recorder import git_state, package_versions
+from .run_files import now, to_json
 from thesis_surrogates.core.tables import (
     Problem,
     ReportError,

@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,11 +19,12 @@ import pandas as pd
 import yaml
 
 from .errors import FactsError
+from .files import FileLock
 
 # %% auto #0
 __all__ = ['COLUMNS', 'FACTS_FORMAT', 'NON_FINITE', 'Status', 'RunBusy', 'check_format', 'encode', 'decode', 'to_line', 'to_json',
-           'Appender', 'replace_text', 'now', 'read_lines', 'read_events', 'parse_row', 'read_scalars', 'take_lock',
-           'is_locked', 'RunFiles', 'read_config', 'read_state']
+           'Appender', 'now', 'read_lines', 'read_events', 'parse_row', 'read_scalars', 'take_lock', 'RunFiles',
+           'read_config', 'read_state']
 
 # %% ../../nbs/01_core/13_run_files.ipynb #30cc70cb
 COLUMNS = ("attempt", "step", "epoch", "split", "metric", "value")
@@ -118,17 +117,6 @@ class Appender:
             self.descriptor = -1
 
 # %% ../../nbs/01_core/13_run_files.ipynb #a62b4d11
-def replace_text(path: Path, text: str) -> None:
-    """Replace a file atomically: a temporary neighbour, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-
-
 def now() -> str:
     """UTC in ISO 8601 with milliseconds."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
@@ -196,36 +184,12 @@ def read_scalars(path: Path) -> tuple[pd.DataFrame, int]:
     return table, len(rows) - len(good) + bool(rest.strip())
 
 # %% ../../nbs/01_core/13_run_files.ipynb #211fc82c
-def take_lock(path: Path, patience: float = 1.0) -> int:
-    """Descriptor that holds the exclusive lock of a run; raises RunBusy while another process holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except OSError:
-            if time.monotonic() > deadline:
-                os.close(descriptor)
-                raise RunBusy(
-                    f"{path.parent}: another process is writing to this run; wait for it or stop it"
-                ) from None
-            time.sleep(0.02)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock of a run."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
+def take_lock(path: Path, patience_seconds: float = 1.0) -> FileLock:
+    """The lock of a run, taken; raises RunBusy while another process holds it."""
+    lock = FileLock(path)
+    if not lock.take(patience_seconds):
+        raise RunBusy(f"{path.parent}: {lock.holder()} is writing to this run; wait for it or stop it")
+    return lock
 
 # %% ../../nbs/01_core/13_run_files.ipynb #cf842dab
 Status = Literal["queued", "running", "done", "failed", "killed", "stale", "paused"]

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from .config import digest
-from .errors import FactsError
+from .errors import FactsError, SurrogatesError
 from .facts import Run, natural, read_run
 from .metrics import epoch_to_fraction, median_and_spread, overfit_flag
 
@@ -25,7 +25,7 @@ __all__ = ['LATEX', 'ReportError', 'Problem', 'gather', 'explain', 'label', 'rec
            'cell', 'readable', 'to_csv', 'to_markdown', 'to_latex', 'escape_latex']
 
 # %% ../../nbs/01_core/21_tables.ipynb #716cf5d4
-class ReportError(ValueError):
+class ReportError(SurrogatesError, ValueError):
     """There is nothing to report; the message says what was looked at."""
 
 

@@ -26,6 +26,7 @@ from thesis_surrogates.core.checkpoints import (
 )
 from .config import ConfigError, TrainConfig
 from .data import to_device
+from .errors import SurrogatesError
 from .optimization import Mover, Sums, prefixes
 from .plan import Callback, Event, Phase, Plan, Update, describe, rows_of
 
@@ -37,7 +38,7 @@ PATIENCE = 3  # validations in a row that may fail to be a number before a train
 REMEDY = "lower train.optimizer.learning_rate or train.gradient_clip"
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(SurrogatesError, RuntimeError):
     """The loss is no longer a number: the message says where and what to try."""
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from pydantic import Field
 from ..core.config import DataConfig
 from ..core.data import Data, Tensors, numpy_rng, split_by_group
 from ..core.errors import DataError
-from ..core.files import file_fingerprint
+from ..core.files import atomic, file_fingerprint
 from ..core.hdf5 import read_hdf5, write_hdf5
 from ..core.progress import show_progress
 from .asymptotics import lebedev
@@ -43,9 +42,7 @@ def write_streams(
     attrs: Mapping[str, Any] | None = None,
 ) -> None:
     """Write streams to one file, atomically; the scalar `nf` goes to each stream that has a final state."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.streams")
-    try:
+    with atomic(path) as partial:
         write_hdf5(
             partial,
             {prefix + name: array for prefix, arrays in streams.items() for name, array in arrays.items()},
@@ -55,9 +52,6 @@ def write_streams(
             for prefix, arrays in streams.items():
                 if FINAL in arrays:
                     file[f"{prefix}nf"] = np.int64(3)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 # %% ../../nbs/04_flavor/05_data.ipynb #45da4404
 def _cells(array: np.ndarray, name: str, path: Path) -> np.ndarray:

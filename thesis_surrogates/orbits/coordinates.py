@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..core.errors import SurrogatesError
 from .kepler import EARTH_MU_KM3_S2, EARTH_RADIUS_KM, ArrayOrTensor
 
 # %% auto #0
@@ -19,7 +20,7 @@ __all__ = ['UNITS_BORDER', 'UnitsError', 'require_normalized', 'require_kilometr
 UNITS_BORDER = 100.0
 
 
-class UnitsError(ValueError):
+class UnitsError(SurrogatesError, ValueError):
     """A state came in units that the receiver does not expect."""
 
 

@@ -5,19 +5,18 @@
 # %% ../../nbs/06_running/01_datasets.ipynb #fc158001
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core.config import DataConfig, RunConfig, check, merge, nearest
 from ..core.errors import ConfigError, DataError
+from ..core.files import FileLock
 from ..core.system import System
 from .registry import get_system, resolve
 
 # %% auto #0
-__all__ = ['dataset_path', 'locked', 'chosen_dataset', 'ensure_dataset', 'check_same', 'write_dataset', 'datasets_of']
+__all__ = ['dataset_path', 'lock_beside', 'chosen_dataset', 'ensure_dataset', 'check_same', 'write_dataset', 'datasets_of']
 
 # %% ../../nbs/06_running/01_datasets.ipynb #57ec6bd7
 def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
@@ -27,23 +26,21 @@ def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
     return Path(data_dir) / system / config.file_name(system)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock beside `path`; the system releases it when the process ends, however it ends.
+def lock_beside(path: Path) -> FileLock:
+    """The lock of a dataset, taken as soon as nobody else makes it.
 
     Raises:
         DataError: nothing can be written there.
     """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.with_name(f".{path.name}.lock").open("w")
+        lock.take()
     except OSError as error:
         raise DataError(
             f"{path}: nothing can be written there ({error.strerror}); choose another folder with --out or --data-dir"
         ) from None
-    with opened as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return lock
 
 # %% ../../nbs/06_running/01_datasets.ipynb #1355d059
 def chosen_dataset(system: System, preset: str | None, given: Mapping[str, Any], over: Mapping[str, Any]) -> DataConfig:
@@ -114,14 +111,16 @@ def write_dataset(system: System, config: DataConfig, path: Path, *, again: bool
         )
     if system.produce is None and workers > 1:
         raise DataError(f"{path.name}: {system.name} makes its datasets with one process; leave out --workers")
-    with locked(path):
-        if again or not path.is_file():
-            if system.produce is not None:
-                system.produce(config, path, workers)
-            else:
-                system.make_data(config, path)
-        else:
+    lock = lock_beside(path)
+    try:
+        if not again and path.is_file():
             check_same(system, config, path)
+        elif system.produce is not None:
+            system.produce(config, path, workers)
+        else:
+            system.make_data(config, path)
+    finally:
+        lock.release()
 
 # %% ../../nbs/06_running/01_datasets.ipynb #72f3758d
 def datasets_of(configs: list[RunConfig], data_dir: str | Path) -> dict[Path, RunConfig]:

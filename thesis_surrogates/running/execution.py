@@ -20,7 +20,7 @@ from ..core.config import RunConfig, as_mapping, config_hash
 from ..core.data import Data
 from ..core.errors import ConfigError, DataError
 from ..core.facts import Run, read_run
-from ..core.files import replace_bytes
+from ..core.files import atomic
 from ..core.models import count_parameters
 from ..core.plan import Callback
 from ..core.recorder import append_event, open_run, prepare_run, provenance
@@ -118,7 +118,8 @@ def write_views(run_dir: str | Path) -> list[Path]:
             raise ConfigError(
                 f"view {name!r}: choose another plain file name; {', '.join(OWN_FILES)} hold the facts of the run"
             )
-        replace_bytes(record.path / name, content)
+        with atomic(record.path / name) as partial:
+            partial.write_bytes(content)
         written.append(record.path / name)
     return written
 
@@ -150,13 +151,14 @@ def run(
     """
     config = resolve(read_run_values(config) if isinstance(config, str | Path) else config)
     chosen, system, run_dir = pick_device(device), get_system(config.system), run_directory(config, out)
+    values = as_mapping(config)
     if RunFiles(run_dir).config.exists():
-        prepare_run(run_dir, as_mapping(config))  # refuses the directory of another configuration
+        prepare_run(run_dir, values)  # refuses the directory of another configuration
         if read_run(run_dir).status == "done":
             return read_run(run_dir)
     path = ensure_dataset(system, config.data, data_dir)
     known = provenance(device=str(chosen), threads=config.train.threads)
-    with open_run(run_dir, as_mapping(config), provenance=known) as recorder, threads(config.train.threads):
+    with open_run(run_dir, values, provenance=known) as recorder, threads(config.train.threads):
         data = system.load_data(config.data, path)
         check_fingerprint(run_dir, data)
         recorder.add_provenance({"data_fingerprint": data.fingerprint})

@@ -14,7 +14,7 @@ import yaml
 
 from ..core.config import as_mapping, merge, nearest
 from ..core.errors import ConfigError
-from ..core.files import replace_bytes
+from ..core.files import replace_text
 from .registry import load_suite, resolve
 
 # %% auto #0
@@ -150,4 +150,4 @@ def write_jobs(files: Mapping[str, str], folder: str | Path) -> None:
     """Write job files, each all or nothing."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        replace_bytes(Path(folder) / name, text.encode())
+        replace_text(Path(folder) / name, text)

@@ -14,6 +14,7 @@ import yaml
 
 from ..core.config import RunConfig, as_mapping, check_run, merge, nearest, nested, read_yaml
 from ..core.errors import ConfigError
+from ..core.files import package_folder
 from ..core.suites import expand_suite
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def experiments_folder() -> Path:
     Raises:
         ConfigError: the installation is incomplete.
     """
-    checkout = Path(str(import_module("thesis_surrogates").__file__)).resolve().parents[1] / "nbs" / "experiments"
+    checkout = package_folder().parent / "nbs" / "experiments"
     if checkout.is_dir():
         return checkout
     for file in metadata.files("thesis_surrogates") or []:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.config import RunConfig, as_mapping
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, SurrogatesError
 from ..core.facts import read_run
 from ..core.recorder import prepare_run
 from .datasets import datasets_of, ensure_dataset
@@ -60,7 +60,7 @@ def look(job: Job) -> None:
     """Read the progress of a job from its facts."""
     try:
         facts = read_run(job.run_dir)
-    except (ValueError, OSError):  # the directory is not there yet
+    except (SurrogatesError, OSError):  # the directory is not there yet
         return
     ends = [event for event in facts.events if event.get("moment") == "epoch_end"]
     start = facts.last_event("start")
@@ -80,7 +80,7 @@ def settle(job: Job) -> None:
     look(job)
     try:
         facts = read_run(job.run_dir)
-    except (ValueError, OSError) as error:
+    except (SurrogatesError, OSError) as error:
         job.state, job.message = "failed", f"it wrote no facts ({error}); see log.txt in {job.run_dir.name}"
         return
     job.state = facts.status if facts.status in ("done", "paused", "killed") else "failed"

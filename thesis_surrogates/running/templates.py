@@ -5,7 +5,6 @@
 # %% ../../nbs/06_running/04_templates.ipynb #27e58d42
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 from ..core.config import RunConfig, as_mapping, nearest
 from ..core.errors import ConfigError
 from ..core.facts import read_run
+from ..core.files import FileLock
 from ..core.run_files import RunFiles
 from .execution import run_directory
 from .registry import experiments_folder, resolve
@@ -145,19 +145,19 @@ def serve(request: Mapping[str, Any]) -> int:
     """Execute one request and return the exit code."""
     config = resolve(request["config"])
     run_dir = run_directory(config, request["out"])
-    with (run_dir / ".launch.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return BUSY
-        parameters = {**as_mapping(config), **{key: value for key, value in request.items() if key != "config"}}
-        try:
-            execute_notebook(experiments_folder() / "train.ipynb", run_dir / "notebook.ipynb", parameters)
-        except Exception as error:  # the facts hold the traceback of the run; the log holds this one
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            if not RunFiles(run_dir).config.exists():
-                return 1
-        return 0 if read_run(run_dir).status in ("done", "paused") else 1
+    lock = FileLock(run_dir / ".launch.lock")
+    if not lock.take(patience_seconds=0):
+        return BUSY
+    parameters = {**as_mapping(config), **{key: value for key, value in request.items() if key != "config"}}
+    try:
+        execute_notebook(experiments_folder() / "train.ipynb", run_dir / "notebook.ipynb", parameters)
+    except Exception as error:  # the facts hold the traceback of the run; the log holds this one
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        if not RunFiles(run_dir).config.exists():
+            return 1
+    finally:
+        lock.release()
+    return 0 if read_run(run_dir).status in ("done", "paused") else 1
 
 # %% ../../nbs/06_running/04_templates.ipynb #50e2ddc7
 def main() -> int:

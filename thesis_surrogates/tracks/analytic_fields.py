@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numba import njit
 
+from ..core.errors import SurrogatesError
+
 # %% auto #0
 __all__ = ['Formula', 'compiled', 'COMPILED', 'uniform_formula', 'gaussian_formula', 'dipole_formula', 'lhcb_like_formula',
            'FieldError', 'Field', 'check_polarity', 'UniformField', 'GaussianField', 'DipoleField', 'LHCbLikeField']
@@ -79,7 +81,7 @@ def lhcb_like_formula(xp: Any) -> Formula:
 compiled = njit(error_model="numpy")
 
 # %% ../../nbs/02_tracks/00_analytic_fields.ipynb #475813b8
-class FieldError(ValueError):
+class FieldError(SurrogatesError, ValueError):
     """A field was asked for with impossible numbers, or a map file does not hold a regular grid."""
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..core.files import atomic
 from .analytic_fields import Field, FieldError, Formula, check_polarity, compiled
 
 # %% auto #0
@@ -259,10 +260,8 @@ class GridField(Field):
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the stored map (without polarity) in the format of the ending; the file appears only when complete."""
-        path = Path(path)
-        partial = path.with_name(f".{os.getpid()}.{path.name}")
-        WRITERS.get(path.suffix, write_text_map)(partial, self.axes, self.values)
-        os.replace(partial, path)
+        with atomic(path) as partial:
+            WRITERS.get(partial.suffix, write_text_map)(partial, self.axes, self.values)
 
     def parameters(self) -> tuple[float, ...]:
         return (self.polarity, *(value for axis in self.axes for value in (float(axis[0]), float(axis[1] - axis[0]))))

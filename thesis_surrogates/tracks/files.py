@@ -18,7 +18,7 @@ import numpy as np
 
 from ..core.data import Data, Source, Tensors, TensorSource, split_by_group
 from ..core.errors import DataError
-from ..core.files import file_fingerprint
+from ..core.files import atomic, file_fingerprint
 from ..core.hdf5 import UNREADABLE, Hdf5Source, read_hdf5
 from .data import ALONG, COLUMNS, OPTIONAL, TracksData, tensors_of
 
@@ -85,26 +85,20 @@ def stream_npz(
     metadata: Mapping[str, Any],
 ) -> None:
     """Write an .npz of `rows` rows, all or nothing, holding one piece at a time; `pieces` is gone through once per key."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     first = next(pieces())
-    try:
-        with zipfile.ZipFile(partial, "w") as archive:
-            for key, array in first.items():
-                with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
-                    header = {
-                        "descr": np.lib.format.dtype_to_descr(array.dtype),
-                        "fortran_order": False,
-                        "shape": (rows, *array.shape[1:]),
-                    }
-                    np.lib.format.write_array_header_2_0(member, header)
-                    for piece in pieces():
-                        member.write(np.ascontiguousarray(piece[key]).tobytes())
-            with archive.open(zipfile.ZipInfo("metadata.npy"), "w") as member:
-                np.lib.format.write_array(member, np.array(json.dumps(metadata, sort_keys=True)))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for key, array in first.items():
+            with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(array.dtype),
+                    "fortran_order": False,
+                    "shape": (rows, *array.shape[1:]),
+                }
+                np.lib.format.write_array_header_2_0(member, header)
+                for piece in pieces():
+                    member.write(np.ascontiguousarray(piece[key]).tobytes())
+        with archive.open(zipfile.ZipInfo("metadata.npy"), "w") as member:
+            np.lib.format.write_array(member, np.array(json.dumps(metadata, sort_keys=True)))
 
 # %% ../../nbs/02_tracks/09_files.ipynb #c38a37d1
 def write_npz(

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..core.config import canonical
 from ..core.errors import DataError
-from ..core.files import replace_bytes
+from ..core.files import atomic, replace_text
 from ..core.hdf5 import Hdf5Writer
 from ..core.progress import show_progress
 from thesis_surrogates.tracks.data import (
@@ -53,7 +53,7 @@ def parts_folder(config: TracksData, path: Path) -> Path:
     note = folder / "about.json"
     if note.is_file() and note.read_text(encoding="utf-8") != about:
         raise DataError(f"{folder} holds the beginnings of another dataset; remove it, or choose another file name")
-    replace_bytes(note, about.encode())
+    replace_text(note, about)
     return folder
 
 # %% ../../nbs/02_tracks/10_production.ipynb #84f26619
@@ -62,12 +62,9 @@ def make_part(config: TracksData, number: int, field: Any, folder: Path) -> None
     piece = chunk_tracks(config, number, field)
     small = {"inputs": np.float32, "fraction": np.float32, "index": np.int32}
     name = f"{number:06d}-{len(piece['index']):05d}-{int(piece['drawn']):05d}.npz"
-    partial = folder / f".{name}.{os.getpid()}"
-    with partial.open("wb") as file:
-        np.savez(
-            file, allow_pickle=False, **{key: np.asarray(values, dtype=small.get(key)) for key, values in piece.items()}
-        )
-    os.replace(partial, folder / name)
+    arrays = {key: np.asarray(values, dtype=small.get(key)) for key, values in piece.items()}
+    with atomic(folder / name) as partial:
+        np.savez(partial, allow_pickle=False, **arrays)
 
 # %% ../../nbs/02_tracks/10_production.ipynb #e1fb43b8
 def read_part(folder: Path, number: int, accepted: int, drawn: int) -> dict[str, np.ndarray]:
@@ -207,8 +204,8 @@ def produce(config: TracksData, path: Path, workers: int = 1) -> None:
     folder = parts_folder(config, path)
     for torn in (
         *folder.glob(".*"),
-        *path.parent.glob(f".{target.name}.*.partial"),
-        *path.parent.glob(f".{path.name}.*.partial"),
+        *path.parent.glob(f".{target.name}.*.partial*"),
+        *path.parent.glob(f".{path.name}.*.partial*"),
     ):
         torn.unlink()  # of a process that was killed
     with show_progress("tracks", config.n_tracks) as show:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..core.errors import SurrogatesError
 from .analytic_fields import Field
 from thesis_surrogates.tracks.steppers import (
     CASH_KARP_A,
@@ -88,7 +89,7 @@ Method = Literal["rk4", "cash_karp"]
 METHODS = {"rk4": (rk4_batch, _python_rk4, 20.0), "cash_karp": (cash_karp_batch, _python_cash_karp, 1000.0)}
 
 
-class PropagationError(ValueError):
+class PropagationError(SurrogatesError, ValueError):
     """A track or a step cannot be propagated as given; the message names the value and the remedy."""
 
 # %% ../../nbs/02_tracks/04_propagation.ipynb #87a235f5

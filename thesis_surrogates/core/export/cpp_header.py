@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from .cpp_operations import translate
 from .cpp_program import Cells, Program, scatter
 from .onnx import Deployable, ExportError, Parity, checked_export, load_onnx, write_onnx
+from ..files import replace_text
 from ..models import count_parameters
-from ..run_files import replace_text, to_json
+from ..run_files import to_json
 
 # %% auto #0
 __all__ = ['PREAMBLE', 'FUNCTIONS', 'CONSTANT_MEMORY', 'places', 'header_text', 'read_graph', 'find_compiler', 'compile_source',

@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Interpreter
 from torch.fx.graph import CodeGen
 from torch.fx.node import map_aggregate
 
+from ..errors import SurrogatesError
 from .onnx import Deployable, silent
 
 # %% auto #0
@@ -34,7 +35,7 @@ class Dual:
     tangents: tuple[torch.Tensor, ...]
 
 
-class DerivativeError(NotImplementedError):
+class DerivativeError(SurrogatesError, NotImplementedError):
     """A network uses an operation for which no derivative is written here; the message names it."""
 
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import io
 import logging
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..run_files import replace_text, to_json
+from ..errors import SurrogatesError
+from ..files import atomic, file_fingerprint, replace_text
+from ..run_files import to_json
 
 # %% auto #0
 __all__ = ['ExportError', 'Column', 'Deployable', 'check_examples', 'as_tuple', 'call', 'random_states', 'Parity',
@@ -31,7 +31,7 @@ __all__ = ['ExportError', 'Column', 'Deployable', 'check_examples', 'as_tuple', 
            'export_onnx', 'write_torchscript', 'load_torchscript', 'export_torchscript']
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #c4ac1fb9
-class ExportError(RuntimeError):
+class ExportError(SurrogatesError, RuntimeError):
     """The surrogate could not be exported, or the exported file does not agree with torch; no file was written."""
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #c704a6a0
@@ -187,27 +187,27 @@ def checked_export(
 ) -> Parity:
     """Write, load, compare, rename; raises ExportError and leaves no new file when anything of that fails."""
     module, examples = check_examples(deployable)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with silent():
-            write(module, examples, temporary)
-            exported = load(temporary)
-        relative, absolute = compare(module, exported, examples, deployable.outputs, states)
-        if relative > tolerance:
-            raise ExportError(f"{path}: differs from torch by {relative:.2g} (allowed {tolerance:.2g}); not written")
-        parity = Parity(
-            states=states,
-            batches=split_batches(states),
-            max_relative_difference=relative,
-            max_absolute_difference=absolute,
-            tolerance=tolerance,
-            inputs=signature(deployable.inputs),
-            outputs=tuple(deployable.outputs),
-            sha256=hashlib.sha256(temporary.read_bytes()).hexdigest(),
-            **about,
-        )
-        os.replace(temporary, path)
+        with atomic(path) as partial:
+            with silent():
+                write(module, examples, partial)
+                exported = load(partial)
+            relative, absolute = compare(module, exported, examples, deployable.outputs, states)
+            if relative > tolerance:
+                raise ExportError(
+                    f"{path}: differs from torch by {relative:.2g} (allowed {tolerance:.2g}); not written"
+                )
+            parity = Parity(
+                states=states,
+                batches=split_batches(states),
+                max_relative_difference=relative,
+                max_absolute_difference=absolute,
+                tolerance=tolerance,
+                inputs=signature(deployable.inputs),
+                outputs=tuple(deployable.outputs),
+                sha256=file_fingerprint(partial),
+                **about,
+            )
         replace_text(path.with_name(path.name + ".json"), to_json(asdict(parity)))
         return parity
     except ExportError:
@@ -215,8 +215,6 @@ def checked_export(
     except Exception as error:
         reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
         raise ExportError(f"{path}: {type(error).__name__}: {reason[0] if reason else 'no message'}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #09abe7ed
 def signature(inputs: Mapping[str, Tensor]) -> dict[str, str]:

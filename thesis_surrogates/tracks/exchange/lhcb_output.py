@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ...core.errors import SurrogatesError
+
 # %% auto #0
 __all__ = ['NUMBER', 'QUADRUPLE', 'TRACK', 'RESULT', 'COLUMNS', 'SEQUENCER_HEAD', 'SEQUENCER_ROW', 'FLOW_HEAD', 'COUNTS_HEAD',
            'FLOW_ROW', 'NTUPLE', 'LhcbOutputError', 'complain', 'numbered_lines', 'parse_extrapolator_test',
@@ -24,7 +26,7 @@ TRACK = re.compile(rf"Propagating\s+{QUADRUPLE} with q\*p = ({NUMBER}) GeV from 
 RESULT = re.compile(rf"(?:^|\s)(\S+) -> {QUADRUPLE}\s*$")
 
 
-class LhcbOutputError(ValueError):
+class LhcbOutputError(SurrogatesError, ValueError):
     """A log file holds no results, or a line that should be one is not; the message names the line."""
 
 

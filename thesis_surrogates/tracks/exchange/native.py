@@ -11,14 +11,15 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ...core.errors import SurrogatesError
 from ...core.export.cpp_header import find_compiler
+from ...core.files import package_folder
 from ..field import FIELDS, Field, GridField, LHCbLikeField
 from ..propagation import Method
 
@@ -27,13 +28,13 @@ __all__ = ['NativeError', 'sources', 'missing_tools', 'call', 'namespace_of', 'b
            'run_native', 'run_header', 'time_native', 'native_rows']
 
 # %% ../../../nbs/02_tracks/exchange/03_native.ipynb #ba2be5cf
-class NativeError(RuntimeError):
+class NativeError(SurrogatesError, RuntimeError):
     """The C++ programs cannot be built or run here; the message says what is missing."""
 
 
 def sources() -> Path:
     """The folder cpp/ of the checkout this package lies in."""
-    folder = Path(str(import_module("thesis_surrogates").__file__)).resolve().parents[1] / "cpp"
+    folder = package_folder().parent / "cpp"
     if not (folder / "CMakeLists.txt").is_file():
         raise NativeError("the C++ programs come with a checkout of the repository, not with the installed package")
     return folder

@@ -14,9 +14,10 @@ import pandas as pd
 
 from ...core.errors import FactsError
 from ...core.facts import Run
+from ...core.files import FileLock
 from ...core.metrics import median_and_spread
 from ...core.plots import axis_label
-from ...core.run_files import RunFiles, is_locked, read_config
+from ...core.run_files import RunFiles, read_config
 from ...core.tables import label, to_markdown
 
 # %% auto #0
@@ -36,8 +37,9 @@ def refusal(run_dir: str | Path) -> str | None:
         return f"{run_dir}: a run of the system {system!r}, not of tracks"
     if not (files.checkpoints / "best.pt").is_file():
         return f"{run_dir}: no checkpoints/best.pt; train the run, and give its own directory, not the published one"
-    if is_locked(files.lock):
-        return f"{run_dir}: another process writes to it; wait until it has ended"
+    lock = FileLock(files.lock)
+    if lock.is_taken():
+        return f"{run_dir}: {lock.holder()} writes to it; wait until it has ended"
     return None
 
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #c74f302a

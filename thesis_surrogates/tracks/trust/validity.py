@@ -20,9 +20,9 @@ from ...core.config import OptimizerConfig, TrainConfig
 from ...core.data import Batch, Data, Tensors, TensorSource, moments
 from ...core.errors import DataError
 from ...core.export.onnx import Deployable
+from ...core.files import replace_text
 from ...core.models import Normalizer, mlp
 from ...core.plan import mean_loss, supervised_plan
-from ...core.run_files import replace_text
 from ...core.training import fit
 from ..analytic_fields import Field
 from ..propagation import field_lookups, propagate
