@@ -124,6 +124,14 @@ def test_a_lock_has_one_holder_who_can_be_named(tmp_path):
     assert not lock.is_taken()
 
 
+def test_a_lock_that_is_held_can_be_entered(tmp_path):
+    lock = FileLock(tmp_path / "lock")
+    assert lock.take(patience_seconds=0)
+    with lock:  # waiting for oneself would never end
+        assert lock.take(patience_seconds=0)
+    assert not lock.is_taken()
+
+
 def test_asking_leaves_no_file(tmp_path):
     assert not FileLock(tmp_path / "none").is_taken() and not list(tmp_path.iterdir())
 

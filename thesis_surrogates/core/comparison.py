@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from .data import Tensors
 from .timing import seconds_per_call
 
 # %% auto #0
-__all__ = ['Kind', 'Contender', 'Scores', 'score_all', 'without_gradients', 'compete']
+__all__ = ['Kind', 'Contender', 'Scores', 'score_all', 'without_gradients', 'compete', 'cheapest_as_accurate']
 
 # %% ../../nbs/01_core/18_comparison.ipynb #cbb59d52
 Kind = Literal["surrogate", "classical", "nothing"]
@@ -89,3 +90,9 @@ def compete(
         row = {"contender": contender.name, "kind": contender.kind, "parameters": contender.parameters}
         rows.append({**row, "note": contender.note, "cost_us": 1e6 * seconds / items, **known[contender.name].metrics})
     return rows
+
+# %% ../../nbs/01_core/18_comparison.ipynb #79c8044b
+def cheapest_as_accurate(baselines: pd.DataFrame, headline: str, error: float) -> pd.Series | None:
+    """Of the baselines whose `headline` is at most `error` the one with the smallest `cost_us`; None where there is none."""
+    accurate = baselines[baselines[headline] <= error]
+    return accurate.sort_values("cost_us").iloc[0] if len(accurate) else None

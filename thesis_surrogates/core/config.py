@@ -20,7 +20,7 @@ from .errors import ConfigError
 # %% auto #0
 __all__ = ['Model', 'nearest', 'merge', 'nested', 'canonical', 'flatten', 'digest', 'read_yaml', 'StrictModel', 'ModelConfig',
            'DataConfig', 'as_before', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig', 'RunConfig', 'check',
-           'check_run', 'as_mapping', 'config_hash', 'config_diff']
+           'check_run', 'as_mapping', 'config_hash', 'recipe_hash', 'config_diff']
 
 # %% ../../nbs/01_core/02_config.ipynb #ca5446f5
 def nearest(word: str, choices: Sequence[str]) -> str:
@@ -274,6 +274,12 @@ def config_hash(config: RunConfig | Mapping[str, Any]) -> str:
     """Identity of a run: system, model, data, train and seed; not its label and question."""
     values = as_mapping(config)
     return digest({key: values.get(key) for key in ("system", "model", "data", "train", "seed")})
+
+
+def recipe_hash(config: RunConfig | Mapping[str, Any]) -> str:
+    """What the seeds of one recipe share: the identity without the seed."""
+    values = as_mapping(config)
+    return digest({key: values.get(key) for key in ("system", "model", "data", "train")})
 
 # %% ../../nbs/01_core/02_config.ipynb #2209d3bb
 def config_diff(configs: Sequence[RunConfig | Mapping[str, Any]]) -> dict[str, list[Any]]:

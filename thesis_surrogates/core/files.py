@@ -59,7 +59,9 @@ class FileLock:
         self._descriptor = -1
 
     def take(self, patience_seconds: float = math.inf) -> bool:
-        """Take the lock, waiting for it this long; False when another process kept it."""
+        """Take the lock, waiting for it this long; False when another kept it. What is held already stays held."""
+        if self._descriptor >= 0:
+            return True
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         deadline = time.monotonic() + patience_seconds
         try:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 # %% auto #0
-__all__ = ['quantile_summary', 'bootstrap_interval', 'Spread', 'median_and_spread', 'epoch_to_fraction', 'overfit_flag']
+__all__ = ['quantile_summary', 'bootstrap_interval', 'format_value', 'Spread', 'median_and_spread', 'epoch_to_fraction',
+           'overfit_flag']
 
 # %% ../../nbs/01_core/16_metrics.ipynb #72466c37
 def quantile_summary(
@@ -56,6 +57,30 @@ def bootstrap_interval(
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
+# %% ../../nbs/01_core/16_metrics.ipynb #f2a4eddb
+def format_value(
+    value: float,
+    low: float = math.nan,  # smallest over the seeds; NaN where there is no range
+    high: float = math.nan,  # largest
+    *,
+    digits: int = 3,  # significant ones
+    exponent: bool = True,  # 12300 is written 1.23e+04; without exponents 12,300, and infinity is a dash
+    same_ends: bool = True,  # show a range whose ends read alike
+) -> str:
+    """`0.39 [0.38, 0.4]`: a number, and its range where there is one; a dash where there is no number."""
+
+    def text(number: float) -> str:
+        if math.isnan(number) or not (exponent or math.isfinite(number)):
+            return "–"
+        if exponent:
+            return f"{number:.{digits}g}"
+        rounded = float(f"{number:.{digits}g}")
+        return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:.12f}".rstrip("0").rstrip(".")
+
+    if math.isnan(low) or (not same_ends and text(low) == text(high)):
+        return text(value)
+    return f"{text(value)} [{text(low)}, {text(high)}]"
+
 # %% ../../nbs/01_core/16_metrics.ipynb #31f19882
 @dataclass(frozen=True, kw_only=True)
 class Spread:
@@ -67,7 +92,7 @@ class Spread:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.median:.3g}" if self.n == 1 else f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        return format_value(self.median) if self.n == 1 else format_value(self.median, self.low, self.high)
 
 
 def median_and_spread(values: Iterable[float]) -> Spread:

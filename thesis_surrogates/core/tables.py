@@ -14,13 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from .config import digest
+from .config import recipe_hash
 from .errors import FactsError, SurrogatesError
 from .facts import Run, natural, read_run
-from .metrics import epoch_to_fraction, median_and_spread, overfit_flag
+from .metrics import epoch_to_fraction, format_value, median_and_spread, overfit_flag
 
 # %% auto #0
-__all__ = ['LATEX', 'ReportError', 'Problem', 'gather', 'explain', 'label', 'recipe', 'fingerprint', 'summarise', 'baseline_rows',
+__all__ = ['LATEX', 'ReportError', 'Problem', 'gather', 'explain', 'label', 'fingerprint', 'summarise', 'baseline_rows',
            'surrogate_rows', 'build_table', 'comparison_table', 'convergence_row', 'convergence_table', 'reached',
            'cell', 'readable', 'to_csv', 'to_markdown', 'to_latex', 'escape_latex']
 
@@ -81,11 +81,6 @@ def label(run: Run) -> str:
     return re.sub(r"[-,_ ]?\bseed[=_-]?\d+", "", name).strip("-,_ ") or str(run.config.get("system"))
 
 
-def recipe(run: Run) -> str:
-    """Hash of everything in the configuration except the seed and the words."""
-    return digest({key: run.config.get(key) for key in ("system", "model", "data", "train")})
-
-
 def fingerprint(run: Run) -> str:
     """Fingerprint of the data that the run was scored on."""
     return str(run.provenance.get("data_fingerprint") or "unknown")
@@ -129,7 +124,7 @@ def surrogate_rows(runs: Sequence[Run], columns: Sequence[str], headline: str) -
         own = [row for row in run.evaluated if row.get("kind") == "surrogate"]
         for row in own:
             which = str(row.get("contender")) if len(own) > 1 else ""
-            groups.setdefault((recipe(run), which), []).append((run, row))
+            groups.setdefault((recipe_hash(run.config), which), []).append((run, row))
     names = {key: f"{label(entries[0][0])} {key[1]}".strip() for key, entries in groups.items()}
     rows = []
     for key, entries in groups.items():
@@ -234,8 +229,7 @@ def cell(row: Mapping[Any, Any], name: str) -> str:
         return f"{int(value):,}"
     if not isinstance(value, int | float):
         return str(value)
-    low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
-    return f"{value:.3g}" + ("" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]")
+    return format_value(value, row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan))
 
 # %% ../../nbs/01_core/21_tables.ipynb #81ac48fc
 def readable(

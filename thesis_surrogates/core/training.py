@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,216 @@ from thesis_surrogates.core.checkpoints import (
     save_checkpoint,
     set_rng_state,
 )
-from .config import ConfigError, TrainConfig
-from .data import to_device
-from .errors import SurrogatesError
+from .config import TrainConfig
+from .data import Batch, to_device
+from .errors import ConfigError, SurrogatesError
 from .optimization import Mover, Sums, prefixes
 from .plan import Callback, Event, Phase, Plan, Update, describe, rows_of
 
 # %% auto #0
 __all__ = ['PATIENCE', 'REMEDY', 'TrainingDiverged', 'FitResult', 'fit']
+
+# %% ../../nbs/01_core/12_training.ipynb #36fb737b
+@dataclass
+class _Progress:
+    """Where a training stands; all of it is in the checkpoint."""
+
+    phase: int = 0
+    epoch_in_phase: int = 0
+    step_in_epoch: int = 0
+    epoch: int = 0
+    step: int = 0
+    best_value: float = math.inf
+    best_epoch: int = -1
+    waited: int = 0
+    seconds: float = 0.0
+    bad_validations: int = 0  # in a row
+    judged: bool = False  # some validation of this phase was finite
+
+    def end_epoch(self) -> None:
+        """One more epoch is done."""
+        self.epoch += 1
+        self.epoch_in_phase += 1
+        self.step_in_epoch = 0
+
+    def end_phase(self) -> None:
+        """Early stopping begins anew with every phase."""
+        self.phase += 1
+        self.epoch_in_phase = 0
+        self.waited = 0
+        self.judged = False
+
+# %% ../../nbs/01_core/12_training.ipynb #5f8b11b9
+class _Stage:
+    """A phase under way, with one optimizer for each of its updates."""
+
+    def __init__(self, model: nn.Module, phase: Phase, train: TrainConfig, device: torch.device) -> None:
+        self.model = model
+        self.phase = phase
+        self.prefixes = prefixes(phase)
+        self.movers = [Mover(model, update, phase, train, device) for update in phase.updates]
+
+    def step(self, batch: Batch, number: int, sums: Sums) -> None:
+        """Move the parameters by one batch and add its terms to the sums of the epoch."""
+        for mover, prefix in zip(self.movers, self.prefixes, strict=True):
+            if (number + 1) % mover.update.every == 0:
+                sums.add(prefix, *mover.step(self.model, batch, number))
+        if self.phase.after_step is not None:
+            with torch.no_grad():
+                self.phase.after_step(self.model, number)
+        sums.rows += rows_of(batch)
+
+    def means(self, sums: Sums) -> tuple[dict[str, float], int]:
+        """Logged numbers of an epoch, and its steps without a finite gradient."""
+        means, bad = sums.means(self.prefixes)
+        if self.movers:
+            means["learning_rate"] = self.movers[0].optimizer.param_groups[0]["lr"]
+        if bad:
+            means["bad_steps"] = float(bad)
+        return means, bad
+
+# %% ../../nbs/01_core/12_training.ipynb #cad78cb2
+class _Best:
+    """The weights of the best epoch so far, in memory and in `best.pt`."""
+
+    def __init__(self, model: nn.Module, train: TrainConfig, folder: Path | None) -> None:
+        self.model = model
+        self.train = train
+        self.path = None if folder is None else folder / "best.pt"
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def compare(self, at: _Progress, value: float) -> None:
+        """Keep the weights of this epoch if they are better; NaN never is."""
+        least = self.train.min_delta if math.isfinite(at.best_value) else 0.0
+        if not (math.isfinite(value) and value < at.best_value - least):
+            at.waited += 1
+            return
+        at.waited = 0
+        at.best_value = value
+        at.best_epoch = at.epoch
+        self.weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        if self.path is not None:
+            save_checkpoint(self.path, {"model": self.weights, "epoch": at.epoch, "value": value})
+
+    def restore(self, device: torch.device) -> None:
+        """Leave the model with the best weights, in evaluation mode."""
+        if not self.weights and self.path is not None and self.path.is_file():
+            self.weights = load_checkpoint(self.path, device)["model"]
+        if self.weights:
+            self.model.load_state_dict(self.weights)
+        self.model.eval()
+
+# %% ../../nbs/01_core/12_training.ipynb #9d19d113
+class _Resumable:
+    """What a training is made of, how it is told, saved and taken up again; `_Training` adds the loop."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        seed: int,
+        train: TrainConfig,
+        callbacks: Sequence[Callback],
+        folder: Path | None,  # of the checkpoints
+        budget_seconds: float | None = None,  # of this call
+    ) -> None:
+        self.model = model
+        self.plan = plan
+        self.seed = seed
+        self.train = train
+        self.callbacks = callbacks
+        self.folder = folder
+        self.budget_seconds = budget_seconds
+        self.device = next(model.parameters()).device
+        self.best = _Best(model, train, folder)
+        self.at = _Progress()
+        self.sums = Sums()
+        self.stage: _Stage | None = None
+        self.began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Training time, earlier attempts included."""
+        return self.at.seconds + time.monotonic() - self.began
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the budget of this call is spent."""
+        return self.budget_seconds is not None and time.monotonic() - self.began > self.budget_seconds
+
+    def tell(
+        self,
+        moment: str,
+        phase: str = "",
+        metrics: Mapping[str, Mapping[str, float]] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Call all callbacks with one event."""
+        event = Event(
+            moment=moment,
+            epoch=self.at.epoch,
+            step=self.at.step,
+            phase=phase,
+            metrics=metrics or {},
+            seconds=self.seconds,
+            samples_per_second=self.sums.rows_per_second if moment == "epoch_end" else None,
+            details=details or {},
+        )
+        for callback in self.callbacks:
+            callback(event)
+
+    def save(self) -> None:
+        """Write `last.pt`: everything that is needed to go on exactly."""
+        if self.folder is not None:
+            save_checkpoint(self.folder / "last.pt", _snapshot(self))
+            self.keep()
+
+    def wants_keeping(self) -> bool:
+        """Whether an epoch has just ended whose checkpoint is wanted later."""
+        every, at = self.train.keep_every, self.at
+        return every is not None and at.epoch > 0 and at.step_in_epoch == 0 and at.epoch % every == 0
+
+    def keep(self) -> None:
+        """Give `last.pt` the second name `epoch_N.pt` where N epochs are done and N is asked for."""
+        if self.folder is not None and self.stage is not None and self.stage.movers and self.wants_keeping():
+            keep_checkpoint(self.folder / "last.pt", self.folder / f"epoch_{self.at.epoch}.pt")
+
+# %% ../../nbs/01_core/12_training.ipynb #66e86cf1
+def _snapshot(work: _Resumable) -> dict[str, Any]:
+    """Content of `last.pt`."""
+    return {
+        "progress": {**asdict(work.at), "seconds": work.seconds},
+        "model": work.model.state_dict(),
+        "rng": rng_state(),
+        "updates": [mover.state() for mover in work.stage.movers] if work.stage is not None else [],
+        "sums": work.sums.values,
+        "rows": work.sums.rows,
+        "loop": describe(work.plan),
+        "seed": work.seed,
+    }
+
+
+def _take_up(work: _Resumable) -> bool:
+    """Go on from `last.pt` if there is one."""
+    path = work.folder / "last.pt" if work.folder is not None else None
+    if path is None or not path.is_file():
+        return False
+    state = load_checkpoint(path, work.device)
+    if (state["loop"], state["seed"]) != (describe(work.plan), work.seed):
+        raise ConfigError(
+            f"{path} belongs to another training (seed {state['seed']}); choose another folder or remove it"
+        )
+    load_weights(work.model, state["model"], path)
+    work.at = _Progress(**state["progress"])
+    work.sums.values = dict(state["sums"])
+    work.sums.rows = state["rows"]
+    if state["updates"]:
+        work.stage = _Stage(work.model, work.plan.phases[work.at.phase], work.train, work.device)
+        for mover, saved in zip(work.stage.movers, state["updates"], strict=True):
+            mover.restore(saved)
+    set_rng_state(state["rng"])
+    work.keep()  # a kill may have come between writing and keeping
+    return True
 
 # %% ../../nbs/01_core/12_training.ipynb #682b62af
 PATIENCE = 3  # validations in a row that may fail to be a number before a training is given up
@@ -53,292 +255,130 @@ class FitResult:
     steps: int
     seconds: float
 
-# %% ../../nbs/01_core/12_training.ipynb #36fb737b
-@dataclass
-class _Progress:
-    """Where a training stands; all of it is in the checkpoint."""
-
-    phase: int = 0
-    epoch_in_phase: int = 0
-    step_in_epoch: int = 0
-    epoch: int = 0
-    step: int = 0
-    best_value: float = math.inf
-    best_epoch: int = -1
-    waited: int = 0
-    seconds: float = 0.0
-    bad_validations: int = 0  # in a row
-    judged: bool = False  # some validation of this phase was finite
-
-# %% ../../nbs/01_core/12_training.ipynb #5f8b11b9
-@dataclass
-class _Work:
-    """One training under way."""
-
-    model: nn.Module
-    plan: Plan
-    seed: int
-    train: TrainConfig
-    callbacks: Sequence[Callback]
-    checkpoints: Path | None
-    budget: float | None
-    device: torch.device
-    at: _Progress = field(default_factory=_Progress)
-    sums: Sums = field(default_factory=Sums)
-    movers: list[Mover] = field(default_factory=list)
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def elapsed(self) -> float:
-        """Training time in seconds, earlier attempts included."""
-        return self.at.seconds + time.monotonic() - self.began
-
-    @property
-    def out_of_time(self) -> bool:
-        """Whether the budget of this call is spent."""
-        return self.budget is not None and time.monotonic() - self.began > self.budget
-
-    @property
-    def patient(self) -> bool:
-        """Whether early stopping has not ended this phase."""
-        return self.train.early_stopping is None or self.at.waited < self.train.early_stopping
-
-# %% ../../nbs/01_core/12_training.ipynb #9d19d113
-def _emit(
-    work: _Work,
-    moment: str,
-    phase: str = "",
-    metrics: Mapping[str, Mapping[str, float]] | None = None,
-    details: Mapping[str, Any] | None = None,
-) -> None:
-    """Tell all callbacks."""
-    speed = work.sums.rows_per_second if moment == "epoch_end" else None
-    event = Event(
-        moment=moment,
-        epoch=work.at.epoch,
-        step=work.at.step,
-        phase=phase,
-        metrics=metrics or {},
-        seconds=work.elapsed,
-        samples_per_second=speed,
-        details=details or {},
-    )
-    for callback in work.callbacks:
-        callback(event)
-
-# %% ../../nbs/01_core/12_training.ipynb #66e86cf1
-def _save(work: _Work) -> None:
-    """Write `last.pt`: everything that is needed to go on exactly."""
-    if work.checkpoints is None:
-        return
-    save_checkpoint(
-        work.checkpoints / "last.pt",
-        {
-            "progress": {**asdict(work.at), "seconds": work.elapsed},
-            "model": work.model.state_dict(),
-            "rng": rng_state(),
-            "updates": [mover.state() for mover in work.movers],
-            "sums": work.sums.values,
-            "rows": work.sums.rows,
-            "loop": describe(work.plan),
-            "seed": work.seed,
-        },
-    )
-    _keep(work)
-
-# %% ../../nbs/01_core/12_training.ipynb #5f63553b
-def _to_keep(work: _Work) -> bool:
-    """Whether the training stands at the end of an epoch whose checkpoint is wanted later."""
-    every = work.train.keep_every
-    return every is not None and work.at.epoch > 0 and work.at.step_in_epoch == 0 and work.at.epoch % every == 0
-
-
-def _keep(work: _Work) -> None:
-    """Keep `last.pt` as `epoch_N.pt` where N epochs are done and N is asked for."""
-    if work.checkpoints is not None and work.movers and _to_keep(work):
-        keep_checkpoint(work.checkpoints / "last.pt", work.checkpoints / f"epoch_{work.at.epoch}.pt")
-
-# %% ../../nbs/01_core/12_training.ipynb #1b789ed4
-def _resume(work: _Work) -> bool:
-    """Go on from `last.pt` if there is one; refuse a checkpoint of another plan or seed."""
-    path = work.checkpoints / "last.pt" if work.checkpoints is not None else None
-    if path is None or not path.is_file():
-        return False
-    state = load_checkpoint(path, work.device)
-    if (state["loop"], state["seed"]) != (describe(work.plan), work.seed):
-        raise ConfigError(
-            f"{path} belongs to another training (seed {state['seed']}); choose another folder or remove it"
-        )
-    load_weights(work.model, state["model"], path)
-    work.at = _Progress(**state["progress"])
-    work.sums.values, work.sums.rows = dict(state["sums"]), state["rows"]
-    if state["updates"]:
-        phase = work.plan.phases[work.at.phase]
-        work.movers = [Mover(work.model, update, phase, work.train, work.device) for update in phase.updates]
-        for mover, saved in zip(work.movers, state["updates"], strict=True):
-            mover.restore(saved)
-    set_rng_state(state["rng"])
-    _keep(work)  # a kill may have come between writing and keeping
-    return True
-
-# %% ../../nbs/01_core/12_training.ipynb #cad78cb2
-def _keep_if_best(work: _Work, value: float) -> None:
-    """Compare with the best value so far and keep the weights of a better one."""
-    at = work.at
-    least = work.train.min_delta if math.isfinite(at.best_value) else 0.0
-    improved = math.isfinite(value) and value < at.best_value - least
-    at.waited = 0 if improved else at.waited + 1
-    if not improved:
-        return
-    at.best_value, at.best_epoch = value, at.epoch
-    work.best = {name: tensor.detach().clone() for name, tensor in work.model.state_dict().items()}
-    if work.checkpoints is not None:
-        save_checkpoint(work.checkpoints / "best.pt", {"model": work.best, "epoch": at.epoch, "value": value})
-
-
-def _take_best(work: _Work) -> None:
-    """Leave the model with the weights of its best epoch, in evaluation mode."""
-    path = work.checkpoints / "best.pt" if work.checkpoints is not None else None
-    if not work.best and path is not None and path.is_file():
-        work.best = load_checkpoint(path, work.device)["model"]
-    if work.best:
-        work.model.load_state_dict(work.best)
-    work.model.eval()
-
 # %% ../../nbs/01_core/12_training.ipynb #ceadf394
-def _run(work: _Work) -> str:
-    """All phases; returns done or paused."""
-    resumed, phases = _resume(work), work.plan.phases
-    at = work.at
-    _emit(
-        work,
-        "start",
-        details={
-            "epochs": sum(phase.epochs for phase in phases),
-            "resumed": resumed,
-            "monitor": work.plan.monitor,
-            "loop": describe(work.plan),
-        },
-    )
-    while at.phase < len(phases):
-        phase = phases[at.phase]
-        if not work.movers:
+class _Training(_Resumable):
+    """The training loop."""
+
+    def run(self) -> bool:
+        """All phases."""
+        phases = self.plan.phases
+        resumed = _take_up(self)
+        start = {"epochs": sum(phase.epochs for phase in phases), "resumed": resumed}
+        self.tell("start", details={**start, "monitor": self.plan.monitor, "loop": describe(self.plan)})
+        while self.at.phase < len(phases):
+            if not self.run_phase(phases[self.at.phase]):
+                return False
+        self.best.restore(self.device)
+        self.tell("end", details={"best_epoch": self.at.best_epoch, "best_value": self.at.best_value})
+        return True
+
+    def run_phase(self, phase: Phase) -> bool:
+        """Epochs until their number is reached or early stopping ends them."""
+        if self.stage is None:
             if phase.on_start is not None:
                 with torch.no_grad():
-                    phase.on_start(work.model.train())
-            work.movers = [Mover(work.model, update, phase, work.train, work.device) for update in phase.updates]
-            _emit(work, "phase_start", phase.name)
-        while at.epoch_in_phase < phase.epochs and work.patient:
-            if _epoch(work, phase):
-                _epoch_end(work, phase)
-            if work.out_of_time:
-                _save(work)
-                _emit(work, "paused", phase.name)
-                return "paused"
-        if not at.judged:
+                    phase.on_start(self.model.train())
+            self.stage = _Stage(self.model, phase, self.train, self.device)
+            self.tell("phase_start", phase.name)
+        patience = self.train.early_stopping or math.inf
+        while self.at.epoch_in_phase < phase.epochs and self.at.waited < patience:
+            if self.run_epoch(self.stage):
+                self.end_epoch(self.stage)
+            if self.out_of_time:
+                self.save()
+                self.tell("paused", phase.name)
+                return False
+        if not self.at.judged:
             raise TrainingDiverged(f"phase {phase.name!r}: no validation was finite up to its end; {REMEDY}")
-        _emit(work, "phase_end", phase.name)
-        at.phase, at.epoch_in_phase, at.waited, at.judged, work.movers = at.phase + 1, 0, 0, False, []
-        _save(work)
-    _take_best(work)
-    _emit(work, "end", details={"best_epoch": at.best_epoch, "best_value": at.best_value})
-    return "done"
+        self.tell("phase_end", phase.name)
+        self.at.end_phase()
+        self.stage = None
+        self.save()
+        return True
 
-# %% ../../nbs/01_core/12_training.ipynb #d18af387
-def _epoch(work: _Work, phase: Phase) -> bool:
-    """The steps of one epoch; False if the budget ended before the last."""
-    work.model.train()
-    at, sums, began, rows_before = work.at, work.sums, time.monotonic(), work.sums.rows
-    total, number = phase.epoch_steps, at.epoch_in_phase * phase.epoch_steps + at.step_in_epoch
-    for batch in islice(phase.source.batches(number), total - at.step_in_epoch):
-        batch = to_device(batch, work.device)
-        for mover, prefix in zip(work.movers, prefixes(phase), strict=True):
-            if (number + 1) % mover.update.every == 0:
-                sums.add(prefix, *mover.step(work.model, batch, number))
-        if phase.after_step is not None:
-            with torch.no_grad():
-                phase.after_step(work.model, number)
-        sums.rows += rows_of(batch)
-        number, at.step, at.step_in_epoch = number + 1, at.step + 1, at.step_in_epoch + 1
-        if work.out_of_time:
-            break
-    sums.rows_per_second = (sums.rows - rows_before) / max(1e-9, time.monotonic() - began)
-    return at.step_in_epoch == total
+    def run_epoch(self, stage: _Stage) -> bool:
+        """Steps up to the end of the epoch; False if the time ended before."""
+        self.model.train()
+        began = time.monotonic()
+        rows_before = self.sums.rows
+        total = stage.phase.epoch_steps
+        number = self.at.epoch_in_phase * total + self.at.step_in_epoch
+        for batch in islice(stage.phase.source.batches(number), total - self.at.step_in_epoch):
+            stage.step(to_device(batch, self.device), number, self.sums)
+            number += 1
+            self.at.step += 1
+            self.at.step_in_epoch += 1
+            if self.out_of_time:
+                break
+        self.sums.rows_per_second = (self.sums.rows - rows_before) / max(1e-9, time.monotonic() - began)
+        return self.at.step_in_epoch == total
+
+    def end_epoch(self, stage: _Stage) -> None:
+        """Validate, compare with the best, tell, save."""
+        means, bad = stage.means(self.sums)
+        value = _validate(self, stage, means)
+        _check_sound(self.at, stage.phase, self.plan.monitor, value, bad)
+        self.at.end_epoch()
+        self.sums = Sums()
+        if self.at.epoch % self.train.checkpoint_every == 0 or self.wants_keeping():
+            self.save()
 
 # %% ../../nbs/01_core/12_training.ipynb #41b67453
-def _epoch_end(work: _Work, phase: Phase) -> None:
-    """Validate, compare with the best, tell, save."""
-    at = work.at
-    train, bad = work.sums.means(prefixes(phase))
-    train |= {"learning_rate": work.movers[0].optimizer.param_groups[0]["lr"]} if work.movers else {}
-    train |= {"bad_steps": float(bad)} if bad else {}
+def _validate(work: _Training, stage: _Stage, means: Mapping[str, float]) -> float:
+    """Validate, keep the weights if they are the best, tell the epoch; return the monitored value."""
     work.model.eval()
     with torch.no_grad():
         validation = {name: float(value) for name, value in work.plan.validate(work.model).items()}
     value = validation[work.plan.monitor]
     finite = math.isfinite(value)
-    at.bad_validations, at.judged = 0 if finite else at.bad_validations + 1, at.judged or finite
-    _keep_if_best(work, value)
-    for mover in work.movers:
+    work.at.bad_validations = 0 if finite else work.at.bad_validations + 1
+    work.at.judged = work.at.judged or finite
+    work.best.compare(work.at, value)
+    for mover in stage.movers:
         mover.schedule.epoch_end(value if finite else math.inf)
-    _emit(work, "epoch_end", phase.name, {"train": train, "validation": validation})
+    work.tell("epoch_end", stage.phase.name, {"train": means, "validation": validation})
+    return value
+
+
+def _check_sound(at: _Progress, phase: Phase, monitor: str, value: float, bad: int) -> None:
+    """Raise TrainingDiverged where going on is pointless."""
     if at.bad_validations >= PATIENCE or 2 * bad > phase.epoch_steps * len(phase.updates):
         raise TrainingDiverged(
-            f"phase {phase.name!r}, epoch {at.epoch}: validation {work.plan.monitor} is {value} ({at.bad_validations} validations in "
-            f"a row were not finite), {bad} steps without a finite gradient; {REMEDY}"
+            f"phase {phase.name!r}, epoch {at.epoch}: validation {monitor} is {value} ({at.bad_validations} validations "
+            f"in a row were not finite), {bad} steps without a finite gradient; {REMEDY}"
         )
-    at.epoch, at.epoch_in_phase, at.step_in_epoch, work.sums = at.epoch + 1, at.epoch_in_phase + 1, 0, Sums()
-    if at.epoch % work.train.checkpoint_every == 0 or _to_keep(work):
-        _save(work)
 
 # %% ../../nbs/01_core/12_training.ipynb #c0ab7652
 def fit(
     model: nn.Module,
     plan: Plan,
     *,
-    seed: int,
+    seed: int,  # of what the training draws itself (dropout, noise); the batches have their own
     train: TrainConfig,
     callbacks: Sequence[Callback] = (),
-    checkpoints: Path | None = None,
-    budget_seconds: float | None = None,
+    checkpoints: Path | None = None,  # folder of last.pt, from where it goes on, best.pt and epoch_N.pt
+    budget_seconds: float | None = None,  # pause with a checkpoint when this much time is spent in this call
 ) -> FitResult:
     """Train `model` in place by `plan`; afterwards it holds the weights of its best epoch.
 
-    Args:
-        seed: seeds what the training draws itself (dropout, noise); the batches have their own.
-        checkpoints: folder of `last.pt` and `best.pt` (and `epoch_N.pt`, with `train.keep_every`); training goes on from there
-            if `last.pt` exists.
-        budget_seconds: pause cleanly, with a checkpoint, when this much time is spent in this call.
-
     Raises:
-        TrainingDiverged: most steps of an epoch had no finite gradient, three validations in a row were not finite, or none
-            was by the end of a phase.
+        TrainingDiverged: most steps of an epoch had no finite gradient, or validations were not finite.
         ConfigError: the checkpoint belongs to another plan or seed.
     """
-    work = _Work(
-        model,
-        plan,
-        seed,
-        train,
-        callbacks,
-        Path(checkpoints) if checkpoints else None,
-        budget_seconds,
-        next(model.parameters()).device,
-    )
+    folder = Path(checkpoints) if checkpoints else None
+    work = _Training(model, plan, seed, train, callbacks, folder, budget_seconds)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            status = _run(work)
+            done = work.run()
         except BaseException as error:
-            _emit(work, "exception", details={"type": type(error).__name__, "message": str(error)})
+            work.tell("exception", details={"type": type(error).__name__, "message": str(error)})
             raise
-    at = work.at
     return FitResult(
-        status=status,
-        best_value=at.best_value,
-        best_epoch=at.best_epoch,
-        epochs=at.epoch,
-        steps=at.step,
-        seconds=work.elapsed,
+        status="done" if done else "paused",
+        best_value=work.at.best_value,
+        best_epoch=work.at.best_epoch,
+        epochs=work.at.epoch,
+        steps=work.at.step,
+        seconds=work.seconds,
     )

@@ -14,9 +14,11 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.config import RunConfig, config_hash
+from ..core.comparison import cheapest_as_accurate
+from ..core.config import recipe_hash
 from ..core.errors import ConfigError
 from ..core.facts import Run
+from ..core.metrics import format_value
 from ..core.plots import axis_label
 from ..core.publishing import read_published
 from ..core.run_files import to_line
@@ -24,10 +26,9 @@ from ..core.tables import Problem, comparison_table, readable, to_markdown
 from .registry import SYSTEMS, get_system, load_suite, resolve, suites
 
 # %% auto #0
-__all__ = ['AT_A_GLANCE', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'left_out', 'without_seed',
-           'suite_runs', 'suites_by_recipe', 'suite_of', 'published_table', 'declared', 'scalars_of', 'shown',
-           'quantity', 'factor', 'against_nothing', 'against_classical', 'verdict', 'savings', 'glance_table', 'glance',
-           'glance_markdown']
+__all__ = ['AT_A_GLANCE', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'left_out', 'suite_runs',
+           'suites_by_recipe', 'suite_of', 'published_table', 'declared', 'scalars_of', 'shown', 'quantity', 'factor',
+           'against_nothing', 'against_classical', 'verdict', 'savings', 'glance_table', 'glance', 'glance_markdown']
 
 # %% ../../nbs/06_running/08_results.ipynb #c94a47b1
 def published_folder(start: str | Path = ".") -> Path | None:
@@ -42,7 +43,7 @@ def published_folder(start: str | Path = ".") -> Path | None:
 @lru_cache(maxsize=4096)
 def recipe_of(config: str) -> str:
     """Hash of a configuration (as JSON) whose seed does not count. Raises ConfigError where this version does not understand it."""
-    return without_seed(resolve(json.loads(config)))
+    return recipe_hash(resolve(json.loads(config)))
 
 
 def read_system(system: str, folder: str | Path | None) -> tuple[list[Run], list[Problem]]:
@@ -81,14 +82,9 @@ def left_out(folder: str | Path | None, systems: Sequence[str]) -> str:
     )
 
 # %% ../../nbs/06_running/08_results.ipynb #50c4d2b4
-def without_seed(config: RunConfig) -> str:
-    """Hash of a configuration whose seed does not count."""
-    return config_hash(config.model_copy(update={"seed": 0}))
-
-
 def suite_runs(system: str, suite: str, folder: str | Path | None) -> list[Run]:
     """Published runs of one suite, all seeds; what this version cannot read belongs to none (`left_out` counts it)."""
-    wanted = {without_seed(config) for config in load_suite(f"{system}/{suite}")}
+    wanted = {recipe_hash(config) for config in load_suite(f"{system}/{suite}")}
     return [run for run in published_runs(system, folder) if recipe_of(to_line(run.config)) in wanted]
 
 # %% ../../nbs/06_running/08_results.ipynb #6b0d44a6
@@ -98,7 +94,7 @@ def suites_by_recipe(system: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in suites(system):
         for config in load_suite(name):
-            found.setdefault(without_seed(config), name.split("/")[-1])
+            found.setdefault(recipe_hash(config), name.split("/")[-1])
     return found
 
 
@@ -159,7 +155,7 @@ def quantity(value: float, name: str) -> str:
     label = axis_label(name)
     unit = label[label.rindex("[") + 1 : label.rindex("]")] if "[" in label else ""
     value, unit = (1e3 * value, "µm") if unit == "mm" and 0 < abs(value) < 0.1 else (value, unit)
-    return f"{value:.3g} {unit}".strip()
+    return f"{format_value(value)} {unit}".strip()
 
 
 def factor(ratio: float) -> str:
@@ -186,14 +182,13 @@ def against_classical(best: pd.Series, table: pd.DataFrame, headline: str) -> st
     classical = table[table.kind == "classical"]
     if classical.empty:
         return "The table holds no classical method to compare with."
-    exact = classical[classical[headline] <= best[headline]]
-    if exact.empty:
+    exact = cheapest_as_accurate(classical, headline, best[headline])
+    if exact is None:
         rival = classical.sort_values(headline).iloc[0]
         return f"No classical method in the table is as exact; the closest, {rival.contender}, has {quantity(rival[headline], headline)}."
-    rival = exact.sort_values("cost_us").iloc[0]
-    ratio = rival.cost_us / best.cost_us
-    sharper = best[headline] / rival[headline] if rival[headline] > 0 else math.inf
-    name = f"The cheapest classical method that is at least as exact, {rival.contender} ({quantity(rival[headline], headline)}),"
+    ratio = exact.cost_us / best.cost_us
+    sharper = best[headline] / exact[headline] if exact[headline] > 0 else math.inf
+    name = f"The cheapest classical method that is at least as exact, {exact.contender} ({quantity(exact[headline], headline)}),"
     less = f" and is {factor(sharper)} as exact" if sharper > 1.05 else ""
     less = " and has no error at all" if math.isinf(sharper) else less
     if ratio >= 2:
@@ -232,8 +227,8 @@ def savings(table: pd.DataFrame, headline: str) -> pd.DataFrame:
     rows = []
     done = table[(table.status == "done")].dropna(subset=[headline]) if len(table) else table
     for own in done[done.kind == "surrogate"].itertuples() if len(done) else ():
-        exact = done[(done.kind == "classical") & (done.data == own.data) & (done[headline] <= getattr(own, headline))]
-        rival = exact.sort_values("cost_us").iloc[0] if len(exact) else None
+        classical = done[(done.kind == "classical") & (done.data == own.data)]
+        rival = cheapest_as_accurate(classical, headline, getattr(own, headline))
         rows.append(
             {
                 "surrogate": own.contender,

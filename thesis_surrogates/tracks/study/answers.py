@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ...core.facts import Run
-from ...core.metrics import median_and_spread
+from ...core.metrics import format_value, median_and_spread
 from ...core.tables import convergence_table, label
 
 # %% auto #0
@@ -26,10 +26,7 @@ TERMS = ("ic", "pde", "stage_1", "stage_2", "stage_3", "stage_4")
 
 def digits(value: float, places: int = 2) -> str:
     """`12,300`, `0.0924`: a few significant digits without an exponent; a dash where there is no number."""
-    if not math.isfinite(value):
-        return "–"
-    rounded = float(f"{value:.{places}g}")
-    return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (places - 1) else f"{rounded:.12f}".rstrip("0").rstrip(".")
+    return format_value(value, digits=places, exponent=False)
 
 
 BANDS = ("low", "mid", "high")  # of momentum, as the scores name them

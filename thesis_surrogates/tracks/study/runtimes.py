@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...core.comparison import cheapest_as_accurate
 from ...core.errors import FactsError
 from ...core.facts import Run
 from ...core.files import FileLock
-from ...core.metrics import median_and_spread
+from ...core.metrics import format_value, median_and_spread
 from ...core.plots import axis_label
 from ...core.run_files import RunFiles, read_config
 from ...core.tables import label, to_markdown
@@ -124,10 +125,8 @@ def duels(rows: pd.DataFrame, headline: str) -> Iterator[dict[str, Any]]:
         for against, (runtimes, paths) in AGAINST.items():
             if own["path"] not in runtimes or not (rows.path == paths[0]).any():
                 continue
-            exact = rows[
-                (rows.kind == "classical") & rows.path.isin(paths) & (rows[headline] <= own[headline])
-            ].sort_values("cost_us")
-            rival = exact.iloc[0] if len(exact) else None
+            classical = rows[(rows.kind == "classical") & rows.path.isin(paths)]
+            rival = cheapest_as_accurate(classical, headline, own[headline])
             yield {
                 "surrogate": own["contender"],
                 "runtime": own["path"],
@@ -192,7 +191,7 @@ UNMEASURED = "*Not measured yet: `python benchmarks/tracks_timing.py RUN_DIR ...
 
 def with_spread(median: float, low: float, high: float) -> str:
     """`0.39 [0.38, 0.40]`; the brackets only where there is a spread."""
-    return f"{median:.3g}" + (f" [{low:.3g}, {high:.3g}]" if f"{low:.3g}" != f"{high:.3g}" else "")
+    return format_value(median, low, high, same_ends=False)
 
 
 def fastest(table: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...core.facts import Run
+from ...core.metrics import format_value
 from ...core.plots import PALETTE, axis_label, new_figure, style
 from ...core.tables import to_markdown
 from .answers import described, digits
@@ -51,16 +52,9 @@ METRICS: Mapping[str, tuple[str, float]] = {  # title and factor of each column
 
 def with_range(row: Mapping[Any, Any], name: str, scale: float) -> str:
     """Median and, over several seeds, the smallest and largest value."""
-    said = digits(scale * row[name], 3)
-    low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
-    if (
-        row["kind"] != "surrogate"
-        or not row["seeds"] > 1
-        or not math.isfinite(low)
-        or digits(scale * low, 3) == digits(scale * high, 3)
-    ):
-        return said
-    return f"{said} [{digits(scale * low, 3)}, {digits(scale * high, 3)}]"
+    several = row["kind"] == "surrogate" and row["seeds"] > 1
+    low, high = (row.get(f"{name}_{end}", math.nan) if several else math.nan for end in ("low", "high"))
+    return format_value(scale * row[name], scale * low, scale * high, exponent=False, same_ends=False)
 
 
 def short_table(
@@ -232,7 +226,7 @@ def length_markdown(table: pd.DataFrame) -> str:
         (
             r["model"],
             r["steps"],
-        ): f"{digits(1e3 * r['error_mm'], 3)} [{digits(1e3 * r['low_mm'], 3)}, {digits(1e3 * r['high_mm'], 3)}]"
+        ): format_value(1e3 * r["error_mm"], 1e3 * r["low_mm"], 1e3 * r["high_mm"], exponent=False)
         for r in table.to_dict("records")
     }
     rows = [[model, *(cells.get((model, steps), "–") for steps in lengths)] for model in dict.fromkeys(table.model)]

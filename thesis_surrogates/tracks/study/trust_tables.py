@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ...core.facts import Run
-from ...core.metrics import median_and_spread
+from ...core.metrics import format_value, median_and_spread
 from ...core.tables import label, to_markdown
 from .runtimes import as_split, from_split, with_spread
 
@@ -171,7 +171,5 @@ def checks_markdown(runs: Sequence[Run]) -> str:
 # %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #1bdd802b
 def goal_cell(value: float, goal: float) -> str:
     """`**reached** / goal` where the goal is met, `reached / goal` where it is not; a dash for NaN."""
-    if np.isnan(value):
-        return "–"
     strong = "**" * (value <= goal)
-    return f"{strong}{value:.3g}{strong} / {goal:.4g}"
+    return "–" if np.isnan(value) else f"{strong}{format_value(value)}{strong} / {format_value(goal, digits=4)}"
