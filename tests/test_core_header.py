@@ -202,7 +202,7 @@ def test_memory_audit_counts_what_was_written(tmp_path, hidden, bytes_):
 
 def test_memory_audit_refuses_the_rk_pinn_of_96(tmp_path):
     record = get_system("tracks")
-    model = record.build_model(record.models["rk_pinn"](hidden=(96, 96)), record.data_config())
+    model = record.models["rk_pinn"](hidden=(96, 96)).build(record.data_config())
     assert 4 * sum(p.numel() for p in model.parameters()) == 159_440
     with pytest.raises(ExportError, match=r"needs 1\d\d,\d\d\d B of constants, more than the limit of 65,536 B"):
         export_header(record.deploy(model), tmp_path / "m.hpp", states=50, limit_bytes=CONSTANT_MEMORY)

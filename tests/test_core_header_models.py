@@ -34,7 +34,7 @@ def small(system: str, name: str) -> Deployable:
         {"hidden": (16, 16)} if "hidden" in kind.model_fields else {"width": 16} if "width" in kind.model_fields else {}
     )
     torch.manual_seed(0)
-    model = record.build_model(kind(**settings), record.data_config())
+    model = kind(**settings).build(record.data_config())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))

@@ -19,6 +19,7 @@ from thesis_surrogates.events.metrics import score
 from thesis_surrogates.events.models import GLOBALS_HEADS, MODELS, build_autoencoder, reconstruct
 from thesis_surrogates.events.system import SYSTEM
 from thesis_surrogates.events.tokenizers import circle_axis, fit_bins
+from thesis_surrogates.events.training import fit_scalers
 
 VARIANTS = [(name, head, types) for name in MODELS for head in GLOBALS_HEADS for types in (True, False)]
 
@@ -35,7 +36,7 @@ def data():
 def prepared(data, name="ae_vq", **options):
     torch.manual_seed(0)
     model = build_autoencoder(MODELS[name](**options))
-    SYSTEM.fit_scalers(model, data)
+    fit_scalers(model, data)
     return model
 
 

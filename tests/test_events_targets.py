@@ -14,8 +14,7 @@ def test_default_codebook_reaches_its_targets(tmp_path):
     model_config = SYSTEM.models["ae_vq"]()
     train = SYSTEM.train_config(epochs=4, batch_size=128)
     torch.manual_seed(0)
-    model = SYSTEM.build_model(model_config, config)
-    SYSTEM.fit_scalers(model, data)
+    model = model_config.build(config)
     fit(model, SYSTEM.plan(model, data, model_config, train, 0), seed=0, train=train)
     test = data.splits["test"]
     with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from thesis_surrogates.flavor.generator import one_flavor_cells, zero_flux_cells
 from thesis_surrogates.flavor.losses import TASKS, FlavorTrain, log_rate, make_loss_terms, rate_loss, stability_loss
 from thesis_surrogates.flavor.metrics import equivariance_errors, law_violations, random_turn, turn_cells
-from thesis_surrogates.flavor.models import StochasticConfig, YMatrixConfig, build_network
+from thesis_surrogates.flavor.models import StochasticConfig, YMatrixConfig, build
 
 CONFIGS = {
     "gram": YMatrixConfig(gate_stable=False),
@@ -36,7 +36,7 @@ def random_rows(count, seed):
 def network(request):
     """An untrained network with weights large enough to move much, and random scales."""
     torch.manual_seed(0)
-    network = build_network(CONFIGS[request.param]).eval()
+    network = build(CONFIGS[request.param]).eval()
     with torch.no_grad():
         for parameter in network.backbone.matrix_heads.parameters():
             parameter.mul_(2)
@@ -58,7 +58,7 @@ def test_conservation_on_ten_thousand_rows(network):
 @torch.no_grad()
 def test_without_the_law_lepton_number_is_violated():
     torch.manual_seed(0)
-    network = build_network(YMatrixConfig(lepton_number="off", gate_stable=False)).eval()
+    network = build(YMatrixConfig(lepton_number="off", gate_stable=False)).eval()
     cells = random_rows(1000, 0)
     assert law_violations(network.predict_all(cells)[0], cells)["eln_violation"] > 0.01
 
@@ -146,8 +146,7 @@ def test_matrices_reproduce_the_result(network, gate):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["physical", "stochastic", "stochastic sectors"])
 def test_guaranteed_states_are_physical(name):
-    torch.manual_seed(1)
-    network = build_network(CONFIGS[name]).eval()
+    network = build(CONFIGS[name], seed=1).eval()
     for parameter in network.backbone.matrix_heads.parameters():
         parameter.mul_(10)
     cells = random_rows(5000, 7)
@@ -161,14 +160,14 @@ def test_direct_and_matrix_repair_are_one_map():
     cells, finals = random_rows(500, 8), []
     for mode in ("direct", "ymatrix"):
         torch.manual_seed(0)
-        finals.append(build_network(YMatrixConfig(lepton_number=mode, gate_stable=False)).eval().predict_all(cells)[0])
+        finals.append(build(YMatrixConfig(lepton_number=mode, gate_stable=False)).eval().predict_all(cells)[0])
     assert torch.equal(*finals)
 
 
 @pytest.mark.parametrize("name", ["gram", "closure", "physical", "stochastic", "averaged"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_scripted_network_is_the_same(name, tmp_path):
-    network = build_network(CONFIGS[name]).eval()
+    network = build(CONFIGS[name]).eval()
     torch.jit.script(network).save(tmp_path / "network.pt")
     loaded, cells = torch.jit.load(tmp_path / "network.pt"), random_rows(50, 0)
     with torch.no_grad():

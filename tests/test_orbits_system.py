@@ -19,7 +19,7 @@ from thesis_surrogates.orbits.data import OrbitsData, load_data, make_data, pad_
 from thesis_surrogates.orbits.models import FEATURES, HEADS, NeuralField, NeuralODEConfig
 from thesis_surrogates.orbits.segments import SegmentError, cut_segments
 from thesis_surrogates.orbits.system import SYSTEM
-from thesis_surrogates.orbits.training import OrbitsTrain, make_plan
+from thesis_surrogates.orbits.training import OrbitsTrain, fit_scalers
 
 SMALL = {"train_set": "complex_TBP_planar_6_train", "test_set": "complex_TBP_planar_3_test", "points": 90}
 
@@ -34,7 +34,7 @@ def planar(tmp_path_factory: pytest.TempPathFactory) -> tuple[OrbitsData, Path]:
 def small_field(data: Data, planar: bool = True, seed: int = 0, **model: object) -> NeuralField:
     torch.manual_seed(seed)
     field = NeuralField(NeuralODEConfig(width=8, depth=1, **model), dimensions=2 if planar else 3)  # type: ignore[arg-type]
-    SYSTEM.fit_scalers(field, data)
+    fit_scalers(field, data)
     return field
 
 
@@ -59,7 +59,7 @@ def test_trains_and_competes(plane: str, tmp_path: Path) -> None:
     data = load_data(config, tmp_path / "o.h5")
     field = small_field(data, plane == "planar")
     train = OrbitsTrain(steps_strategy=[40, 20], segment_length_strategy=[4, 9], validate_every=20)
-    plan = make_plan(field, data, train, seed=0)
+    plan = SYSTEM.plan(field, data, NeuralODEConfig(), train, seed=0)
     before = plan.validate(field)["loss"]
     assert fit(field, plan, seed=0, train=train).best_value < before
     rows = compete((SYSTEM.surrogate(field, data), *SYSTEM.baselines(data)), data.splits["test"], SYSTEM.score, items=3)
@@ -169,7 +169,10 @@ def test_ragged_user_file(planar: tuple[OrbitsData, Path], tmp_path: Path) -> No
         cut_segments(data.splits["train"], 91)
     field = small_field(data)
     result = fit(
-        field, make_plan(field, data, train_config := OrbitsTrain(steps_strategy=[10]), 0), seed=0, train=train_config
+        field,
+        SYSTEM.plan(field, data, NeuralODEConfig(), train_config := OrbitsTrain(steps_strategy=[10]), 0),
+        seed=0,
+        train=train_config,
     )
     rows = compete((SYSTEM.surrogate(field, data), *SYSTEM.baselines(data)), data.splits["test"], SYSTEM.score, items=3)
     assert result.status == "done" and all(np.isfinite(row["acceleration_error_percent"]) for row in rows)
@@ -182,13 +185,13 @@ def test_same_seed_same_losses_and_resume(planar: tuple[OrbitsData, Path], tmp_p
 
     def weights(folder: Path | None, budget: float | None = None) -> torch.Tensor:
         field = small_field(data)
-        plan = make_plan(field, data, train, seed=1)
+        plan = SYSTEM.plan(field, data, NeuralODEConfig(), train, seed=1)
         result = fit(field, plan, seed=1, train=train, checkpoints=folder, budget_seconds=budget)
         while result.status == "paused":
             field = small_field(data, seed=5)
             result = fit(
                 field,
-                make_plan(field, data, train, seed=1),
+                SYSTEM.plan(field, data, NeuralODEConfig(), train, seed=1),
                 seed=1,
                 train=train,
                 checkpoints=folder,

@@ -27,8 +27,8 @@ def prepared(name, run_name, data_dir):
     system = get_system(name)
     config = next(entry for entry in load_suite(f"{name}/smoke") if entry.name == run_name)
     data = system.load_data(config.data, ensure_dataset(system, config.data, data_dir))
-    model = new_model(system, config)
-    system.fit_scalers(model, data)
+    model = new_model(config)
+    system.plan(model, data, config.model, config.train, config.seed)  # its first line fills the scales
     return system, config, data, model
 
 

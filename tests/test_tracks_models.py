@@ -13,18 +13,18 @@ from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.export.onnx import export_onnx
 from thesis_surrogates.core.models import Normalizer, count_parameters
 from thesis_surrogates.core.training import fit
-from thesis_surrogates.tracks.axis_tables import KickFrame
+from thesis_surrogates.tracks.axis_tables import AxisFrame
 from thesis_surrogates.tracks.data import TracksData, straight_line
 from thesis_surrogates.tracks.field import DipoleField, LHCbLikeField, UniformField
 from thesis_surrogates.tracks.field_map import GridField
 from thesis_surrogates.tracks.files import load_data
 from thesis_surrogates.tracks.losses import TracksTrain, loss_terms
-from thesis_surrogates.tracks.models import FIXED_ONLY, MODELS, build_model
+from thesis_surrogates.tracks.models import MODELS, SOLVED_MODELS
 from thesis_surrogates.tracks.networks.plain import SIZES
 from thesis_surrogates.tracks.production import make_data
 from thesis_surrogates.tracks.propagation import propagate
 from thesis_surrogates.tracks.system import SYSTEM
-from thesis_surrogates.tracks.training import prepared as columns_for
+from thesis_surrogates.tracks.training import fit_scalers
 
 COUNTS = {
     "tiny": (4868, 18388, 4932),
@@ -53,35 +53,35 @@ def model_config(name, data, **options):
 
 def prepared_model(name, prepared, **options):
     config, data = prepared
-    if name in FIXED_ONLY and config.legs == "variable":
+    if name in SOLVED_MODELS and config.legs == "variable":
         pytest.skip("a polynomial belongs to one pair of planes")
     torch.manual_seed(0)
-    model = build_model(model_config(name, config, size="tiny", **options), config)
-    SYSTEM.fit_scalers(model, data)
+    model = model_config(name, config, size="tiny", **options).build(config)
+    fit_scalers(model, data)
     return model
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a8_parameter_counts(size):
     plain, staged, seven = COUNTS[size]
-    count = {name: count_parameters(build_model(MODELS[name](name=name, size=size), FIXED)) for name in MODELS}
+    count = {name: count_parameters(MODELS[name](size=size).build(FIXED)) for name in MODELS}
     assert (count["mlp"], count["pinn"], count["rk_pinn"]) == (plain, plain, staged)
-    assert count_parameters(build_model(MODELS["mlp"](name="mlp", size=size, inputs=7), FIXED)) == seven
+    assert count_parameters(MODELS["mlp"](size=size, inputs=7).build(FIXED)) == seven
 
 
 def test_a_residual_of_the_prototype_size():
-    assert count_parameters(build_model(MODELS["residual"](name="residual", size="small"), FIXED)) == 17796
+    assert count_parameters(MODELS["residual"](size="small").build(FIXED)) == 17796
 
 
 @pytest.mark.parametrize("name", OF_THE_STUDY)
 def test_six_inputs_cannot_describe_variable_legs(name):
     with pytest.raises(ConfigError, match="model.inputs"):
-        build_model(MODELS[name](name=name), VARIABLE)
-    for solved in FIXED_ONLY:
+        MODELS[name]().build(VARIABLE)
+    for solved in SOLVED_MODELS:
         with pytest.raises(ConfigError, match=f"{solved}.*pair of planes"):
-            build_model(MODELS[solved](name=solved), VARIABLE)
+            MODELS[solved]().build(VARIABLE)
     with pytest.raises(ConfigError, match="two hidden widths"):
-        build_model(MODELS["rk_pinn"](name="rk_pinn", hidden=(64,)), FIXED)
+        MODELS["rk_pinn"](hidden=(64,)).build(FIXED)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -129,7 +129,7 @@ def test_without_a_field_the_table_is_empty_and_the_answer_straight(name, prepar
 @pytest.mark.parametrize("field", [DipoleField(), LHCbLikeField(polarity=-1), GridField.sample(DipoleField())])
 def test_kicks_and_states_are_inverse(field, passes, prepared):
     config, data = prepared
-    frame = KickFrame(config.legs == "variable", passes=passes).double()
+    frame = AxisFrame(config.legs == "variable", passes=passes).double()
     train = {key: value[:500].double() for key, value in data.splits["train"].items()}
     frame.fit(train, field)
     inputs = train["inputs"]
@@ -154,8 +154,8 @@ def solved_table(prepared, keep=None, **options):
     if config is not FIXED:
         pytest.skip("a polynomial belongs to one pair of planes")
     train = dict(data.splits["train"])
-    model = build_model(model_config("binned", config, **options), config)
-    SYSTEM.fit_scalers(model, data)
+    model = model_config("binned", config, **options).build(config)
+    fit_scalers(model, data)
     model.solve(train if keep is None else {name: value[keep(train["inputs"])] for name, value in train.items()})
     return model
 
@@ -195,7 +195,7 @@ def test_a_table_knows_its_reflections_and_finds_the_truth_of_its_own_kind(prepa
     flips = torch.tensor([[-1, 1, -1, 1, -1, 1, 1], [1, -1, 1, -1, 1, 1, 1]], dtype=torch.float64)
     for flip in flips:
         assert (first(inputs.double() * flip) - first(inputs.double()) * flip[:4]).abs().max() < 1e-9
-    second = build_model(model_config("binned", FIXED, degree=3, bins=(4, 2), ridge=1e-12), FIXED).double()
+    second = model_config("binned", FIXED, degree=3, bins=(4, 2), ridge=1e-12).build(FIXED).double()
     second.load_state_dict(first.state_dict())
     second.solve({"inputs": inputs, "target": first(inputs.double()).detach()})
     assert torch.allclose(first.coefficients, second.coefficients, atol=1e-8)
@@ -214,13 +214,15 @@ def test_stage_weights_start_as_runge_kutta(prepared):
 @pytest.mark.parametrize("name", MODELS)
 def test_weights_of_the_terms_are_applied(name, prepared):
     model = prepared_model(name, prepared)
-    batch = columns_for(model, {k: v[:64] for k, v in prepared[1].splits["train"].items()})
+    batch = model.loss_columns({k: v[:64] for k, v in prepared[1].splits["train"].items()})
     field = LHCbLikeField()
 
     def terms(**weights):
         return {
             k: float(v.detach())
-            for k, v in loss_terms(field, TracksTrain(n_collocation=2, **weights))(model, batch).items()
+            for k, v in loss_terms(MODELS[name].loss, field, TracksTrain(n_collocation=2, **weights))(
+                model, batch
+            ).items()
         }
 
     base, dominated, plain = terms(), terms(lambda_data=0.1), terms(lambda_pde=0, lambda_ic=0)
@@ -332,7 +334,7 @@ def test_b2_onnx_has_everything_inside(name, prepared, tmp_path):
 
 def test_kicks_on_variable_legs_fall_with_the_square_of_the_bend():
     """A surrogate that is wrong by the same kicks at every momentum leaves stiff tracks to the tables."""
-    frame = KickFrame(variable=True).double()
+    frame = AxisFrame(variable=True).double()
     frame.fit({}, LHCbLikeField())
     inputs = torch.tensor(
         [[100.0, 50.0, 0.1, 0.05, q_over_p, 2665.0, 5161.0] for q_over_p in (0.02, 0.002)], dtype=torch.float64

@@ -19,7 +19,7 @@ from thesis_surrogates.tracks.data import TracksData, generate, straight_line
 from thesis_surrogates.tracks.field import DipoleField, LHCbLikeField
 from thesis_surrogates.tracks.limits import MATERIAL_MM, in_bands, material_floor
 from thesis_surrogates.tracks.losses import TracksTrain
-from thesis_surrogates.tracks.models import MODELS, build_model, fit_scalers
+from thesis_surrogates.tracks.models import MODELS
 from thesis_surrogates.tracks.propagation import propagate
 from thesis_surrogates.tracks.study.explorer import (
     momentum_explorer,
@@ -86,7 +86,7 @@ def variable():
     config = TracksData(n_tracks=60_000, legs="variable", p_low=1.0, p_high=200.0)
     data = splits(config, (40_000, 10_000, 10_000))
     torch.manual_seed(0)
-    network = build_model(MODELS["residual"](size="tiny"), config)
+    network = MODELS["residual"](size="tiny").build(config)
     fit_scalers(network, data)
     train = TracksTrain(epochs=8, optimizer=OptimizerConfig(learning_rate=4e-3, weight_decay=0.0))
     fit(network, plan(network, data, MODELS["residual"](size="tiny"), train, 0), seed=0, train=train)
@@ -113,7 +113,7 @@ def few_fixed():
 def tiny(name, few, **own):
     torch.manual_seed(1)
     options = {"size": "tiny"} | ({"inputs": 7} if "inputs" in MODELS[name].model_fields else {}) | own
-    model = build_model(MODELS[name](**options), few[0])
+    model = MODELS[name](**options).build(few[0])
     fit_scalers(model, few[1])
     return model.eval()
 

@@ -17,7 +17,7 @@ from thesis_surrogates.running.datasets import dataset_path
 from thesis_surrogates.running.registry import get_system, resolve
 from thesis_surrogates.tracks.data import TracksData
 from thesis_surrogates.tracks.exchange.older_files import model_config, normalization, older_config, read_model, views
-from thesis_surrogates.tracks.models import MODELS, build_model
+from thesis_surrogates.tracks.models import MODELS
 
 VIEWED = {
     "system": "tracks",
@@ -138,7 +138,7 @@ def test_generated_data_has_a_path(viewed):
 def test_moments_of_outputs_are_those_of_the_frame(viewed, name):
     facts, data = read_run(viewed), TracksData(n_tracks=400)
     facts = replace(facts, config={**facts.config, "model": {"name": name}})
-    weights = build_model(MODELS[name](), data).state_dict()
+    weights = MODELS[name]().build(data).state_dict()
     weights |= {key: torch.arange(4.0) for key in weights if key in ("frame.normalize.mean", "normalize_outputs.mean")}
     said = normalization(facts, weights)
     assert (

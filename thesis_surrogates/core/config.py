@@ -8,19 +8,25 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from .errors import ConfigError
 
+if TYPE_CHECKING:
+    from torch import nn
+
 # %% auto #0
 __all__ = ['Model', 'nearest', 'merge', 'nested', 'canonical', 'flatten', 'digest', 'read_yaml', 'StrictModel', 'ModelConfig',
            'DataConfig', 'as_before', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig', 'RunConfig', 'check',
-           'check_run', 'as_mapping', 'config_hash', 'recipe_hash', 'config_diff']
+           'check_run', 'useless_keys', 'as_mapping', 'config_hash', 'recipe_hash', 'config_diff']
 
 # %% ../../nbs/01_core/02_config.ipynb #ca5446f5
 def nearest(word: str, choices: Sequence[str]) -> str:
@@ -107,9 +113,14 @@ class StrictModel(BaseModel):
 
 # %% ../../nbs/01_core/02_config.ipynb #e310496b
 class ModelConfig(StrictModel):
-    """One surrogate architecture; subclasses fix `name` to a literal and add their hyperparameters."""
+    """One surrogate architecture; subclasses fix `name` to a literal, add their hyperparameters, and build themselves."""
 
+    ignores: ClassVar[frozenset[str]] = frozenset()  # dotted keys of a run that this model makes no use of
     name: str
+
+    @abstractmethod
+    def build(self, data: Any) -> nn.Module:
+        """The untrained network for datasets of this configuration; no data is read, so a checkpoint needs none."""
 
 
 class DataConfig(StrictModel):
@@ -263,6 +274,26 @@ def check_run(
             "train": check(train, values.get("train") or {}, "train"),
         },
     )
+
+# %% ../../nbs/01_core/02_config.ipynb #09cd2a74
+def _is_set(config: BaseModel, path: Sequence[str]) -> bool:
+    """Whether somebody gave the key at `path` another value than its default."""
+    key, *rest = path
+    if key not in config.model_fields_set:
+        return False
+    value = getattr(config, key)
+    if rest:
+        return isinstance(value, BaseModel) and _is_set(value, rest)
+    return value != type(config).model_fields[key].get_default(call_default_factory=True)
+
+
+def useless_keys(config: RunConfig) -> dict[str, Any]:
+    """Dotted keys and values that were set although the model of this run makes no use of them.
+
+    A key at its default does not count: the mapping that is recorded and handed on names every key.
+    """
+    paths = {key: key.split(".") for key in sorted(config.model.ignores)}
+    return {key: reduce(getitem, path, as_mapping(config)) for key, path in paths.items() if _is_set(config, path)}
 
 # %% ../../nbs/01_core/02_config.ipynb #750640c1
 def as_mapping(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:

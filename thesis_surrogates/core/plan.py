@@ -21,7 +21,7 @@ __all__ = ['LossTerms', 'MOMENTS', 'Callback', 'trainable', 'Update', 'Phase', '
            'supervised_plan', 'describe']
 
 # %% ../../nbs/01_core/09_plan.ipynb #df49da87
-LossTerms = Callable[[nn.Module, Batch], Tensors]
+LossTerms = Callable[[Any, Batch], Tensors]
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -66,8 +66,8 @@ class Phase:
     schedule: ScheduleConfig = ScheduleConfig()
     gradient_clip: float | None = 1.0
     steps_per_epoch: int | None = None
-    after_step: Callable[[nn.Module, int], None] | None = None
-    on_start: Callable[[nn.Module], None] | None = None
+    after_step: Callable[[Any, int], None] | None = None
+    on_start: Callable[[Any], None] | None = None
 
     @property
     def epoch_steps(self) -> int:
@@ -85,7 +85,7 @@ class Plan:
     """
 
     phases: tuple[Phase, ...]
-    validate: Callable[[nn.Module], dict[str, float]]
+    validate: Callable[[Any], dict[str, float]]
     monitor: str = "loss"
 
 # %% ../../nbs/01_core/09_plan.ipynb #fd395d85
@@ -123,9 +123,7 @@ def rows_of(batch: Any) -> int:
     return len(batch)
 
 
-def mean_loss(
-    loss_terms: LossTerms, tensors: Tensors, batch_size: int = 8192
-) -> Callable[[nn.Module], dict[str, float]]:
+def mean_loss(loss_terms: LossTerms, tensors: Tensors, batch_size: int = 8192) -> Callable[[Any], dict[str, float]]:
     """A validation: the mean of every term over all rows of `tensors`, each batch weighted by its rows."""
     source = TensorSource(tensors, batch_size, seed=0, shuffle=False)
 
@@ -143,10 +141,10 @@ def supervised_plan(
     *,
     loss_terms: LossTerms,
     source: Source,
-    validate: Callable[[nn.Module], dict[str, float]],
+    validate: Callable[[Any], dict[str, float]],
     train: TrainConfig,
-    after_step: Callable[[nn.Module, int], None] | None = None,
-    on_start: Callable[[nn.Module], None] | None = None,
+    after_step: Callable[[Any, int], None] | None = None,
+    on_start: Callable[[Any], None] | None = None,
     monitor: str = "loss",
 ) -> Plan:
     """The plan with one phase and one optimizer, as `train` describes it."""

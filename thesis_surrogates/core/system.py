@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import nn
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from thesis_surrogates.core.facts import Run
 
 # %% auto #0
-__all__ = ['Symbol', 'hdf5_description', 'no_views', 'System']
+__all__ = ['DataT', 'ModelT', 'TrainT', 'NetworkT', 'Symbol', 'hdf5_description', 'no_views', 'System']
 
 # %% ../../nbs/01_core/25_system.ipynb #c704a6a1
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +50,21 @@ def no_views(run: Run) -> Iterable[tuple[str, bytes]]:
     return ()
 
 # %% ../../nbs/01_core/25_system.ipynb #562e840b
+DataT = TypeVar("DataT", bound=DataConfig)
+ModelT = TypeVar("ModelT", bound=ModelConfig)
+TrainT = TypeVar("TrainT", bound=TrainConfig)
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
 @dataclass(frozen=True, kw_only=True)
-class System:
+class System(Generic[DataT, ModelT, TrainT, NetworkT]):
     """All that the package knows of one physics system.
 
     Args:
         make_data: write the generated dataset as one file at a path.
         load_data: read a file (generated or a user's), check it, and split it without leaks.
-        build_model: an untrained model from configurations alone, so that a checkpoint can be rebuilt without data.
-        fit_scalers: fill the model's normalisation from the training split.
-        plan: model, data, model and train configuration and seed to the training plan.
+        plan: fill the model's normalisation from the training split, and say how it is trained; arguments are model, data, model and
+            train configuration, and seed.
         surrogate, baselines: the contenders: the model, and what it must be compared with (nothing and classical).
         score: predictions and truth of a split to numbers whose names carry units.
         figures: named figures with their tables, from the scores of all contenders.
@@ -71,7 +76,7 @@ class System:
         views: name and content of each further file of a run directory, derived from the run's facts, configuration and checkpoints
             alone; one at a time, so that no more than one is in memory.
 
-    `Any` stands for the system's own configuration types: a function of one of them does not take every configuration.
+    The four type variables are the system's own configurations of data, models and trainings, and what its models build.
     """
 
     name: str
@@ -79,23 +84,21 @@ class System:
     item: str
     question: str
     symbols: tuple[Symbol, ...]
-    data_config: type[DataConfig]
-    train_config: type[TrainConfig]
-    models: Mapping[str, type[ModelConfig]]
-    make_data: Callable[[Any, Path], None]
-    load_data: Callable[[Any, Path], Data]
-    build_model: Callable[[Any, Any], nn.Module]
-    fit_scalers: Callable[[nn.Module, Data], None]
-    plan: Callable[[nn.Module, Data, Any, Any, int], Plan]
-    surrogate: Callable[[nn.Module, Data], Contender]
+    data_config: type[DataT]
+    train_config: type[TrainT]
+    models: Mapping[str, type[ModelT]]
+    make_data: Callable[[DataT, Path], None]
+    load_data: Callable[[DataT, Path], Data]
+    plan: Callable[[NetworkT, Data, ModelT, TrainT, int], Plan]
+    surrogate: Callable[[NetworkT, Data], Contender]
     baselines: Callable[[Data], tuple[Contender, ...]]
     score: Callable[[Tensors, Tensors], Scores]
     figures: Callable[[Mapping[str, Scores], Data], Iterator[tuple[str, Figure, pd.DataFrame]]]
-    deploy: Callable[[nn.Module], Deployable]
+    deploy: Callable[[NetworkT], Deployable]
     headline: str
     columns: tuple[str, ...]
-    presets: Mapping[str, DataConfig] = field(default_factory=dict)
-    produce: Callable[[Any, Path, int], None] | None = None
+    presets: Mapping[str, DataT] = field(default_factory=dict)
+    produce: Callable[[DataT, Path, int], None] | None = None
     suffixes: tuple[str, ...] = (".h5", ".hdf5")  # endings of the files that datasets are written to
     description: Callable[[Path], Mapping[str, Any]] = hdf5_description
     views: Callable[[Run], Iterable[tuple[str, bytes]]] = no_views

@@ -36,9 +36,8 @@ def latent_numbers(model: Autoencoder) -> int:
     return last.out_features
 
 
-def surrogate(model: nn.Module, data: Data) -> Contender:
+def surrogate(model: Autoencoder, data: Data) -> Contender:
     """The trained model as a contender; a codebook is counted with its parameters."""
-    assert isinstance(model, Autoencoder)
     quantizer = model.bottleneck if isinstance(model.bottleneck, VectorQuantizer) else None
     vocabulary = 0 if quantizer is None else len(quantizer.codebook)
     stored = 0 if quantizer is None else quantizer.codebook.numel()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -19,12 +20,13 @@ from ..core.models import Normalizer, mlp
 from .bottlenecks import Identity, LinearBottleneck, Passed, VectorQuantizer
 from .data import FEATURES, EventsData, from_features, to_features
 from .generator import PHOTON, SLOTS, TYPE_NAMES, generate
+from .losses import make_loss_terms
 
 # %% auto #0
 __all__ = ['N_TYPES', 'GLOBALS_HEADS', 'MODELS', 'COLUMNS', 'Encoder', 'Decoder', 'VectorSum', 'MeanLatent', 'Decoded',
            'Autoencoder', 'Reconstruction', 'to_physical', 'reconstruct', 'decode_tokens', 'AutoencoderConfig',
-           'IdentityAutoencoder', 'LinearAutoencoder', 'VQAutoencoder', 'build_autoencoder', 'build_model',
-           'DeployedAutoencoder', 'particle_columns', 'deploy']
+           'IdentityAutoencoder', 'LinearAutoencoder', 'VQAutoencoder', 'build_autoencoder', 'DeployedAutoencoder',
+           'particle_columns', 'deploy']
 
 # %% ../../nbs/05_events/04_models.ipynb #49eb0fae
 N_TYPES = len(TYPE_NAMES)  # 8 with padding
@@ -181,6 +183,7 @@ def decode_tokens(model: Autoencoder, codes: torch.Tensor) -> Reconstruction:
 class AutoencoderConfig(ModelConfig):
     """What all event autoencoders share."""
 
+    loss: ClassVar[Callable[..., Callable[[Any, Any], Any]]] = staticmethod(make_loss_terms)
     hidden: list[int] = Field(default=[128, 128], min_length=1, description="widths of encoder and decoder")
     latent: int = Field(default=4, ge=1, description="latent numbers per particle before the bottleneck")
     id_embedding: int = Field(default=8, ge=1, description="numbers that stand for the object type")
@@ -192,10 +195,19 @@ class AutoencoderConfig(ModelConfig):
     def bottleneck(self) -> nn.Module:
         """The module between encoder and decoder."""
 
+    def build(self, data: EventsData) -> Autoencoder:
+        return Autoencoder(
+            Encoder(self.hidden, self.latent, self.id_embedding, self.activation),
+            self.bottleneck(),
+            Decoder(self.hidden, self.latent, self.type_head, self.activation),
+            GLOBALS_HEADS[self.globals_head](self.latent),
+        )
+
 
 class IdentityAutoencoder(AutoencoderConfig):
     """No bottleneck beyond the latent size: what encoder and decoder lose by themselves."""
 
+    ignores = frozenset({"train.weights.commit"})
     name: Literal["ae_identity"] = "ae_identity"
 
     def bottleneck(self) -> nn.Module:
@@ -205,6 +217,7 @@ class IdentityAutoencoder(AutoencoderConfig):
 class LinearAutoencoder(AutoencoderConfig):
     """A linear bottleneck of fewer numbers."""
 
+    ignores = frozenset({"train.weights.commit"})
     name: Literal["ae_linear"] = "ae_linear"
     rank: int = Field(default=2, ge=1, description="numbers per particle that pass, at most `latent`")
 
@@ -232,18 +245,8 @@ MODELS: dict[str, type[AutoencoderConfig]] = {
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
-    """The network of a configuration, untrained and with unit scales."""
-    return Autoencoder(
-        Encoder(config.hidden, config.latent, config.id_embedding, config.activation),
-        config.bottleneck(),
-        Decoder(config.hidden, config.latent, config.type_head, config.activation),
-        GLOBALS_HEADS[config.globals_head](config.latent),
-    )
-
-# %% ../../nbs/05_events/04_models.ipynb #305ca9aa
-def build_model(config: AutoencoderConfig, data: EventsData) -> nn.Module:
-    """An untrained autoencoder; its shape does not depend on the data."""
-    return build_autoencoder(config)
+    """The network of a configuration, untrained and with unit scales; its shape does not depend on the data."""
+    return config.build(EventsData())
 
 # %% ../../nbs/05_events/04_models.ipynb #ac48610d
 class DeployedAutoencoder(nn.Module):
@@ -277,9 +280,8 @@ COLUMNS = {
 }
 
 
-def deploy(model: nn.Module) -> Deployable:
+def deploy(model: Autoencoder) -> Deployable:
     """The model in physical units with eight example events."""
-    assert isinstance(model, Autoencoder)
     events = generate(0, "example", {"tttt": 4, "ttZ": 4})
     inputs = {"particles": torch.from_numpy(events.particles).float(), "type_ids": torch.from_numpy(events.types)}
     outputs = ("reconstructed_particles", "decoded_type_ids", "met_gev", "codes")

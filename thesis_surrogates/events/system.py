@@ -11,8 +11,8 @@ from .data import EventsData, load_data, make_data
 from .figures import figures
 from .losses import EventsTrain
 from .metrics import score
-from .models import MODELS, build_model, deploy
-from .training import fit_scalers, plan
+from .models import MODELS, deploy
+from .training import plan
 
 # %% auto #0
 __all__ = ['SYMBOLS', 'SYSTEM']
@@ -45,8 +45,6 @@ SYSTEM = System(
     models=MODELS,
     make_data=make_data,
     load_data=load_data,
-    build_model=build_model,
-    fit_scalers=fit_scalers,
     plan=plan,
     surrogate=surrogate,
     baselines=baselines,

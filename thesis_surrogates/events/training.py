@@ -6,22 +6,20 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ..core.data import Data, Tensors, TensorSource
 from ..core.plan import Plan, mean_loss, supervised_plan
 from .bottlenecks import VectorQuantizer
 from .data import feature_moments, met_scale
-from .losses import BATCH_KEYS, EventsTrain, make_loss_terms
+from .losses import BATCH_KEYS, EventsTrain
 from .models import Autoencoder, AutoencoderConfig
 
 # %% auto #0
 __all__ = ['START_EVENTS', 'fit_scalers', 'start_codebook', 'update_codebook', 'plan']
 
 # %% ../../nbs/05_events/08_training.ipynb #305ca9ab
-def fit_scalers(model: nn.Module, data: Data) -> None:
+def fit_scalers(model: Autoencoder, data: Data) -> None:
     """Take mean, deviation and the spread of the missing momentum from the training split."""
-    assert isinstance(model, Autoencoder)
     model.scaler.fit(*feature_moments(data.splits["train"]))
     model.met_scale.copy_(met_scale(data.splits["train"]))
 
@@ -29,28 +27,28 @@ def fit_scalers(model: nn.Module, data: Data) -> None:
 START_EVENTS = 2_500  # events whose latents place the codes at the start
 
 
-def start_codebook(model: nn.Module, train: Tensors) -> None:
+def start_codebook(model: Autoencoder, train: Tensors) -> None:
     """Place the codes at the k-means centres of the present latents of some training events."""
-    assert isinstance(model, Autoencoder) and isinstance(model.bottleneck, VectorQuantizer)
+    assert isinstance(model.bottleneck, VectorQuantizer)
     features, types = train["features"][:START_EVENTS], train["types"][:START_EVENTS]
     real = types != 0
     clean = torch.where(real[..., None], model.scaler(features), torch.zeros_like(features))
     model.bottleneck.start(model.encoder(clean, types)[real])
 
 
-def update_codebook(model: nn.Module, step: int) -> None:
+def update_codebook(model: Autoencoder, step: int) -> None:
     """Let the codes follow the particles of the last step."""
-    assert isinstance(model, Autoencoder) and isinstance(model.bottleneck, VectorQuantizer)
+    assert isinstance(model.bottleneck, VectorQuantizer)
     model.bottleneck.update(step)
 
 
-def plan(model: nn.Module, data: Data, model_config: AutoencoderConfig, train: EventsTrain, seed: int) -> Plan:
-    """One phase over the training split; a codebook gets its two hooks."""
-    assert isinstance(model, Autoencoder)
+def plan(model: Autoencoder, data: Data, config: AutoencoderConfig, train: EventsTrain, seed: int) -> Plan:
+    """Fill the scales; then one phase over the training split, in which a codebook gets its two hooks."""
+    fit_scalers(model, data)
     splits = {name: {key: split[key] for key in BATCH_KEYS} for name, split in data.splits.items()}
-    loss_terms = make_loss_terms(train.weights)
+    loss_terms = config.loss(train.weights)
 
-    def k_means_start(model: nn.Module) -> None:
+    def k_means_start(model: Autoencoder) -> None:
         start_codebook(model, splits["train"])
 
     quantized = isinstance(model.bottleneck, VectorQuantizer)

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,17 +22,19 @@ from ..core.models import Normalizer, activation, mlp
 from .asymptotics import RATE_PER_DENSITY
 from .data import FlavorData
 from .generator import patch_cells
+from .losses import make_loss_terms
 from .mixing import StochasticMixing, YMatrixMixing, normalised_species, step_of
 
 # %% auto #0
 __all__ = ['MODELS', 'CELL', 'NetworkConfig', 'YMatrixConfig', 'StochasticConfig', 'gram_features', 'log_amplitudes',
-           'closure_features', 'exchange_orders', 'Backbone', 'trivial_gate', 'mixed_cells', 'FlavorNet',
-           'build_network', 'build_model', 'Deployed', 'deploy']
+           'closure_features', 'exchange_orders', 'Backbone', 'trivial_gate', 'mixed_cells', 'FlavorNet', 'build',
+           'Deployed', 'deploy']
 
 # %% ../../nbs/04_flavor/06_models.ipynb #4ab26920
 class NetworkConfig(ModelConfig):
-    """What both kinds of networks share: features, trunk and heads."""
+    """What both kinds of networks share: features, trunk and heads, and the loss."""
 
+    loss: ClassVar[Callable[..., Callable[[Any, Any], Any]]] = staticmethod(make_loss_terms)
     features: Literal["gram", "closure"] = Field(
         default="gram", description="27 invariants of the four-fluxes, or these and 42 that know the closure"
     )
@@ -47,6 +51,14 @@ class NetworkConfig(ModelConfig):
     average_heavies: bool = Field(default=False, description="mu and tau change alike")
     gate_stable: bool = Field(default=True, description="at inference a cell that is called stable is left alone")
 
+    @abstractmethod
+    def mixing(self) -> YMatrixMixing | StochasticMixing:
+        """How the network mixes flavors."""
+
+    def build(self, data: FlavorData) -> FlavorNet:
+        mixing = self.mixing()
+        return FlavorNet(Backbone(self, mixing.matrices), mixing, self.gate_stable)
+
 
 class YMatrixConfig(NetworkConfig):
     """Free mixing matrices for densities and fluxes."""
@@ -55,11 +67,17 @@ class YMatrixConfig(NetworkConfig):
     lepton_number: Literal["direct", "ymatrix", "off"] = Field(default="ymatrix", description="where it is repaired")
     physical: bool = Field(default=False, description="shorten the change until densities and fluxes are physical")
 
+    def mixing(self) -> YMatrixMixing:
+        return YMatrixMixing(self.lepton_number != "off", self.average_heavies, self.physical)
+
 
 class StochasticConfig(NetworkConfig):
     """One non-negative matrix with unit column sums."""
 
     name: Literal["stochastic"] = "stochastic"
+
+    def mixing(self) -> StochasticMixing:
+        return StochasticMixing(self.average_heavies)
 
 # %% ../../nbs/04_flavor/06_models.ipynb #4c28f564
 def gram_features(species: Tensor, metric: Tensor) -> Tensor:
@@ -237,20 +255,14 @@ class FlavorNet(nn.Module):
         return torch.stack([rows[..., 0], 0.5 * rows[..., 1:].sum(-1)], dim=-1)
 
 # %% ../../nbs/04_flavor/06_models.ipynb #4cd5f048
-MODELS: dict[str, type[ModelConfig]] = {"ymatrix": YMatrixConfig, "stochastic": StochasticConfig}
+MODELS: dict[str, type[NetworkConfig]] = {"ymatrix": YMatrixConfig, "stochastic": StochasticConfig}
 
 
-def build_network(config: YMatrixConfig | StochasticConfig) -> FlavorNet:
-    """The network of a configuration, with fresh weights."""
-    mixing: YMatrixMixing | StochasticMixing = StochasticMixing(config.average_heavies)
-    if isinstance(config, YMatrixConfig):
-        mixing = YMatrixMixing(config.lepton_number != "off", config.average_heavies, config.physical)
-    return FlavorNet(Backbone(config, mixing.matrices), mixing, config.gate_stable)
-
-# %% ../../nbs/04_flavor/06_models.ipynb #b55b7562
-def build_model(model: ModelConfig, data: FlavorData) -> FlavorNet:
-    """An untrained network from its configuration alone."""
-    return build_network(model)  # type: ignore[arg-type]
+def build(config: NetworkConfig, seed: int = 0) -> FlavorNet:
+    """The network of a configuration with the first weights of a seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return config.build(FlavorData())
 
 # %% ../../nbs/04_flavor/06_models.ipynb #0c5192a1
 class Deployed(nn.Module):

@@ -11,8 +11,8 @@ from .data import FlavorData, load_data, make_data
 from .figures import figures
 from .losses import FlavorTrain
 from .metrics import score
-from .models import MODELS, build_model, deploy
-from .training import fit_scalers, plan
+from .models import MODELS, deploy
+from .training import plan
 
 # %% auto #0
 __all__ = ['SYMBOLS', 'SYSTEM']
@@ -69,14 +69,12 @@ SYSTEM = System(
     models=MODELS,
     make_data=make_data,
     load_data=load_data,
-    build_model=build_model,
-    fit_scalers=fit_scalers,  # type: ignore[arg-type]
     plan=plan,
-    surrogate=surrogate,  # type: ignore[arg-type]
+    surrogate=surrogate,
     baselines=baselines,
     score=score,
     figures=figures,
-    deploy=deploy,  # type: ignore[arg-type]
+    deploy=deploy,
     headline="ne_rmse",
     columns=(
         "ne_rmse",

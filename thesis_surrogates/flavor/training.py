@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from ..core.config import ModelConfig
 from ..core.data import Data, Tensors, TensorSource, ZipSource, moments
 from ..core.errors import DataError
 from ..core.plan import Plan, supervised_plan
-from .losses import FlavorTrain, log_rate, make_loss_terms
+from .losses import FlavorTrain, log_rate
 from .mixing import normalised_species
-from .models import FlavorNet
+from .models import FlavorNet, NetworkConfig
 
 # %% auto #0
 __all__ = ['stream', 'fit_scalers', 'plan']
@@ -38,8 +36,8 @@ def fit_scalers(model: FlavorNet, data: Data) -> None:
         model.rate_std.copy_(std[0])
 
 # %% ../../nbs/04_flavor/09_training.ipynb #69df8e13
-def plan(model: nn.Module, data: Data, config: ModelConfig, train: FlavorTrain, seed: int) -> Plan:
-    """The training: asymptotic and stable cells side by side in each batch.
+def plan(model: FlavorNet, data: Data, config: NetworkConfig, train: FlavorTrain, seed: int) -> Plan:
+    """Fill the scales and plan the training: asymptotic and stable cells side by side in each batch.
 
     Raises:
         DataError: a split lacks one of the streams.
@@ -52,9 +50,10 @@ def plan(model: nn.Module, data: Data, config: ModelConfig, train: FlavorTrain, 
         for name, rows in parts.items():
             if len(rows["stable"]) == 0:
                 raise DataError(f"the {split} split holds no {name} cells; give more data or another data.split")
-    loss_terms = make_loss_terms(train.multipliers())
+    fit_scalers(model, data)
+    loss_terms = config.loss(train.multipliers())
 
-    def validate(model: nn.Module) -> dict[str, float]:
+    def validate(model: FlavorNet) -> dict[str, float]:
         return {name: float(value) for name, value in loss_terms(model, streams["validation"]).items()}
 
     source = ZipSource(

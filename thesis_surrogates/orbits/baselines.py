@@ -11,13 +11,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.comparison import Contender, Kind
 from ..core.data import Data, Tensors
 from ..core.models import count_parameters
 from .coordinates import require_normalized
 from .kepler import propagate_kepler, two_body_acceleration
+from .models import NeuralField
 from .neural_ode import Field, solve_adaptive
 
 # %% auto #0
@@ -97,7 +98,7 @@ def contender(
     )
 
 
-def surrogate(model: nn.Module, data: Data) -> Contender:
+def surrogate(model: NeuralField, data: Data) -> Contender:
     """The trained field, in double precision, rolled out adaptively."""
     field = copy.deepcopy(model).double().eval()
     return contender(

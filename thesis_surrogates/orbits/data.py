@@ -88,9 +88,8 @@ class OrbitsData(DataConfig):
         return {name: (-bound, bound) for name, bound in bounds.items()}
 
 # %% ../../nbs/03_orbits/05_data.ipynb #e004bcf4
-def make_data(config: DataConfig, path: Path) -> None:
+def make_data(config: OrbitsData, path: Path) -> None:
     """Generate both sets and write them to `path` (HDF5, km and s), atomically."""
-    assert isinstance(config, OrbitsData)
     arrays: dict[str, Array] = {}
     sets = (("train", config.train_set), ("test", config.test_set))
     with show_progress("orbits", len(sets)) as tell:
@@ -203,9 +202,8 @@ def split_training(tensors: Tensors, config: OrbitsData) -> dict[str, Tensors]:
     return {name: take(chosen, rows) for name, rows in split_by_group(np.arange(n), shares, config.seed).items()}
 
 # %% ../../nbs/03_orbits/05_data.ipynb #607e6f6d
-def load_data(config: DataConfig, path: Path) -> Data:
+def load_data(config: OrbitsData, path: Path) -> Data:
     """Read, check, normalise and split an orbit file. Raises DataError naming the file and the remedy."""
-    assert isinstance(config, OrbitsData)
     arrays, attributes = read_hdf5(path)
     missing = [name for name in ("train_time", "train_state", "test_time", "test_state") if name not in arrays]
     if missing:

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..core.data import Tensors
+from ..core.data import Batch, Tensors
+from .neural_ode import rk4_rollout
 
 # %% auto #0
 __all__ = ['Loss', 'LOSSES', 'after_first', 'percent_error', 'nrmse_percent', 'only_percent', 'percent_plus_nmse',
-           'mean_squared_error']
+           'mean_squared_error', 'ReducedField', 'rollout_loss']
 
 # %% ../../nbs/03_orbits/07_losses.ipynb #50a97b30
 def after_first(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,3 +68,20 @@ LOSSES: dict[str, Loss] = {
     "percent_error": only_percent,
     "mean_squared_error": mean_squared_error,
 }
+
+# %% ../../nbs/03_orbits/07_losses.ipynb #a636495a
+class ReducedField(Protocol):
+    """A field whose right-hand side is known without the frozen axis."""
+
+    def reduced(self, state: Tensor) -> Tensor: ...
+
+
+def rollout_loss(name: str, nmse_weight: float) -> Callable[[ReducedField, Batch], Tensors]:
+    """Loss terms of a batch of windows, by a key of `LOSSES`."""
+    loss = LOSSES[name]
+
+    def rollout_loss_terms(model: ReducedField, batch: Batch) -> Tensors:
+        predicted = rk4_rollout(model.reduced, batch["state"][:, 0], batch["time"])
+        return loss(predicted, batch["state"], nmse_weight)
+
+    return rollout_loss_terms

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..core.config import DataConfig, ModelConfig, nearest
+from ..core.config import ModelConfig, nearest
 from ..core.data import Tensors
 from ..core.export.onnx import Column, Deployable
 from ..core.models import ACTIVATIONS, mlp
 from .coordinates import Normalization2BP
 from .data import OrbitsData
+from .losses import rollout_loss
 
 # %% auto #0
 __all__ = ['EPSILON', 'FEATURES', 'HEADS', 'MODELS', 'STATE', 'safe_length', 'unit', 'FeatureLayer', 'cartesian_only',
            'sph_4d_rinv_vel', 'rhat_vhat_speed', 'Head', 'NeuralODEConfig', 'axes', 'NeuralField',
-           'typical_acceleration', 'fit_scale', 'build_model', 'PhysicalField', 'deploy']
+           'typical_acceleration', 'fit_scale', 'PhysicalField', 'deploy']
 
 # %% ../../nbs/03_orbits/06_models.ipynb #fb476f6f
 EPSILON = 1e-6
@@ -114,6 +115,7 @@ HEADS: dict[str, Head] = {
 class NeuralODEConfig(ModelConfig):
     """A network for the acceleration, between a feature layer and a head."""
 
+    loss: ClassVar[Callable[..., Callable[[Any, Any], Tensors]]] = staticmethod(rollout_loss)
     name: Literal["neural_ode"] = "neural_ode"
     features: str = Field(default="sph_4D_rinv_vel", description="a key of FEATURES")
     head: str = Field(default="mlp_4D_logmag_unit_exp", description="a key of HEADS")
@@ -129,6 +131,10 @@ class NeuralODEConfig(ModelConfig):
         if value not in known:
             raise ValueError(f"{value!r} is unknown; {nearest(value, known)}")
         return value
+
+    def build(self, data: OrbitsData) -> NeuralField:
+        """An untrained field for the plane or for space, with the units of its data."""
+        return NeuralField(self, dimensions=2 if data.is_planar else 3, units=data.units)
 
 # %% ../../nbs/03_orbits/06_models.ipynb #93f33a3d
 def axes(dimensions: int) -> list[int]:
@@ -193,15 +199,7 @@ def fit_scale(field: NeuralField, orbits: Tensors) -> None:
         field.scale.copy_(typical_acceleration(orbits))
 
 # %% ../../nbs/03_orbits/06_models.ipynb #33819316
-MODELS: dict[str, type[ModelConfig]] = {
-    "neural_ode": NeuralODEConfig,
-}
-
-
-def build_model(model: ModelConfig, data: DataConfig) -> nn.Module:
-    """An untrained field for the plane or for space, with the units of its data."""
-    assert isinstance(model, NeuralODEConfig) and isinstance(data, OrbitsData)
-    return NeuralField(model, dimensions=2 if data.is_planar else 3, units=data.units)
+MODELS: dict[str, type[NeuralODEConfig]] = {"neural_ode": NeuralODEConfig}
 
 # %% ../../nbs/03_orbits/06_models.ipynb #cdcb97f6
 class PhysicalField(nn.Module):
@@ -226,9 +224,8 @@ STATE = tuple(
 )
 
 
-def deploy(model: nn.Module) -> Deployable:
+def deploy(model: NeuralField) -> Deployable:
     """The trained field with its units inside; no straight line between two of the example states meets the Earth."""
-    assert isinstance(model, NeuralField)
     example = torch.tensor(
         [[7000.0, 0, 0, 0, 7.546, 0], [20000.0, 37000, 0, -2.6, 1.4, 0], [12000.0, -9000, 0, 3.1, 3.9, 0]]
     )

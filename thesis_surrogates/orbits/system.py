@@ -10,8 +10,8 @@ from .baselines import baselines, surrogate
 from .data import OrbitsData, load_data, make_data
 from .figures import figures
 from .metrics import score
-from .models import MODELS, build_model, deploy
-from .training import OrbitsTrain, fit_scalers, plan
+from .models import MODELS, deploy
+from .training import OrbitsTrain, plan
 
 # %% auto #0
 __all__ = ['SYMBOLS', 'SYSTEM']
@@ -39,8 +39,6 @@ SYSTEM = System(
     models=MODELS,
     make_data=make_data,
     load_data=load_data,
-    build_model=build_model,
-    fit_scalers=fit_scalers,
     plan=plan,
     surrogate=surrogate,
     baselines=baselines,

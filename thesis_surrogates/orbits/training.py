@@ -10,21 +10,18 @@ from typing import Any
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from torch import nn
 
-from ..core.config import ModelConfig, OptimizerConfig, TrainConfig, nearest
-from ..core.data import Batch, Data, Tensors, TensorSource, numpy_rng
-from ..core.plan import Phase, Plan, Update, mean_loss
+from ..core.config import OptimizerConfig, TrainConfig, nearest
+from ..core.data import Data, Tensors, TensorSource, numpy_rng
+from ..core.plan import LossTerms, Phase, Plan, Update, mean_loss
 from .kepler import two_body_acceleration
 from .losses import LOSSES
 from .metrics import acceleration_error_percent
-from .models import NeuralField, axes, fit_scale
-from .neural_ode import rk4_rollout
+from .models import NeuralField, NeuralODEConfig, axes, fit_scale
 from .segments import CurriculumPhase, broadcast_curriculum, cut_segments, cut_window
 
 # %% auto #0
-__all__ = ['STRATEGIES', 'phase_epochs', 'derive', 'OrbitsTrain', 'phase_tensors', 'rollout_loss', 'validation', 'make_plan',
-           'fit_scalers', 'plan']
+__all__ = ['STRATEGIES', 'phase_epochs', 'derive', 'OrbitsTrain', 'phase_tensors', 'validation', 'fit_scalers', 'plan']
 
 # %% ../../nbs/03_orbits/09_training.ipynb #85067440
 def phase_epochs(steps: int, validate_every: int) -> int:
@@ -44,8 +41,8 @@ def derive(values: dict[str, Any], path: tuple[str, ...], value: Any, source: st
     """`values` with the derived `value` at `path`; ValueError if something else was given there."""
     key, *rest = path
     if rest:
-        inner = values.get(key, {})
-        inner = inner.model_dump() if hasattr(inner, "model_dump") else dict(inner)
+        given = values.get(key, {})
+        inner = given.model_dump() if isinstance(given, OptimizerConfig) else dict(given)
         return {**values, key: derive(inner, tuple(rest), value, source)}
     if key in values and values[key] != value:
         raise ValueError(f"{key} is {values[key]}, but {source} gives {value}; leave {key} out")
@@ -116,43 +113,36 @@ def phase_tensors(orbits: Tensors, phase: CurriculumPhase, dimensions: int, dtyp
     window = cut_window(cut_segments(orbits, phase.segment_length), phase.window)
     return {"time": window["time"].to(dtype), "state": window["state"][..., axes(dimensions)].to(dtype)}
 
-
-def rollout_loss(train: OrbitsTrain) -> Callable[[nn.Module, Batch], Tensors]:
-    """Loss terms of a batch of windows."""
-    loss = LOSSES[train.loss]
-
-    def rollout_loss_terms(model: nn.Module, batch: Batch) -> Tensors:
-        assert isinstance(model, NeuralField)
-        predicted = rk4_rollout(model.reduced, batch["state"][:, 0], batch["time"])
-        return loss(predicted, batch["state"], train.nmse_weight)
-
-    return rollout_loss_terms
-
 # %% ../../nbs/03_orbits/09_training.ipynb #529101f8
 def validation(
-    orbits: Tensors, train: OrbitsTrain, dimensions: int, dtype: torch.dtype
-) -> Callable[[nn.Module], dict[str, float]]:
+    orbits: Tensors, loss: LossTerms, train: OrbitsTrain, dimensions: int, dtype: torch.dtype
+) -> Callable[[NeuralField], dict[str, float]]:
     """Loss on full segments of the last phase's length, and acceleration_error_percent at true states."""
     last = train.phases[-1]
     yardstick = CurriculumPhase(
         window=(0.0, 1.0), learning_rate=last.learning_rate, steps=last.steps, segment_length=last.segment_length
     )
-    losses = mean_loss(rollout_loss(train), phase_tensors(orbits, yardstick, dimensions, dtype))
+    losses = mean_loss(loss, phase_tensors(orbits, yardstick, dimensions, dtype))
     states = orbits["state"][orbits["mask"]]
     exact = two_body_acceleration(states[:, :3])
     inputs = states.to(dtype)
 
-    def validate(model: nn.Module) -> dict[str, float]:
-        assert isinstance(model, NeuralField)
+    def validate(model: NeuralField) -> dict[str, float]:
         found = model.acceleration(inputs).detach().to(exact.dtype)
         return {**losses(model), "acceleration_error_percent": float(acceleration_error_percent(found, exact).mean())}
 
     return validate
 
 # %% ../../nbs/03_orbits/09_training.ipynb #b16f1e1e
-def make_plan(model: NeuralField, data: Data, train: OrbitsTrain, seed: int) -> Plan:
-    """The plan of a curriculum: one phase of the loop per entry of the lists."""
-    dtype = next(model.parameters()).dtype
+def fit_scalers(model: NeuralField, data: Data) -> None:
+    """Set the head's scale from the training orbits."""
+    fit_scale(model, data.splits["train"])
+
+
+def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsTrain, seed: int) -> Plan:
+    """Fill the scale; then one phase of the loop per entry of the lists."""
+    fit_scalers(model, data)
+    loss, dtype = config.loss(train.loss, train.nmse_weight), next(model.parameters()).dtype
     phases = []
     for number, part in enumerate(train.phases):
         tensors = phase_tensors(data.splits["train"], part, model.dimensions, dtype)
@@ -166,24 +156,12 @@ def make_plan(model: NeuralField, data: Data, train: OrbitsTrain, seed: int) -> 
                 steps_per_epoch=part.steps // epochs,
                 source=TensorSource(tensors, train.batch_size, batches),
                 schedule=train.schedule,
-                updates=(Update(loss_terms=rollout_loss(train), optimizer=optimizer),),
+                updates=(Update(loss_terms=loss, optimizer=optimizer),),
                 gradient_clip=train.gradient_clip,
             )
         )
     return Plan(
         phases=tuple(phases),
         monitor="loss",
-        validate=validation(data.splits["validation"], train, model.dimensions, dtype),
+        validate=validation(data.splits["validation"], loss, train, model.dimensions, dtype),
     )
-
-# %% ../../nbs/03_orbits/09_training.ipynb #33819317
-def fit_scalers(model: nn.Module, data: Data) -> None:
-    """Set the head's scale from the training orbits."""
-    assert isinstance(model, NeuralField)
-    fit_scale(model, data.splits["train"])
-
-
-def plan(model: nn.Module, data: Data, config: ModelConfig, train: TrainConfig, seed: int) -> Plan:
-    """The curriculum as phases of the training loop."""
-    assert isinstance(model, NeuralField) and isinstance(train, OrbitsTrain)
-    return make_plan(model, data, train, seed)

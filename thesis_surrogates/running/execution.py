@@ -5,6 +5,7 @@
 # %% ../../nbs/06_running/03_execution.ipynb #ae1c774f
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch import nn
 
 from ..core.checkpoints import load_checkpoint, load_weights
 from ..core.comparison import compete, score_all
-from ..core.config import RunConfig, as_mapping, config_hash
+from ..core.config import RunConfig, as_mapping, config_hash, useless_keys
 from ..core.data import Data
 from ..core.errors import ConfigError, DataError
 from ..core.facts import Run, read_run
@@ -74,11 +75,11 @@ def threads(number: int) -> Iterator[None]:
 OWN_FILES = ("config.yaml", "run.json", "notebook.ipynb", "log.txt")  # no view may be called so
 
 
-def new_model(system: System, config: RunConfig) -> nn.Module:
+def new_model(config: RunConfig) -> nn.Module:
     """An untrained model with the first weights of `config.seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return system.build_model(config.model, config.data)
+        return config.model.build(config.data)
 
 
 def items_in(split: Mapping[str, Any]) -> int:
@@ -156,15 +157,17 @@ def run(
         prepare_run(run_dir, values)  # refuses the directory of another configuration
         if read_run(run_dir).status == "done":
             return read_run(run_dir)
+    for key, value in useless_keys(config).items():
+        warnings.warn(
+            f"{config.name}: {key} = {value!r} has no use for {config.model.name}; leave it out", stacklevel=2
+        )
     path = ensure_dataset(system, config.data, data_dir)
     known = provenance(device=str(chosen), threads=config.train.threads)
     with open_run(run_dir, values, provenance=known) as recorder, threads(config.train.threads):
         data = system.load_data(config.data, path)
         check_fingerprint(run_dir, data)
         recorder.add_provenance({"data_fingerprint": data.fingerprint})
-        model = new_model(system, config)
-        system.fit_scalers(model, data)
-        model.to(chosen)
+        model = new_model(config).to(chosen)
         recorder.event("model", {"parameters": count_parameters(model), "data": data.meta})
         bars = [EpochBar(f"{config.system}/{config.name}")] if wanted(progress) else []
         result = fit(
@@ -205,7 +208,7 @@ def trained_model(run_dir: str | Path) -> tuple[System, RunConfig, nn.Module]:
     """
     config = resolve(read_run(run_dir).config)
     system = get_system(config.system)
-    model = new_model(system, config)
+    model = new_model(config)
     path = RunFiles(Path(run_dir)).checkpoints / "best.pt"
     load_weights(model, load_checkpoint(path)["model"], path)
     return system, config, model.eval()

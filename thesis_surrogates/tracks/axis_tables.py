@@ -18,7 +18,7 @@ from .propagation import CURVATURE
 # %% auto #0
 __all__ = ['FIRST', 'PITCH', 'NODES', 'GRID', 'ASIDE', 'FLAT', 'gauss_legendre', 'OnAxis', 'tabulate', 'AxisField', 'along',
            'along_one', 'slopes_of', 'cosines_of', 'Track', 'Leg', 'first_directions', 'next_directions', 'Nominal',
-           'nominal_directions', 'end_slopes', 'KickFrame']
+           'nominal_directions', 'end_slopes', 'AxisFrame']
 
 # %% ../../nbs/02_tracks/07_axis_tables.ipynb #f6b467c0
 def gauss_legendre(stages: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -209,7 +209,7 @@ def end_slopes(
     return mean_x, mean_y, along_x[-1], along_y[-1]
 
 # %% ../../nbs/02_tracks/07_axis_tables.ipynb #3e8eb88a
-class KickFrame(nn.Module):
+class AxisFrame(nn.Module):
     """Kicks [B, 4] to the final state [B, 4] and back."""
 
     def __init__(self, variable: bool, nodes: int = 8, passes: int = 1):

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ..core.comparison import Contender
 from ..core.data import Data, Tensors
 from ..core.models import count_parameters
-from .axis_tables import KickFrame
+from .axis_tables import AxisFrame
 from .data import field_of, straight_line
 from .field import Field
-from .models import NAMES
+from .networks.plain import TrackNetwork
 from .propagation import CURVATURE, Method, propagate
 
 # %% auto #0
@@ -36,14 +35,14 @@ def parabola(inputs: torch.Tensor, field: Field) -> torch.Tensor:
 BATCH = 4096  # rows that a network sees at once when it is scored and timed
 
 
-def axis_frame(data: Data, field: Field, passes: int) -> KickFrame:
+def axis_frame(data: Data, field: Field, passes: int) -> AxisFrame:
     """The tables of the axis for the legs of a dataset."""
-    frame = KickFrame(variable=data.meta["config"]["legs"] == "variable", passes=passes)
+    frame = AxisFrame(variable=data.meta["config"]["legs"] == "variable", passes=passes)
     frame.fit({name: value[:1] for name, value in data.splits["test"].items()}, field)
     return frame
 
 
-def tabulated(inputs: torch.Tensor, frame: KickFrame) -> torch.Tensor:
+def tabulated(inputs: torch.Tensor, frame: AxisFrame) -> torch.Tensor:
     """Final state [N, 4] that the tables alone predict; inputs [N, 7]."""
     return torch.cat([frame.state(rows, torch.zeros(len(rows), 4)) for rows in inputs.split(BATCH)])
 
@@ -117,7 +116,7 @@ def baselines(data: Data) -> tuple[Contender, ...]:
     return (line, bent, *tables, *fixed, *adaptive)
 
 # %% ../../nbs/02_tracks/15_baselines.ipynb #bff8b890
-def surrogate(model: nn.Module, data: Data) -> Contender:
+def surrogate(model: TrackNetwork, data: Data) -> Contender:
     """A trained network as a contender."""
 
     def predict(tensors: Tensors) -> Tensors:
@@ -125,7 +124,7 @@ def surrogate(model: nn.Module, data: Data) -> Contender:
         return {"state": torch.cat([model(rows.to(device)) for rows in tensors["inputs"].split(BATCH)])}
 
     return Contender(
-        name=NAMES.get(type(model), type(model).__name__),
+        name=model.name,
         kind="surrogate",
         predict=predict,
         parameters=count_parameters(model),

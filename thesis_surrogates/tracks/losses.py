@@ -5,32 +5,21 @@
 # %% ../../nbs/02_tracks/12_losses.ipynb #59b44970
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from ..core.config import TrainConfig
 from ..core.data import Batch, Tensors
+from ..core.models import Normalizer
 from .field import Field as MagneticField
-from .networks.binned import BinnedNetwork
-from .networks.kick import KickNetwork, PolynomialNetwork
-from .networks.plain import STAGES, PhysicsNetwork, PlainNetwork, StageNetwork
-from thesis_surrogates.tracks.networks.residual import (
-    BendFrame,
-    ChainedNetwork,
-    GaussLegendreNetwork,
-    QuadraticNetwork,
-    ResidualNetwork,
-)
 from .propagation import CURVATURE, lorentz_formula
 
 # %% auto #0
-__all__ = ['RESOLUTION', 'LOSSES', 'TracksTrain', 'state_slope', 'data_loss', 'ic_loss', 'equation_residual', 'pde_loss',
-           'stage_losses', 'plain_terms', 'physics_terms', 'stage_terms', 'correction_terms', 'kick_terms',
-           'in_own_bends', 'path_terms', 'stage_rule_terms', 'loss_terms']
+__all__ = ['TracksTrain', 'state_slope', 'Scaled', 'Trajectory', 'data_loss', 'ic_loss', 'equation_residual', 'pde_loss',
+           'plain_terms', 'physics_terms', 'Framed', 'correction_terms', 'loss_terms']
 
 # %% ../../nbs/02_tracks/12_losses.ipynb #d4128b1d
 class TracksTrain(TrainConfig):
@@ -60,13 +49,29 @@ def state_slope(state: torch.Tensor, q_over_p: torch.Tensor, z: torch.Tensor, fi
     return torch.stack([tx, ty, ax, ay], dim=1)
 
 # %% ../../nbs/02_tracks/12_losses.ipynb #17c9c319
-def data_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+class Scaled(Protocol):
+    """A function of legs [B, 7] to states [B, 4] that knows their spread over the training data."""
+
+    normalize_outputs: Normalizer
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor: ...
+
+
+class Trajectory(Scaled, Protocol):
+    """The same with states along the leg, and the share that physics terms have reached in their warm-up."""
+
+    physics_share: torch.Tensor
+
+    def trajectory(self, inputs: torch.Tensor, zeta: torch.Tensor) -> torch.Tensor: ...
+
+
+def data_loss(model: Scaled, batch: Batch) -> torch.Tensor:
     """Mean squared endpoint error in units of the spread of each component."""
     std = model.normalize_outputs.std
-    return (((model(batch["inputs"]) - batch["target"].to(std)) / std) ** 2).mean()  # type: ignore[arg-type, operator]
+    return (((model(batch["inputs"]) - batch["target"].to(std)) / std) ** 2).mean()
 
 
-def ic_loss(model: PhysicsNetwork, batch: Batch) -> torch.Tensor:
+def ic_loss(model: Trajectory, batch: Batch) -> torch.Tensor:
     """How far the trajectory starts from the given state, in millimetres and slopes over the spread."""
     inputs = batch["inputs"]
     start = model.trajectory(inputs, torch.zeros_like(inputs[:, :1]))
@@ -86,7 +91,7 @@ def equation_residual(
     return along - dz * state_slope(state, inputs[:, 4], inputs[:, 5] + (zeta * dz)[:, 0], field)
 
 # %% ../../nbs/02_tracks/12_losses.ipynb #53105267
-def pde_loss(model: PhysicsNetwork, batch: Batch, field: MagneticField, points: int) -> torch.Tensor:
+def pde_loss(model: Trajectory, batch: Batch, field: MagneticField, points: int) -> torch.Tensor:
     """Squared residual of the equation of motion at equally spaced points from 1/points to 1, over the spread."""
     inputs = batch["inputs"].repeat(points, 1)
     zeta = torch.linspace(1 / points, 1, points, dtype=inputs.dtype, device=inputs.device)
@@ -94,25 +99,14 @@ def pde_loss(model: PhysicsNetwork, batch: Batch, field: MagneticField, points: 
     residual = equation_residual(lambda s: model.trajectory(inputs, s), inputs, zeta, field)
     return ((residual / model.normalize_outputs.std) ** 2).mean()
 
-
-def stage_losses(model: StageNetwork, batch: Batch, field: MagneticField) -> list[torch.Tensor]:
-    """The same residual for each head at its own stage; the backbone learns from it too."""
-    inputs, features = batch["inputs"], model.features(batch["inputs"])
-    losses = []
-    for number, stage in enumerate(STAGES):
-        zeta = torch.full_like(inputs[:, :1], stage)
-        residual = equation_residual(lambda s, k=number: model.stage(k, features, s), inputs, zeta, field)  # type: ignore[misc]
-        losses.append(((residual / model.normalize_outputs.std) ** 2).mean())
-    return losses
-
 # %% ../../nbs/02_tracks/12_losses.ipynb #d0db0397
-def plain_terms(model: PlainNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
+def plain_terms(model: Scaled, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
     """Data only."""
     data = data_loss(model, batch)
     return {"loss": train.lambda_data * data, "data": data}
 
 # %% ../../nbs/02_tracks/12_losses.ipynb #77e6a6ed
-def physics_terms(model: PhysicsNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
+def physics_terms(model: Trajectory, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
     """Data, initial condition and equation of motion; a term with weight zero is not computed."""
     data, share = data_loss(model, batch), model.physics_share
     terms, loss = {"data": data}, train.lambda_data * data
@@ -124,94 +118,29 @@ def physics_terms(model: PhysicsNetwork, batch: Batch, field: MagneticField, tra
         loss = loss + share * train.lambda_pde * terms["pde"]
     return {"loss": loss, **terms}
 
-# %% ../../nbs/02_tracks/12_losses.ipynb #aea1c47d
-def stage_terms(model: StageNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
-    """Data and the equation of motion at the four stages."""
-    data = data_loss(model, batch)
-    terms, loss = {"data": data}, train.lambda_data * data
-    if train.lambda_pde > 0:
-        stages = stage_losses(model, batch, field)
-        terms |= {f"stage_{k}": value for k, value in enumerate(stages, 1)}
-        loss = loss + model.physics_share * train.lambda_pde * torch.stack(stages).mean()
-    return {"loss": loss, **terms}
-
 # %% ../../nbs/02_tracks/12_losses.ipynb #ef487f86
-def correction_terms(model: nn.Module, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
+class Framed(Protocol):
+    """A network that gives corrections [B, 4] to what its frame predicts, of order one."""
+
+    def scaled_output(self, inputs: torch.Tensor) -> torch.Tensor: ...
+
+
+def correction_terms(model: Framed, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
     """Pseudo-Huber distance of the z-scored corrections (Charbonnier et al. 1994): the square of small misses, the size of large ones."""
-    misses = model.predicted(batch["inputs"]) - batch["corrections"]  # type: ignore[operator]
+    misses = model.scaled_output(batch["inputs"]) - batch["scaled_target"]
     squares = misses * misses
     data = (
         2 * squares / (1 + (1 + squares).sqrt())
     ).mean()  # 2 (sqrt(1 + m^2) - 1), without its cancellation for small m
     return {"loss": train.lambda_data * data, "data": data}
 
-# %% ../../nbs/02_tracks/12_losses.ipynb #734a89bf
-def kick_terms(model: KickNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
-    """As `correction_terms` on a fixed leg; on variable ones the square of small misses and the root of large ones (Barron 2019, eq. 8, alpha 1/2)."""
-    if not model.variable:
-        return correction_terms(model, batch, field, train)
-    squares = (model.predicted(batch["inputs"]) - batch["corrections"]).square().sum(dim=1)
-    data = ((1 + squares) ** 0.25 - 1).mean()
-    return {"loss": train.lambda_data * data, "data": data}
-
-# %% ../../nbs/02_tracks/12_losses.ipynb #05981d76
-RESOLUTION = (1e-3, 1e-3, 1e-6, 1e-6)  # mm and slope: what single precision resolves at several metres
-
-
-def in_own_bends(model: nn.Module, inputs: torch.Tensor, misses: torch.Tensor) -> torch.Tensor:
-    """Misses [B, ..., 4] in mm and slope over the bend of each track, of order one when the bend is missed altogether."""
-    frame = cast(BendFrame, model.frame)
-    usual = torch.hypot(frame.normalize.mean, frame.normalize.std)
-    size = frame.scale(inputs).abs() * usual + inputs.new_tensor(RESOLUTION)
-    return misses / size.view(len(inputs), *[1] * (misses.dim() - 2), 4)
-
-
-def path_terms(model: QuadraticNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
-    """Corrections at the end, and the equation of motion along the path; the start is exact by construction."""
-    terms = correction_terms(model, batch, field, train)
-    if train.lambda_pde > 0:
-        points, inputs = train.n_collocation, batch["inputs"].repeat(train.n_collocation, 1)
-        zeta = torch.linspace(1 / points, 1, points, dtype=inputs.dtype, device=inputs.device)
-        zeta = zeta.repeat_interleave(len(batch["inputs"]))[:, None]
-        misses = equation_residual(lambda s: model.trajectory(inputs, s), inputs, zeta, field)
-        terms["pde"] = (in_own_bends(model, inputs, misses) ** 2).mean()
-        terms["loss"] = terms["loss"] + model.physics_share * train.lambda_pde * terms["pde"]
-    return terms
-
-# %% ../../nbs/02_tracks/12_losses.ipynb #9bc41265
-def stage_rule_terms(model: GaussLegendreNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
-    """Corrections at the end (if wanted) and the implicit Runge-Kutta equations of stages and end."""
-    terms = correction_terms(model, batch, field, train)
-    if train.lambda_pde > 0:
-        inputs, path = batch["inputs"], model.path(batch["inputs"])
-        stages = path[:, :-1].flatten(0, 1)
-        each = inputs.repeat_interleave(model.stages, dim=0)
-        z = (inputs[:, 5:6] + model.nodes[:-1] * inputs[:, 6:7]).flatten()
-        slopes = state_slope(stages, each[:, 4], z, field).view(len(inputs), model.stages, 4)
-        misses = path - inputs[:, None, :4] - inputs[:, None, 6:7] * (model.matrix @ slopes)
-        terms["pde"] = (in_own_bends(model, inputs, misses) ** 2).mean()
-        terms["loss"] = terms["loss"] + model.physics_share * train.lambda_pde * terms["pde"]
-    return terms
-
 # %% ../../nbs/02_tracks/12_losses.ipynb #b9b25b61
-LOSSES: Mapping[type[nn.Module], Callable[..., Tensors]] = {
-    PlainNetwork: plain_terms,
-    PhysicsNetwork: physics_terms,
-    StageNetwork: stage_terms,
-    ResidualNetwork: correction_terms,
-    QuadraticNetwork: path_terms,
-    GaussLegendreNetwork: stage_rule_terms,
-    ChainedNetwork: correction_terms,
-    KickNetwork: kick_terms,
-    PolynomialNetwork: correction_terms,
-    BinnedNetwork: correction_terms,
-}
+def loss_terms(
+    loss: Callable[..., Tensors], field: MagneticField, train: TracksTrain
+) -> Callable[[Any, Batch], Tensors]:
+    """The loss of a configuration as the training loop wants it: (model, batch) to named terms."""
 
-
-def loss_terms(field: MagneticField, train: TracksTrain) -> Callable[[nn.Module, Batch], Tensors]:
-    """The loss of a track network as the training loop wants it: (model, batch) to named terms."""
-
-    def track_loss(model: nn.Module, batch: Batch) -> Tensors:
-        return LOSSES[type(model)](model, batch, field, train)
+    def track_loss(model: Any, batch: Batch) -> Tensors:
+        return loss(model, batch, field, train)
 
     return track_loss

@@ -5,44 +5,26 @@
 # %% ../../nbs/02_tracks/11_models.ipynb #d13559f6
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import torch
-from torch import nn
 
-from ..core.config import ModelConfig
-from ..core.data import Data
-from ..core.errors import ConfigError
 from ..core.export.cpp_header import read_graph
 from ..core.export.onnx import Column, Deployable, silent
-from .data import TracksData, field_of
-from .networks.binned import BinnedConfig, BinnedNetwork
-from .networks.kick import KickConfig, KickNetwork, PolynomialConfig, PolynomialNetwork
-from thesis_surrogates.tracks.networks.plain import (
-    MlpConfig,
-    PhysicsNetwork,
-    PinnConfig,
-    PlainNetwork,
-    RkPinnConfig,
-    StageNetwork,
-)
+from .networks.binned import BinnedConfig
+from .networks.kick import KickConfig, PolynomialConfig
+from .networks.plain import MlpConfig, PinnConfig, RkPinnConfig, TrackModel, TrackNetwork
 from thesis_surrogates.tracks.networks.residual import (
     ChainedConfig,
-    ChainedNetwork,
     GaussLegendreConfig,
-    GaussLegendreNetwork,
     QuadraticConfig,
-    QuadraticNetwork,
     ResidualConfig,
-    ResidualNetwork,
+    SolvedModel,
 )
 
 # %% auto #0
-__all__ = ['MODELS', 'BUILD', 'NAMES', 'FIXED_ONLY', 'STATE', 'build_model', 'fit_scalers', 'constant_bytes', 'deploy']
+__all__ = ['MODELS', 'SOLVED_MODELS', 'STATE', 'constant_bytes', 'deploy']
 
 # %% ../../nbs/02_tracks/11_models.ipynb #9e23fda1
-MODELS: dict[str, type[ModelConfig]] = {
+MODELS: dict[str, type[TrackModel]] = {
     "mlp": MlpConfig,
     "pinn": PinnConfig,
     "rk_pinn": RkPinnConfig,
@@ -54,61 +36,10 @@ MODELS: dict[str, type[ModelConfig]] = {
     "polynomial": PolynomialConfig,
     "binned": BinnedConfig,
 }
-BUILD: Mapping[str, Callable[[Any, bool], nn.Module]] = {  # configuration and "legs vary" to a network
-    "mlp": lambda config, _: PlainNetwork(config),
-    "pinn": lambda config, _: PhysicsNetwork(config),
-    "rk_pinn": lambda config, _: StageNetwork(config),
-    "residual": ResidualNetwork,
-    "quadratic": QuadraticNetwork,
-    "gauss_legendre": GaussLegendreNetwork,
-    "chained": lambda config, _: ChainedNetwork(config),
-    "kick": KickNetwork,
-    "polynomial": lambda config, _: PolynomialNetwork(config),
-    "binned": lambda config, _: BinnedNetwork(config),
-}
-NAMES: Mapping[type[nn.Module], str] = {
-    PlainNetwork: "mlp",
-    PhysicsNetwork: "pinn",
-    StageNetwork: "rk_pinn",
-    ResidualNetwork: "residual",
-    QuadraticNetwork: "quadratic",
-    GaussLegendreNetwork: "gauss_legendre",
-    ChainedNetwork: "chained",
-    KickNetwork: "kick",
-    PolynomialNetwork: "polynomial",
-    BinnedNetwork: "binned",
-}
-FIXED_ONLY = ("polynomial", "binned")  # their coefficients belong to one pair of planes
-
-# %% ../../nbs/02_tracks/11_models.ipynb #683dda19
-def build_model(config: ModelConfig, data: TracksData) -> nn.Module:
-    """The untrained network of a configuration.
-
-    Raises:
-        ConfigError: a model for fixed legs is asked to describe variable ones, or the model is unknown.
-    """
-    if config.name not in BUILD:
-        raise ConfigError(f"no track network for {type(config).__name__}; known: {', '.join(MODELS)}")
-    variable = data.legs == "variable"
-    if variable and getattr(config, "inputs", 7) == 6:
-        raise ConfigError(
-            "model.inputs is 6, which leaves out z0, but data.legs is 'variable': the same inputs would have "
-            "different answers; set model.inputs to 7"
-        )
-    if variable and config.name in FIXED_ONLY:
-        raise ConfigError(
-            f"model.name is '{config.name}', which belongs to one pair of planes, but data.legs is 'variable'; use 'kick'"
-        )
-    return BUILD[config.name](config, variable)
-
-# %% ../../nbs/02_tracks/11_models.ipynb #f803adac
-def fit_scalers(model: nn.Module, data: Data) -> None:
-    """Fill the normalisation of a track network from the training split."""
-    with torch.no_grad():
-        model.fit_scalers(dict(data.splits["train"]), field_of(data))  # type: ignore[operator]
+SOLVED_MODELS = tuple(name for name, kind in MODELS.items() if issubclass(kind, SolvedModel))
 
 # %% ../../nbs/02_tracks/11_models.ipynb #44ab51aa
-def constant_bytes(model: nn.Module) -> int:
+def constant_bytes(model: TrackNetwork) -> int:
     """Bytes of all constants of a network that is exported as a C++ header: weights, normalisation, tables of the field."""
     example = torch.tensor([[150.0, -100.0, 0.05, -0.08, 0.1, 2665.0, 5161.0]]).repeat(2, 1)
     with silent():
@@ -130,7 +61,7 @@ STATE = tuple(
 )
 
 
-def deploy(model: nn.Module) -> Deployable:
+def deploy(model: TrackNetwork) -> Deployable:
     """The network in physical units: state [B, 7] (x, y, tx, ty, q_over_p, z0, dz) to extrapolated [B, 4]."""
     example = torch.tensor(
         [[150.0, -100.0, 0.05, -0.08, 0.1, 2665.0, 5161.0], [-40.0, 210.0, -0.11, 0.02, -0.025, 2665.0, 5161.0]]

@@ -18,7 +18,7 @@ from .exchange.older_files import views
 from .files import load_data
 from .losses import TracksTrain
 from .metrics import score
-from .models import MODELS, build_model, deploy, fit_scalers
+from .models import MODELS, deploy
 from .production import SUFFIXES, make_data, produce
 from .training import plan
 
@@ -67,8 +67,6 @@ SYSTEM = System(
     models=MODELS,
     make_data=make_data,
     load_data=load_data,
-    build_model=build_model,
-    fit_scalers=fit_scalers,
     plan=plan,
     surrogate=surrogate,
     baselines=baselines,

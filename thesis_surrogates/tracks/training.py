@@ -9,40 +9,39 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import nn
 
-from ..core.config import ModelConfig
 from ..core.data import Data, Tensors, to_device
 from ..core.plan import Phase, Plan, supervised_plan
 from .data import field_of
 from .field import Field as MagneticField
 from .files import train_source
 from .losses import TracksTrain, loss_terms
+from .networks.plain import PhysicsTrained, TrackLoss, TrackModel, TrackNetwork
+from .networks.residual import SolvedNetwork
 
 # %% auto #0
-__all__ = ['prepared', 'validation', 'plan']
+__all__ = ['fit_scalers', 'validation', 'plan']
 
-# %% ../../nbs/02_tracks/14_training.ipynb #ba369968
-def prepared(model: nn.Module, split: Tensors) -> Tensors:
-    """The columns that the loss of `model` needs: inputs [N, 7] and corrections or target [N, 4], single precision."""
-    if hasattr(model, "corrections"):
-        with torch.no_grad():
-            return {"inputs": split["inputs"], "corrections": model.corrections(split).to(split["inputs"])}  # type: ignore[operator]
-    return {"inputs": split["inputs"], "target": split["target"].to(split["inputs"])}
+# %% ../../nbs/02_tracks/14_training.ipynb #05dd6321
+def fit_scalers(model: TrackNetwork, data: Data) -> None:
+    """Fill the normalisation of a track network from the training split."""
+    with torch.no_grad():
+        model.fit_scalers(dict(data.splits["train"]), field_of(data))
 
 # %% ../../nbs/02_tracks/14_training.ipynb #59d0e151
 def validation(
-    field: MagneticField, train: TracksTrain, split: Tensors, rows: int = 20_000
-) -> Callable[[nn.Module], dict[str, float]]:
+    loss: TrackLoss, field: MagneticField, train: TracksTrain, split: Tensors, rows: int = 20_000
+) -> Callable[[TrackNetwork], dict[str, float]]:
     """Data term, and errors in mm and slopes, on the first rows of a split; a function of the model."""
     truth = {name: value[:rows] for name, value in split.items()}
-    data_only = loss_terms(field, train.model_copy(update={"lambda_pde": 0.0, "lambda_ic": 0.0, "lambda_data": 1.0}))
+    no_physics = train.model_copy(update={"lambda_pde": 0.0, "lambda_ic": 0.0, "lambda_data": 1.0})
+    data_only = loss_terms(loss, field, no_physics)
     known: dict[int, Tensors] = {}  # the model's own columns, computed when its scalers are known
 
     @torch.no_grad()
-    def validate(model: nn.Module) -> dict[str, float]:
+    def validate(model: TrackNetwork) -> dict[str, float]:
         if id(model) not in known:
-            known[id(model)] = prepared(model, truth)
+            known[id(model)] = model.loss_columns(truth)
         error = (model(truth["inputs"]).double() - truth["target"]).abs()
         position, slope = error[:, :2].norm(dim=1), error[:, 2:].norm(dim=1)
         x, y, tx, ty = error.mean(dim=0).tolist()
@@ -61,13 +60,13 @@ def validation(
     return validate
 
 # %% ../../nbs/02_tracks/14_training.ipynb #57051e33
-def plan(model: nn.Module, data: Data, config: ModelConfig, train: TracksTrain, seed: int) -> Plan:
-    """The training plan of a track network: shuffled batches from memory or from a large file, one optimizer, physics warm-up."""
-    field = field_of(data)
-    validate = validation(field, train, dict(data.splits["validation"]))
-    device = next(model.parameters()).device
-    source = train_source(data, train.batch_size, seed, lambda rows: prepared(model, to_device(rows, device)))
-    if hasattr(model, "solve"):
+def plan(model: TrackNetwork, data: Data, config: TrackModel, train: TracksTrain, seed: int) -> Plan:
+    """Fill the scales of a track network and plan its training: batches from memory or from a large file."""
+    fit_scalers(model, data)
+    field, device = field_of(data), next(model.parameters()).device
+    validate = validation(config.loss, field, train, dict(data.splits["validation"]))
+    source = train_source(data, train.batch_size, seed, lambda rows: model.loss_columns(to_device(rows, device)))
+    if isinstance(model, SolvedNetwork):
         phase = Phase(
             name="least squares",
             source=source,
@@ -75,20 +74,20 @@ def plan(model: nn.Module, data: Data, config: ModelConfig, train: TracksTrain, 
             epochs=1,
             steps_per_epoch=1,
             schedule=train.schedule,
-            on_start=lambda network: network.solve(dict(data.splits["train"])),  # type: ignore[operator]
+            on_start=lambda network: network.solve(dict(data.splits["train"])),
         )
         return Plan(phases=(phase,), validate=validate)
     warm_steps = train.physics_warmup_epochs * (train.steps_per_epoch or source.batches_per_pass)
+    warms = isinstance(model, PhysicsTrained) and warm_steps > 0
 
-    def physics_warmup(model: nn.Module, step: int) -> None:
-        model.physics_share.fill_(min(1.0, (step + 1) / warm_steps))  # type: ignore[operator]
+    def physics_warmup(model: PhysicsTrained, step: int) -> None:
+        model.physics_share.fill_(min(1.0, (step + 1) / warm_steps))
 
-    def start_without_physics(model: nn.Module) -> None:
-        model.physics_share.zero_()  # type: ignore[operator]
+    def start_without_physics(model: PhysicsTrained) -> None:
+        model.physics_share.zero_()
 
-    warms = hasattr(model, "physics_share") and warm_steps > 0
     usual = supervised_plan(
-        loss_terms=loss_terms(field, train),
+        loss_terms=loss_terms(config.loss, field, train),
         source=source,
         train=train,
         validate=validate,

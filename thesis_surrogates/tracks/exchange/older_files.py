@@ -16,20 +16,19 @@ import torch
 from torch import nn
 
 from ...core.checkpoints import load_checkpoint, load_weights
-from ...core.config import RunConfig, check_run
+from ...core.config import check, check_run
 from ...core.errors import DataError
 from ...core.facts import Run
 from ...core.run_files import RunFiles
 from ..data import TracksData
 from ..losses import TracksTrain
-from ..models import MODELS, build_model
-from ..networks.binned import BinnedConfig
-from ..networks.kick import PolynomialConfig
-from ..networks.plain import STAGES
+from ..models import MODELS
+from ..networks.plain import STAGES, TrackModel
+from ..networks.residual import SolvedModel
 
 # %% auto #0
 __all__ = ['VALIDATION_KEYS', 'INPUT_NAMES', 'finite', 'epochs_of', 'train_row', 'judged', 'history', 'data_path', 'older_config',
-           'configuration', 'hidden_dims', 'weight_named', 'normalization', 'model_config', 'as_bytes', 'kept_epochs',
+           'model_of', 'hidden_dims', 'weight_named', 'normalization', 'model_config', 'as_bytes', 'kept_epochs',
            'optimizer_of', 'kept_checkpoint', 'best_checkpoint', 'as_json', 'views', 'read_model']
 
 # %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #af1560dc
@@ -153,17 +152,18 @@ def older_config(run: Run) -> dict[str, Any]:
     }
 
 
-def configuration(run: Run) -> RunConfig | None:
-    """The checked configuration of a run of this system; None for a model that somebody added outside this package."""
-    return None if run.config["model"]["name"] not in MODELS else check_run(run.config, MODELS, TracksData, TracksTrain)
+def model_of(run: Run) -> TrackModel | None:
+    """The checked configuration of a run's model; None for a model that somebody added outside this package."""
+    values = run.config["model"]
+    return check(MODELS[values["name"]], values, "model") if values["name"] in MODELS else None
 
 
 def hidden_dims(run: Run) -> list[int] | None:
     """Hidden widths of the network, empty for a polynomial, None for a model that says nothing of them."""
-    known = configuration(run)
-    if known is not None and isinstance(known.model, PolynomialConfig | BinnedConfig):
+    model = model_of(run)
+    if isinstance(model, SolvedModel):
         return []  # solved, not trained: there is no hidden layer
-    widths = getattr(known.model, "widths", None) if known is not None else run.config["model"].get("hidden")
+    widths = run.config["model"].get("hidden") if model is None else model.widths
     return None if widths is None else list(widths)
 
 # %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #dfcf3438
@@ -178,8 +178,8 @@ def weight_named(weights: Mapping[str, torch.Tensor], end: str) -> list[float] |
 
 def normalization(run: Run, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Content of normalization.json."""
-    known = configuration(run)
-    columns = getattr(build_model(known.model, known.data), "columns", None) if known is not None else None  # type: ignore[arg-type]
+    model = model_of(run)
+    columns = None if model is None else model.build(TracksData.model_validate(run.config["data"])).columns
     output = "normalize_outputs" if any("normalize_outputs." in name for name in weights) else "frame.normalize"
     moments = {
         "input_mean": "normalize_inputs.mean",
@@ -300,6 +300,6 @@ def read_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             f"{path}: {wrong[0]!r} is a {type(values[wrong[0]]).__name__}, not a mapping. Give a best_model.pt"
         )
     config = check_run(values["config"], MODELS, TracksData, TracksTrain)
-    model = build_model(config.model, config.data)  # type: ignore[arg-type]
+    model = config.model.build(config.data)
     load_weights(model, values["model_state_dict"], path)
     return model.eval(), values

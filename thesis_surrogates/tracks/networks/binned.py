@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from itertools import product
-from typing import Literal
+from typing import Literal, final
 
 import torch
 from pydantic import Field, field_validator
@@ -18,15 +18,14 @@ from ...core.data import Tensors
 from ...core.models import Normalizer
 from ..data import straight_line
 from ..field import Field as MagneticField
-from .plain import TrackModel
-from .residual import BendFrame
+from .residual import BendFrame, BendNetwork, SolvedModel, SolvedNetwork
 
 # %% auto #0
 __all__ = ['WHOLE', 'WIDE', 'BinnedConfig', 'term_degrees', 'legendre', 'stay_close', 'Terms', 'BinnedNetwork', 'solve_bins']
 
 # %% ../../../nbs/02_tracks/networks/03_binned.ipynb #14df22c7
-class BinnedConfig(TrackModel):
-    """A polynomial in q/p for each bin of the direction, by least squares. `size`, `hidden`, `activation` have no meaning here."""
+class BinnedConfig(SolvedModel):
+    """A polynomial in q/p for each bin of the direction, by least squares."""
 
     name: Literal["binned"] = "binned"
     degree: int = Field(default=9, ge=1, le=14, description="largest power of q/p")
@@ -47,6 +46,9 @@ class BinnedConfig(TrackModel):
         if min(bins) < 2 or bins[0] % 2 or bins[1] % 2:
             raise ValueError(f"bins must be even and at least 2, since reflected bins share their numbers; got {bins}")
         return bins
+
+    def network(self) -> BinnedNetwork:
+        return BinnedNetwork(self)
 
 
 def term_degrees(degree: int, prices: Sequence[float]) -> list[tuple[int, ...]]:
@@ -99,11 +101,12 @@ class Terms(nn.Module):
         return momentum.index_select(0, self.powers) * products.index_select(0, self.places)
 
 # %% ../../../nbs/02_tracks/networks/03_binned.ipynb #d8188220
-class BinnedNetwork(nn.Module):
+@final
+class BinnedNetwork(BendNetwork, SolvedNetwork):
     """Inputs [B, 7] to the final state [B, 4] through one polynomial for each bin of the direction; fixed legs."""
 
     def __init__(self, config: BinnedConfig):
-        super().__init__()
+        super().__init__(config)
         self.frame, self.normalize_inputs, self.terms = BendFrame(), Normalizer(5), Terms(config.degree, config.prices)
         self.across, self.up, self.ridge = (
             config.bins[0] // 2,
@@ -139,20 +142,13 @@ class BinnedNetwork(nn.Module):
         row = torch.where(up < self.up, up.floor(), self.up - 1)
         return (column * self.up + row).long(), torch.stack([q, x, y, 2 * (across - column) - 1, 2 * (up - row) - 1])
 
-    def corrections(self, rows: Tensors) -> torch.Tensor:
-        """What the table should say [B, 4], in units of the usual bend."""
-        return self.frame.corrections(rows)
-
-    def predicted(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the table says [B, 4], in units of the usual bend."""
+    def scaled_output(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The polynomial of each track's bin [B, 4], in units of the usual bend."""
         whole, signs = self.reflected(inputs)
         number, local = self.located(whole)
         terms = self.terms(local).T.contiguous()
         chosen = self.coefficients.index_select(0, number).view(-1, 4, self.terms.count)
         return (chosen * terms[:, None]).sum(dim=2) * signs
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.frame.state(inputs, self.predicted(inputs))
 
     def solve(self, train: Tensors) -> None:
         """Fit all bins to train: inputs [N, 7] and target [N, 4]."""
@@ -169,7 +165,7 @@ def solve_bins(model: BinnedNetwork, train: Tensors) -> None:
     exact = copy.deepcopy(model).cpu().double()
     whole, signs = exact.reflected(train["inputs"])
     number, local = exact.located(whole)
-    wanted = signs * exact.corrections(
+    wanted = signs * exact.scaled_target(
         {"inputs": train["inputs"], "bend": train["target"] - straight_line(train["inputs"])}
     )
     stretch, shift = (torch.tensor(values, dtype=torch.float64)[:, None] for values in WIDE)

@@ -7,47 +7,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Literal
+from typing import ClassVar, Literal, final
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from ...core.config import as_before
-from ...core.data import Tensors, moments
+from ...core.data import Batch, Tensors, moments
 from ...core.models import Normalizer, mlp
-from ..axis_tables import KickFrame, cosines_of
+from ..axis_tables import AxisFrame, cosines_of
+from ..data import TracksData
 from ..field import Field as MagneticField
-from .plain import TrackModel
+from ..losses import TracksTrain, correction_terms
+from .plain import PHYSICS_KEYS, TrackLoss, TrackModel
+from .residual import CorrectionNetwork, SolvedModel, SolvedNetwork
 
 # %% auto #0
-__all__ = ['FAINT', 'ARM', 'WORTH', 'true_kicks', 'KickConfig', 'features', 'KickNetwork', 'PolynomialConfig', 'exponents',
-           'Parity', 'monomials', 'PolynomialNetwork']
+__all__ = ['MIN_STRENGTH_T_MM', 'LEVER_ARM_MM', 'LOSS_SCALE_MM', 'true_kicks', 'features', 'KickNetwork', 'kick_terms',
+           'KickConfig', 'PolynomialConfig', 'exponents', 'Parity', 'monomials', 'PolynomialNetwork']
 
 # %% ../../../nbs/02_tracks/networks/02_kick.ipynb #1f059c0e
-FAINT = 1e-3  # T mm
+MIN_STRENGTH_T_MM = 1e-3
 
 
-def true_kicks(frame: KickFrame, rows: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+def true_kicks(frame: AxisFrame, rows: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
     """Kicks [N, 4] in double precision that lead to rows['target'], and which of them are defined [N]."""
-    exact = KickFrame(frame.axis is not None, frame.sums.shape[1], frame.passes).double().to(rows["inputs"].device)
+    exact = AxisFrame(frame.axis is not None, frame.sums.shape[1], frame.passes).double().to(rows["inputs"].device)
     exact.load_state_dict(frame.state_dict())
     inputs = rows["inputs"].double()
     kicks = exact.kicks(inputs, rows["target"].double())
-    seen = torch.isfinite(kicks).all(dim=1) & (exact.strength(inputs).abs() > FAINT)
+    seen = torch.isfinite(kicks).all(dim=1) & (exact.strength(inputs).abs() > MIN_STRENGTH_T_MM)
     return torch.where(seen[:, None], kicks, torch.zeros_like(kicks)), seen
 
 # %% ../../../nbs/02_tracks/networks/02_kick.ipynb #f0dcb270
-class KickConfig(TrackModel):
-    """A network for the kicks in direction cosines."""
-
-    name: Literal["kick"] = "kick"
-    nodes: int = Field(default=8, ge=1, le=32, description="Gauss-Legendre points of the mean slope")
-    passes: int = Field(
-        default=1, ge=1, le=4, exclude_if=as_before(1), description="how often the tables are followed along the leg"
-    )
-
-
 def features(inputs: torch.Tensor, variable: bool) -> torch.Tensor:
     """What the kicks depend on: [B, 5] for a fixed leg, [B, 10] for variable ones, in physical units."""
     x, y, tx, ty, q_over_p, z0, dz = inputs.T.contiguous().unbind()
@@ -56,21 +49,25 @@ def features(inputs: torch.Tensor, variable: bool) -> torch.Tensor:
     return torch.stack(columns + ([z0, z0 + dz, y + ty * dz, dz, dz / (dz.abs() + 500)] if variable else []), dim=1)
 
 # %% ../../../nbs/02_tracks/networks/02_kick.ipynb #2d933fad
-ARM, WORTH = 1000.0, 0.03  # mm: a missing direction counts at this distance, and a miss of this size as one
+LEVER_ARM_MM = 1000.0  # a missing direction counts by the displacement at this distance
+LOSS_SCALE_MM = 0.03  # a displacement of this size is one in the loss
 
 
-class KickNetwork(nn.Module):
+@final
+class KickNetwork(CorrectionNetwork):
     """Inputs [B, 7] to the final state [B, 4] through learned kicks."""
 
+    frame: AxisFrame
+
     def __init__(self, config: KickConfig, variable: bool):
-        super().__init__()
-        self.frame, self.variable = KickFrame(variable, config.nodes, config.passes), variable
+        super().__init__(config)
+        self.frame, self.variable = AxisFrame(variable, config.nodes, config.passes), variable
         width = 10 if variable else 5
         self.normalize_inputs, self.normalize_outputs = Normalizer(width), Normalizer(4)
         self.network = mlp([width, *config.widths, 4], config.activation)
 
     def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
-        """Tabulate the axis of the field and take the moments of features and kicks; on variable legs the size of kicks is weighed by their units."""
+        """Tabulate the axis and take the moments; on variable legs kicks are weighed by their units."""
         self.frame.fit(train, field)
         self.normalize_inputs.fit(*moments(features(train["inputs"], self.variable)))
         kicks, seen = true_kicks(self.frame, train)
@@ -81,33 +78,58 @@ class KickNetwork(nn.Module):
         else:
             self.normalize_outputs.fit(*moments(kicks[seen].float()))
 
-    def reach(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What kicks of one do at the end of variable legs [B, 4], over `WORTH`."""
-        arm = torch.full_like(inputs[:, 6], ARM)
-        return self.frame.unit(inputs)[:, None] * torch.stack([arm, arm, inputs[:, 6], inputs[:, 6]], dim=1) / WORTH
+    def displacement_scale(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Displacement by kicks of one at the end of variable legs [B, 4], in units of the loss."""
+        arm = torch.full_like(inputs[:, 6], LEVER_ARM_MM)
+        arms = torch.stack([arm, arm, inputs[:, 6], inputs[:, 6]], dim=1)
+        return self.frame.unit(inputs)[:, None] * arms / LOSS_SCALE_MM
 
-    def corrections(self, rows: Tensors) -> torch.Tensor:
-        """What `predicted` should say [B, 4]; on a fixed leg the mean where it sees no field."""
-        kicks, seen = true_kicks(self.frame, rows)
-        if self.variable:
-            return (kicks * self.reach(rows["inputs"])).float()
-        return torch.where(seen[:, None], self.normalize_outputs(kicks), torch.zeros_like(kicks)).float()
-
-    def said(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the network says [B, 4], z-scored."""
+    def raw_output(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Output of the network [B, 4]: kicks, z-scored."""
         return self.network(self.normalize_inputs(features(inputs, self.variable)))
 
-    def predicted(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The same in the measure of the training: z-scored, or on variable legs by what it does at their end."""
-        said = self.said(inputs)
-        return self.normalize_outputs.inverse(said) * self.reach(inputs) if self.variable else said
+    def scaled_output(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Z-scored kicks on a fixed leg, the displacement that they cause on variable ones."""
+        raw = self.raw_output(inputs)
+        return self.normalize_outputs.inverse(raw) * self.displacement_scale(inputs) if self.variable else raw
+
+    def scaled_target(self, rows: Tensors) -> torch.Tensor:
+        """The same of the true kicks; on a fixed leg the mean where it sees no field."""
+        kicks, seen = true_kicks(self.frame, rows)
+        if self.variable:
+            return (kicks * self.displacement_scale(rows["inputs"])).float()
+        return torch.where(seen[:, None], self.normalize_outputs(kicks), torch.zeros_like(kicks)).float()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.frame.state(inputs, self.normalize_outputs.inverse(self.said(inputs)))
+        return self.frame.state(inputs, self.normalize_outputs.inverse(self.raw_output(inputs)))
+
+# %% ../../../nbs/02_tracks/networks/02_kick.ipynb #734a89bf
+def kick_terms(model: KickNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
+    """On variable legs the square of small misses, the root of large ones (Barron 2019, eq. 8, alpha 1/2)."""
+    if not model.variable:
+        return correction_terms(model, batch, field, train)
+    squares = (model.scaled_output(batch["inputs"]) - batch["scaled_target"]).square().sum(dim=1)
+    data = ((1 + squares) ** 0.25 - 1).mean()
+    return {"loss": train.lambda_data * data, "data": data}
+
+
+class KickConfig(TrackModel):
+    """A network for the kicks in direction cosines."""
+
+    loss: ClassVar[TrackLoss] = staticmethod(kick_terms)
+    ignores = PHYSICS_KEYS
+    name: Literal["kick"] = "kick"
+    nodes: int = Field(default=8, ge=1, le=32, description="Gauss-Legendre points of the mean slope")
+    passes: int = Field(
+        default=1, ge=1, le=4, exclude_if=as_before(1), description="how often the tables are followed along the leg"
+    )
+
+    def build(self, data: TracksData) -> KickNetwork:
+        return KickNetwork(self, data.legs == "variable")
 
 # %% ../../../nbs/02_tracks/networks/02_kick.ipynb #a6774b74
-class PolynomialConfig(TrackModel):
-    """A polynomial for the kicks of a fixed leg, fitted by least squares. `size`, `hidden`, `activation` have no meaning here."""
+class PolynomialConfig(SolvedModel):
+    """A polynomial for the kicks of a fixed leg, fitted by least squares."""
 
     name: Literal["polynomial"] = "polynomial"
     degree: int = Field(default=6, ge=1, le=14, description="largest weighted degree")
@@ -119,6 +141,9 @@ class PolynomialConfig(TrackModel):
         default=1, ge=1, le=4, exclude_if=as_before(1), description="how often the tables are followed along the leg"
     )
     rows: int = Field(default=200_000, ge=100, description="training tracks in the least squares")
+
+    def network(self) -> PolynomialNetwork:
+        return PolynomialNetwork(self)
 
 
 def exponents(prices: Sequence[float], degree: float, parity: int) -> list[tuple[int, ...]]:
@@ -185,12 +210,15 @@ def monomials(variables: torch.Tensor, powers: torch.Tensor, highest: Sequence[i
     return result
 
 # %% ../../../nbs/02_tracks/networks/02_kick.ipynb #cebc4bbc
-class PolynomialNetwork(nn.Module):
+@final
+class PolynomialNetwork(SolvedNetwork):
     """Inputs [B, 7] to the final state [B, 4] through a polynomial for the kicks of a fixed leg."""
 
+    frame: AxisFrame
+
     def __init__(self, config: PolynomialConfig):
-        super().__init__()
-        self.frame, self.rows = KickFrame(False, config.nodes, config.passes), config.rows
+        super().__init__(config)
+        self.frame, self.rows = AxisFrame(False, config.nodes, config.passes), config.rows
         self.normalize_inputs = Normalizer(5)
         self.even, self.odd = Parity(config, 0), Parity(config, 1)
 
@@ -218,15 +246,12 @@ class PolynomialNetwork(nn.Module):
             found = torch.linalg.lstsq(half.terms(scaled).cpu(), kicks[:, columns].cpu(), driver="gelsd").solution
             half.coefficients.data.copy_(found)
 
-    def corrections(self, rows: Tensors) -> torch.Tensor:
-        """What the polynomial should say [B, 4]: the kicks themselves."""
+    def scaled_target(self, rows: Tensors) -> torch.Tensor:
+        """The true kicks [B, 4], as they are."""
         return true_kicks(self.frame, rows)[0].float()
 
-    def predicted(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the polynomial says [B, 4]: the kicks."""
+    def scaled_output(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The kicks [B, 4]."""
         scaled = self.scaled(inputs)
         even, odd = self.even(scaled), self.odd(scaled)
         return torch.stack([even[0], odd[0], even[1], odd[1]], dim=1)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.frame.state(inputs, self.predicted(inputs))

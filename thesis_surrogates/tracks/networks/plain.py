@@ -5,22 +5,48 @@
 # %% ../../../nbs/02_tracks/networks/00_plain.ipynb #77ac3ccb
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, final
 
 import torch
 from pydantic import Field, field_validator
 from torch import nn
 
 from ...core.config import ModelConfig
-from ...core.data import Tensors, moments
+from ...core.data import Batch, Tensors, moments
 from ...core.errors import ConfigError
 from ...core.models import Normalizer, activation, mlp
+from ..data import TracksData
 from ..field import Field as MagneticField
+from ..losses import TracksTrain, data_loss, equation_residual, physics_terms, plain_terms
 
 # %% auto #0
-__all__ = ['SIZES', 'Size', 'ActivationName', 'SIX', 'SEVEN', 'STAGES', 'TrackModel', 'MlpConfig', 'PinnConfig', 'RkPinnConfig',
-           'PlainNetwork', 'PhysicsNetwork', 'StageNetwork']
+__all__ = ['SIZES', 'Size', 'ActivationName', 'TrackLoss', 'PHYSICS_KEYS', 'SIX', 'SEVEN', 'STAGES', 'TrackNetwork', 'TrackModel',
+           'StateModel', 'MlpConfig', 'PinnConfig', 'StateNetwork', 'PlainNetwork', 'PhysicsTrained', 'PhysicsNetwork',
+           'StageNetwork', 'stage_losses', 'stage_terms', 'RkPinnConfig']
+
+# %% ../../../nbs/02_tracks/networks/00_plain.ipynb #d8c866c9
+class TrackNetwork(nn.Module, ABC):
+    """Legs [B, 7] to final states [B, 4], both in physical units: the normalisation is inside."""
+
+    columns: tuple[int, ...] | None = None  # of the inputs, as they are read; None where others are formed from them
+
+    def __init__(self, config: TrackModel):
+        super().__init__()
+        self.name = config.name
+
+    @abstractmethod
+    def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
+        """Fill the normalisation from the training split: inputs [N, 7], target [N, 4] and bend [N, 4]."""
+
+    @abstractmethod
+    def loss_columns(self, rows: Tensors) -> Tensors:
+        """The columns that the loss reads, computed once before the training."""
+
+    @abstractmethod
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Final state [B, 4] in mm and slopes."""
 
 # %% ../../../nbs/02_tracks/networks/00_plain.ipynb #c073f58f
 SIZES: Mapping[str, tuple[int, ...]] = {
@@ -34,9 +60,16 @@ Size = Literal["tiny", "small", "medium", "large", "wide"]
 ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh"]
 
 
-class TrackModel(ModelConfig):
-    """What all track networks share: their size and their activation."""
+TrackLoss = Callable[..., Tensors]  # (network, batch, field, train) to named terms, their weighted sum called `loss`
+PHYSICS_KEYS = frozenset(
+    {"train.lambda_pde", "train.lambda_ic", "train.n_collocation", "train.physics_warmup_epochs"}
+)  # what only a loss with physics terms reads
 
+
+class TrackModel(ModelConfig):
+    """What all track networks share: their size and their activation. Each names its loss and builds its network."""
+
+    loss: ClassVar[TrackLoss]
     size: Size = Field(default="small", description="named hidden widths")
     hidden: tuple[int, ...] | None = Field(default=None, description="own hidden widths instead of a named size")
     activation: ActivationName = "silu"
@@ -53,66 +86,107 @@ class TrackModel(ModelConfig):
         """Hidden widths from input to output."""
         return self.hidden if self.hidden is not None else SIZES[self.size]
 
-# %% ../../../nbs/02_tracks/networks/00_plain.ipynb #68220928
-class MlpConfig(TrackModel):
-    """A plain network. Six inputs leave out z0, which is right for a fixed leg only."""
+    @abstractmethod
+    def build(self, data: TracksData) -> TrackNetwork:
+        """The untrained network for legs of this dataset."""
 
-    name: Literal["mlp"] = "mlp"
+# %% ../../../nbs/02_tracks/networks/00_plain.ipynb #68220928
+class StateModel(TrackModel):
+    """A network that gives the absolute state. Six inputs leave out z0, which is right for a fixed leg only."""
+
     inputs: Literal[6, 7] = 6
 
+    def build(self, data: TracksData) -> TrackNetwork:
+        if data.legs == "variable" and self.inputs == 6:
+            raise ConfigError(
+                "model.inputs is 6, which leaves out z0, but data.legs is 'variable': the same inputs would have "
+                "different answers; set model.inputs to 7"
+            )
+        return self.network()
 
-class PinnConfig(TrackModel):
+    @abstractmethod
+    def network(self) -> TrackNetwork:
+        """The untrained network."""
+
+
+class MlpConfig(StateModel):
+    """A plain network."""
+
+    loss: ClassVar[TrackLoss] = staticmethod(plain_terms)
+    ignores = PHYSICS_KEYS
+    name: Literal["mlp"] = "mlp"
+
+    def network(self) -> PlainNetwork:
+        return PlainNetwork(self)
+
+
+class PinnConfig(StateModel):
     """A network of the position along the leg, trained with the equation of motion."""
 
+    loss: ClassVar[TrackLoss] = staticmethod(physics_terms)
     name: Literal["pinn"] = "pinn"
-    inputs: Literal[6, 7] = 6
 
-
-class RkPinnConfig(TrackModel):
-    """A shared backbone with four stage heads, summed with Runge-Kutta weights."""
-
-    name: Literal["rk_pinn"] = "rk_pinn"
-    inputs: Literal[6, 7] = 6
+    def network(self) -> PhysicsNetwork:
+        return PhysicsNetwork(self)
 
 # %% ../../../nbs/02_tracks/networks/00_plain.ipynb #bcd0203e
 SIX, SEVEN = (0, 1, 2, 3, 4, 6), (0, 1, 2, 3, 4, 5, 6)  # columns of `inputs` that a network reads
 
 
-class PlainNetwork(nn.Module):
+class StateNetwork(TrackNetwork):
+    """A network whose outputs are states, z-scored over the training split."""
+
+    columns: tuple[int, ...]
+    normalize_inputs: Normalizer
+    normalize_outputs: Normalizer
+
+    def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
+        self.normalize_inputs.fit(*moments(train["inputs"][:, self.columns]))
+        self.normalize_outputs.fit(*moments(train["target"].float()))
+
+    def loss_columns(self, rows: Tensors) -> Tensors:
+        return {"inputs": rows["inputs"], "target": rows["target"].to(rows["inputs"])}
+
+
+@final
+class PlainNetwork(StateNetwork):
     """z-score, network, inverse z-score: inputs [B, 7] to the final state [B, 4], both physical."""
 
     def __init__(self, config: MlpConfig):
-        super().__init__()
+        super().__init__(config)
         self.columns = SIX if config.inputs == 6 else SEVEN
         self.normalize_inputs, self.normalize_outputs = Normalizer(len(self.columns)), Normalizer(4)
         self.network = mlp([len(self.columns), *config.widths, 4], config.activation)
-
-    def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
-        """Take the moments of the training split: inputs [N, 7] and target [N, 4]."""
-        self.normalize_inputs.fit(*moments(train["inputs"][:, self.columns]))
-        self.normalize_outputs.fit(*moments(train["target"].float()))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.normalize_outputs.inverse(self.network(self.normalize_inputs(inputs[:, self.columns])))
 
 # %% ../../../nbs/02_tracks/networks/00_plain.ipynb #70dbe372
-class PhysicsNetwork(nn.Module):
+class PhysicsTrained(TrackNetwork):
+    """A network whose loss asks for the equation of motion, too; these terms grow over a warm-up."""
+
+    physics_share: torch.Tensor  # 0 to 1, a buffer that the training sets
+
+    def add_physics_share(self) -> None:
+        """Register the buffer; without a training the terms count in full."""
+        self.register_buffer("physics_share", torch.ones(()))
+
+
+@final
+class PhysicsNetwork(StateNetwork, PhysicsTrained):
     """State along the leg as a network of (state, q/p, zeta); the answer is the state at zeta = 1."""
 
     def __init__(self, config: PinnConfig):
-        super().__init__()
+        super().__init__(config)
         self.columns = (0, 1, 2, 3, 4) if config.inputs == 6 else (0, 1, 2, 3, 4, 5)
         self.normalize_inputs, self.normalize_outputs = Normalizer(len(self.columns)), Normalizer(4)
         self.network = mlp([len(self.columns) + 1, *config.widths, 4], config.activation)
         self.register_buffer("longest", torch.ones(()))  # longest leg of the training split [mm]
-        self.register_buffer("physics_share", torch.ones(()))  # warm-up of the physics terms, set by the training
+        self.add_physics_share()
         self.longest: torch.Tensor
-        self.physics_share: torch.Tensor
 
     def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
-        """Take the moments of the training split: inputs [N, 7] and target [N, 4]."""
-        self.normalize_inputs.fit(*moments(train["inputs"][:, self.columns]))
-        self.normalize_outputs.fit(*moments(train["target"].float()))
+        super().fit_scalers(train, field)
         self.longest.copy_(train["inputs"][:, 6].abs().max())
 
     def trajectory(self, inputs: torch.Tensor, zeta: torch.Tensor) -> torch.Tensor:
@@ -128,11 +202,12 @@ class PhysicsNetwork(nn.Module):
 STAGES = (0.25, 0.5, 0.75, 1.0)
 
 
-class StageNetwork(nn.Module):
+@final
+class StageNetwork(StateNetwork, PhysicsTrained):
     """Backbone and four stage heads; the answer is the weighted sum of the stages."""
 
     def __init__(self, config: RkPinnConfig):
-        super().__init__()
+        super().__init__(config)
         if len(config.widths) < 2:
             raise ConfigError(
                 f"rk_pinn needs at least two hidden widths (backbone and heads), got {list(config.widths)}"
@@ -145,18 +220,12 @@ class StageNetwork(nn.Module):
         )
         self.heads = nn.ModuleList(mlp([shared[-1] + 1, last, 4], config.activation) for _ in STAGES)
         self.raw_weights = nn.Parameter(torch.tensor([1.0, 2.0, 2.0, 1.0]) / 6)
-        self.register_buffer("physics_share", torch.ones(()))
-        self.physics_share: torch.Tensor
+        self.add_physics_share()
 
     @property
     def stage_weights(self) -> torch.Tensor:
         """Weights of the four stages; they sum to one."""
         return self.raw_weights / self.raw_weights.sum()
-
-    def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
-        """Take the moments of the training split: inputs [N, 7] and target [N, 4]."""
-        self.normalize_inputs.fit(*moments(train["inputs"][:, self.columns]))
-        self.normalize_outputs.fit(*moments(train["target"].float()))
 
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Output of the backbone [B, H]."""
@@ -171,3 +240,36 @@ class StageNetwork(nn.Module):
         here = torch.ones_like(inputs[:, :1])
         stages = torch.stack([self.stage(k, features, zeta * here) for k, zeta in enumerate(STAGES)])
         return (self.stage_weights[:, None, None] * stages).sum(dim=0)
+
+# %% ../../../nbs/02_tracks/networks/00_plain.ipynb #aea1c47d
+def stage_losses(model: StageNetwork, batch: Batch, field: MagneticField) -> list[torch.Tensor]:
+    """The same residual for each head at its own stage; the backbone learns from it too."""
+    inputs, features = batch["inputs"], model.features(batch["inputs"])
+    losses = []
+    for number, stage in enumerate(STAGES):
+        zeta = torch.full_like(inputs[:, :1], stage)
+        residual = equation_residual(lambda s, k=number: model.stage(k, features, s), inputs, zeta, field)  # type: ignore[misc]
+        losses.append(((residual / model.normalize_outputs.std) ** 2).mean())
+    return losses
+
+
+def stage_terms(model: StageNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
+    """Data and the equation of motion at the four stages."""
+    data = data_loss(model, batch)
+    terms, loss = {"data": data}, train.lambda_data * data
+    if train.lambda_pde > 0:
+        stages = stage_losses(model, batch, field)
+        terms |= {f"stage_{k}": value for k, value in enumerate(stages, 1)}
+        loss = loss + model.physics_share * train.lambda_pde * torch.stack(stages).mean()
+    return {"loss": loss, **terms}
+
+
+class RkPinnConfig(StateModel):
+    """A shared backbone with four stage heads, summed with Runge-Kutta weights."""
+
+    loss: ClassVar[TrackLoss] = staticmethod(stage_terms)
+    ignores = frozenset({"train.lambda_ic", "train.n_collocation"})
+    name: Literal["rk_pinn"] = "rk_pinn"
+
+    def network(self) -> StageNetwork:
+        return StageNetwork(self)

@@ -5,24 +5,36 @@
 # %% ../../../nbs/02_tracks/networks/01_residual.ipynb #d3232ff4
 from __future__ import annotations
 
-from typing import Literal
+from abc import abstractmethod
+from typing import ClassVar, Literal, Protocol, final
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
-from ...core.data import Tensors, moments
+from ...core.data import Batch, Tensors, moments
+from ...core.errors import ConfigError
 from ...core.models import Normalizer, mlp
 from ..axis_tables import gauss_legendre
-from ..data import straight_line
+from ..data import TracksData, straight_line
 from ..field import Field as MagneticField
-from .plain import SEVEN, TrackModel
+from ..losses import TracksTrain, correction_terms, equation_residual, state_slope
+from thesis_surrogates.tracks.networks.plain import (
+    PHYSICS_KEYS,
+    SEVEN,
+    PhysicsTrained,
+    TrackLoss,
+    TrackModel,
+    TrackNetwork,
+)
 from ..propagation import CURVATURE
 
 # %% auto #0
-__all__ = ['FIVE', 'BendFrame', 'ResidualConfig', 'fit_moments', 'ResidualNetwork', 'QuadraticConfig', 'QuadraticNetwork',
-           'GaussLegendreConfig', 'GaussLegendreNetwork', 'ChainedConfig', 'ChainedNetwork']
+__all__ = ['FIVE', 'RESOLUTION', 'BendFrame', 'Frame', 'CorrectionNetwork', 'SolvedNetwork', 'SolvedModel', 'BendNetwork',
+           'LearnedBend', 'ResidualConfig', 'ResidualNetwork', 'QuadraticNetwork', 'in_own_bends', 'path_terms',
+           'QuadraticConfig', 'GaussLegendreNetwork', 'stage_rule_terms', 'GaussLegendreConfig', 'ChainedConfig',
+           'ChainedNetwork']
 
 # %% ../../../nbs/02_tracks/networks/01_residual.ipynb #423dd342
 class BendFrame(nn.Module):
@@ -40,7 +52,7 @@ class BendFrame(nn.Module):
         return torch.cat([kick * inputs[:, 6:7], kick * inputs[:, 6:7], kick, kick], dim=1)
 
     def corrections(self, rows: Tensors) -> torch.Tensor:
-        """What a network should say [B, 4] for known bends, rows['bend'] [B, 4]; zero where the scale is zero."""
+        """Z-scored corrections [B, 4] that lead to known bends, rows['bend'] [B, 4]; zero where the scale is zero."""
         scale, bend = self.scale(rows["inputs"]), rows["bend"]
         safe = torch.where(scale == 0, torch.ones_like(scale), scale)
         return torch.where(scale == 0, torch.zeros_like(bend), self.normalize(bend / safe))
@@ -55,156 +67,244 @@ class BendFrame(nn.Module):
         """Final state [B, 4] in mm and slopes for z-scored corrections [B, 4]."""
         return straight_line(inputs) + self.scale(inputs) * self.normalize.inverse(corrections)
 
+# %% ../../../nbs/02_tracks/networks/01_residual.ipynb #2d2c4865
+class Frame(Protocol):
+    """Corrections [B, 4] of order one to final states [B, 4]."""
+
+    def state(self, inputs: torch.Tensor, corrections: torch.Tensor) -> torch.Tensor: ...
+
+
+class CorrectionNetwork(TrackNetwork):
+    """A network for what its frame leaves open."""
+
+    frame: Frame
+
+    @abstractmethod
+    def scaled_output(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What the loss compares with the scaled target [B, 4]."""
+
+    @abstractmethod
+    def scaled_target(self, rows: Tensors) -> torch.Tensor:
+        """The scaled output [B, 4] that leads to the labels of these rows."""
+
+    @torch.no_grad()
+    def loss_columns(self, rows: Tensors) -> Tensors:
+        return {"inputs": rows["inputs"], "scaled_target": self.scaled_target(rows).to(rows["inputs"])}
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.frame.state(inputs, self.scaled_output(inputs))
+
+# %% ../../../nbs/02_tracks/networks/01_residual.ipynb #617632cd
+class SolvedNetwork(CorrectionNetwork):
+    """A network whose numbers follow from least squares; nothing descends."""
+
+    @abstractmethod
+    def solve(self, train: Tensors) -> None:
+        """Find all numbers from the training split: inputs [N, 7] and target [N, 4]."""
+
+
+class SolvedModel(TrackModel):
+    """A network that is solved for the tracks between one pair of planes. It has no layers and needs no training."""
+
+    loss: ClassVar[TrackLoss] = staticmethod(correction_terms)
+    ignores = PHYSICS_KEYS | {
+        *(f"model.{key}" for key in ("size", "hidden", "activation")),
+        *(f"train.{key}" for key in ("epochs", "steps_per_epoch", "batch_size", "optimizer", "schedule")),
+        *(f"train.{key}" for key in ("gradient_clip", "early_stopping", "min_delta", "amp", "compile", "lambda_data")),
+    }
+
+    def build(self, data: TracksData) -> SolvedNetwork:
+        if data.legs == "variable":
+            raise ConfigError(
+                f"model.name is '{self.name}', which belongs to one pair of planes, "
+                "but data.legs is 'variable'; use 'kick'"
+            )
+        return self.network()
+
+    @abstractmethod
+    def network(self) -> SolvedNetwork:
+        """The network before its least squares."""
+
 # %% ../../../nbs/02_tracks/networks/01_residual.ipynb #f551eabc
 FIVE = (0, 1, 2, 3, 4)
 
 
+class BendNetwork(CorrectionNetwork):
+    """A network for the bend over its scale, z-scored over the training split."""
+
+    frame: BendFrame
+
+    def scaled_target(self, rows: Tensors) -> torch.Tensor:
+        return self.frame.corrections(rows)
+
+
+class LearnedBend(BendNetwork):
+    """One network from z-scored columns of the inputs to `outputs` numbers."""
+
+    columns: tuple[int, ...]
+
+    def __init__(self, config: TrackModel, variable: bool, outputs: int = 4):
+        super().__init__(config)
+        self.columns = SEVEN if variable else FIVE
+        self.normalize_inputs, self.frame = Normalizer(len(self.columns)), BendFrame()
+        self.network = mlp([len(self.columns), *config.widths, outputs], config.activation)
+
+    def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
+        self.normalize_inputs.fit(*moments(train["inputs"][:, self.columns]))
+        self.frame.fit(train)
+
+    def raw_output(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs of the network [B, outputs]."""
+        return self.network(self.normalize_inputs(inputs[:, self.columns]))
+
+# %% ../../../nbs/02_tracks/networks/01_residual.ipynb #c36b9028
 class ResidualConfig(TrackModel):
     """Straight line plus a learned correction that is scaled by the bending."""
 
+    loss: ClassVar[TrackLoss] = staticmethod(correction_terms)
+    ignores = PHYSICS_KEYS
     name: Literal["residual"] = "residual"
 
-
-def fit_moments(normalize: Normalizer, columns: tuple[int, ...], frame: BendFrame, train: Tensors) -> None:
-    """Take the moments of the training split: of the columns of the inputs [N, 7] that a network reads, and of the corrections."""
-    normalize.fit(*moments(train["inputs"][:, columns]))
-    frame.fit(train)
+    def build(self, data: TracksData) -> ResidualNetwork:
+        return ResidualNetwork(self, data.legs == "variable")
 
 
-class ResidualNetwork(nn.Module):
+@final
+class ResidualNetwork(LearnedBend):
     """Inputs [B, 7] to the final state [B, 4] through one correction."""
 
-    def __init__(self, config: TrackModel, variable: bool):
-        super().__init__()
-        self.columns = SEVEN if variable else FIVE
-        self.normalize_inputs, self.frame = Normalizer(len(self.columns)), BendFrame()
-        self.network = mlp([len(self.columns), *config.widths, 4], config.activation)
-
-    def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
-        """Take the moments of the training split: inputs [N, 7] and bend [N, 4]."""
-        fit_moments(self.normalize_inputs, self.columns, self.frame, train)
-
-    def corrections(self, rows: Tensors) -> torch.Tensor:
-        """What the network should say [B, 4], z-scored."""
-        return self.frame.corrections(rows)
-
-    def predicted(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the network says [B, 4], z-scored."""
-        return self.network(self.normalize_inputs(inputs[:, self.columns]))
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.frame.state(inputs, self.predicted(inputs))
+    def scaled_output(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.raw_output(inputs)
 
 # %% ../../../nbs/02_tracks/networks/01_residual.ipynb #03111b26
-class QuadraticConfig(TrackModel):
-    """A path that leaves the straight line as zeta c1 + zeta^2 c2; trained with the equation of motion if wanted."""
-
-    name: Literal["quadratic"] = "quadratic"
-
-
-class QuadraticNetwork(nn.Module):
+@final
+class QuadraticNetwork(LearnedBend, PhysicsTrained):
     """State along the leg as a parabola in zeta over the straight line; the answer is its end."""
 
     def __init__(self, config: QuadraticConfig, variable: bool):
-        super().__init__()
-        self.columns = SEVEN if variable else FIVE
-        self.normalize_inputs, self.frame = Normalizer(len(self.columns)), BendFrame()
-        self.network = mlp([len(self.columns), *config.widths, 8], config.activation)
-        self.register_buffer("physics_share", torch.ones(()))  # warm-up of the physics terms, set by the training
-        self.physics_share: torch.Tensor
+        super().__init__(config, variable, outputs=8)
+        self.add_physics_share()
 
-    def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
-        """Take the moments of the training split: inputs [N, 7] and bend [N, 4]."""
-        fit_moments(self.normalize_inputs, self.columns, self.frame, train)
-
-    def corrections(self, rows: Tensors) -> torch.Tensor:
-        """What the network should say [B, 4] at the end of the leg, z-scored."""
-        return self.frame.corrections(rows)
-
-    def pair(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The linear and the quadratic correction [B, 4] each, z-scored at the end of the leg."""
-        linear, square = self.network(self.normalize_inputs(inputs[:, self.columns])).chunk(2, dim=1)
-        return linear, square
-
-    def predicted(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Correction at the end of the leg [B, 4], z-scored."""
-        linear, square = self.pair(inputs)
+    def scaled_output(self, inputs: torch.Tensor) -> torch.Tensor:
+        linear, square = self.raw_output(inputs).chunk(2, dim=1)
         return linear + square
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.frame.state(inputs, self.predicted(inputs))
 
     def trajectory(self, inputs: torch.Tensor, zeta: torch.Tensor) -> torch.Tensor:
         """Physical state [B, 4] at z0 + zeta dz, for zeta [B, 1]."""
-        linear, square = self.pair(inputs)
+        linear, square = self.raw_output(inputs).chunk(2, dim=1)
         part = torch.cat([inputs[:, :6], zeta * inputs[:, 6:7]], dim=1)
         bend = zeta * self.frame.normalize.std * linear + zeta**2 * self.frame.normalize.inverse(square)
         return straight_line(part) + self.frame.scale(inputs) * bend
 
+# %% ../../../nbs/02_tracks/networks/01_residual.ipynb #05981d76
+RESOLUTION = (1e-3, 1e-3, 1e-6, 1e-6)  # mm and slope: what single precision resolves at several metres
+
+
+def in_own_bends(frame: BendFrame, inputs: torch.Tensor, misses: torch.Tensor) -> torch.Tensor:
+    """Misses [B, ..., 4] in mm and slope over the bend of each track, of order one when the bend is missed altogether."""
+    usual = torch.hypot(frame.normalize.mean, frame.normalize.std)
+    size = frame.scale(inputs).abs() * usual + inputs.new_tensor(RESOLUTION)
+    return misses / size.view(len(inputs), *[1] * (misses.dim() - 2), 4)
+
+
+def path_terms(model: QuadraticNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
+    """Corrections at the end, and the equation of motion along the path; the start is exact by construction."""
+    terms = correction_terms(model, batch, field, train)
+    if train.lambda_pde > 0:
+        points, inputs = train.n_collocation, batch["inputs"].repeat(train.n_collocation, 1)
+        zeta = torch.linspace(1 / points, 1, points, dtype=inputs.dtype, device=inputs.device)
+        zeta = zeta.repeat_interleave(len(batch["inputs"]))[:, None]
+        misses = equation_residual(lambda s: model.trajectory(inputs, s), inputs, zeta, field)
+        terms["pde"] = (in_own_bends(model.frame, inputs, misses) ** 2).mean()
+        terms["loss"] = terms["loss"] + model.physics_share * train.lambda_pde * terms["pde"]
+    return terms
+
+
+class QuadraticConfig(TrackModel):
+    """A path that leaves the straight line as zeta c1 + zeta^2 c2; trained with the equation of motion if wanted."""
+
+    loss: ClassVar[TrackLoss] = staticmethod(path_terms)
+    ignores = frozenset({"train.lambda_ic"})
+    name: Literal["quadratic"] = "quadratic"
+
+    def build(self, data: TracksData) -> QuadraticNetwork:
+        return QuadraticNetwork(self, data.legs == "variable")
+
 # %% ../../../nbs/02_tracks/networks/01_residual.ipynb #a0d7f13b
-class GaussLegendreConfig(TrackModel):
-    """Corrections at q Gauss-Legendre points and at the end; the loss asks for the equation of motion, labels are optional."""
-
-    name: Literal["gauss_legendre"] = "gauss_legendre"
-    stages: int = Field(default=8, ge=2, le=32, description="Gauss-Legendre points along the leg")
-
-
-class GaussLegendreNetwork(nn.Module):
+@final
+class GaussLegendreNetwork(LearnedBend, PhysicsTrained):
     """Stages and end of an implicit Runge-Kutta step, all from one network."""
 
     def __init__(self, config: GaussLegendreConfig, variable: bool):
-        super().__init__()
-        self.columns, self.stages = SEVEN if variable else FIVE, config.stages
-        self.normalize_inputs, self.frame = Normalizer(len(self.columns)), BendFrame()
-        self.network = mlp([len(self.columns), *config.widths, 4 * (config.stages + 1)], config.activation)
+        super().__init__(config, variable, outputs=4 * (config.stages + 1))
+        self.stages = config.stages
         nodes, matrix, weights = gauss_legendre(config.stages)
         self.register_buffer("nodes", torch.tensor([*nodes, 1.0], dtype=torch.float32))  # the end counts as the last
         self.register_buffer("matrix", torch.tensor(np.vstack([matrix, weights]), dtype=torch.float32))
-        self.register_buffer("physics_share", torch.ones(()))
+        self.add_physics_share()
         self.nodes: torch.Tensor
         self.matrix: torch.Tensor
-        self.physics_share: torch.Tensor
-
-    def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
-        """Take the moments of the training split: inputs [N, 7] and bend [N, 4]."""
-        fit_moments(self.normalize_inputs, self.columns, self.frame, train)
-
-    def corrections(self, rows: Tensors) -> torch.Tensor:
-        """What the network should say [B, 4] at the end of the leg, z-scored."""
-        return self.frame.corrections(rows)
 
     def all_stages(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the network says for the q stages and the end [B, q + 1, 4], z-scored."""
-        said = self.network(self.normalize_inputs(inputs[:, self.columns]))
-        return said.view(-1, self.stages + 1, 4)
+        """Corrections at the q stages and at the end [B, q + 1, 4], z-scored."""
+        return self.raw_output(inputs).view(-1, self.stages + 1, 4)
 
-    def predicted(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Correction at the end of the leg [B, 4], z-scored."""
+    def scaled_output(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.all_stages(inputs)[:, -1]
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.frame.state(inputs, self.predicted(inputs))
-
     def path(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Physical states [B, q + 1, 4] at the stages and at the end; stages may stray by a whole bend, the end by its spread."""
-        zeta, usual, said = self.nodes[:, None], self.frame.normalize, self.all_stages(inputs)
+        """Physical states [B, q + 1, 4]; stages may stray by a whole bend, the end by its spread."""
+        zeta, usual, corrections = self.nodes[:, None], self.frame.normalize, self.all_stages(inputs)
         line = inputs[:, None, :4] + zeta * inputs[:, None, 6:7] * nn.functional.pad(inputs[:, None, 2:4], (0, 2))
         stray = torch.cat([torch.hypot(usual.mean, usual.std).expand(self.stages, 4), usual.std[None]])
-        return line + zeta * self.frame.scale(inputs)[:, None] * (zeta * usual.mean + stray * said)
+        return line + zeta * self.frame.scale(inputs)[:, None] * (zeta * usual.mean + stray * corrections)
+
+# %% ../../../nbs/02_tracks/networks/01_residual.ipynb #9bc41265
+def stage_rule_terms(model: GaussLegendreNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
+    """Corrections at the end (if wanted) and the implicit Runge-Kutta equations of stages and end."""
+    terms = correction_terms(model, batch, field, train)
+    if train.lambda_pde > 0:
+        inputs, path = batch["inputs"], model.path(batch["inputs"])
+        stages = path[:, :-1].flatten(0, 1)
+        each = inputs.repeat_interleave(model.stages, dim=0)
+        z = (inputs[:, 5:6] + model.nodes[:-1] * inputs[:, 6:7]).flatten()
+        slopes = state_slope(stages, each[:, 4], z, field).view(len(inputs), model.stages, 4)
+        misses = path - inputs[:, None, :4] - inputs[:, None, 6:7] * (model.matrix @ slopes)
+        terms["pde"] = (in_own_bends(model.frame, inputs, misses) ** 2).mean()
+        terms["loss"] = terms["loss"] + model.physics_share * train.lambda_pde * terms["pde"]
+    return terms
+
+
+class GaussLegendreConfig(TrackModel):
+    """Corrections at q Gauss-Legendre points and at the end; the loss asks for the equation of motion, labels are optional."""
+
+    loss: ClassVar[TrackLoss] = staticmethod(stage_rule_terms)
+    ignores = frozenset({"train.lambda_ic", "train.n_collocation"})
+    name: Literal["gauss_legendre"] = "gauss_legendre"
+    stages: int = Field(default=8, ge=2, le=32, description="Gauss-Legendre points along the leg")
+
+    def build(self, data: TracksData) -> GaussLegendreNetwork:
+        return GaussLegendreNetwork(self, data.legs == "variable")
 
 # %% ../../../nbs/02_tracks/networks/01_residual.ipynb #8a0c0e0c
 class ChainedConfig(TrackModel):
     """One residual network applied to equal parts of the leg, one after the other."""
 
+    loss: ClassVar[TrackLoss] = staticmethod(correction_terms)
+    ignores = PHYSICS_KEYS
     name: Literal["chained"] = "chained"
     links: int = Field(default=4, ge=1, le=64, description="parts of a leg")
 
+    def build(self, data: TracksData) -> ChainedNetwork:
+        return ChainedNetwork(self)
 
-class ChainedNetwork(nn.Module):
+
+@final
+class ChainedNetwork(BendNetwork):
     """A residual network for variable legs, applied `links` times."""
 
     def __init__(self, config: ChainedConfig):
-        super().__init__()
+        super().__init__(config)
         self.links, self.link, self.frame = config.links, ResidualNetwork(config, variable=True), BendFrame()
 
     def cut(self, inputs: torch.Tensor, state: torch.Tensor, number: int) -> torch.Tensor:
@@ -213,23 +313,18 @@ class ChainedNetwork(nn.Module):
         return torch.cat([state, inputs[:, 4:5], inputs[:, 5:6] + number * length, length], dim=1)
 
     def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
-        """Moments of the links: their starts are taken along the straight line, their bends as equal shares of the whole."""
+        """Moments of the links: they start along the straight line and have equal shares of the whole bend."""
         self.frame.fit(train)
         inputs, pieces = train["inputs"], []
         for number in range(self.links):
             reached = torch.cat([inputs[:, :6], number / self.links * inputs[:, 6:7]], dim=1)
             pieces.append(self.cut(inputs, straight_line(reached), number))
         share = torch.tensor([1 / self.links**2] * 2 + [1 / self.links] * 2, device=inputs.device)
-        self.link.fit_scalers(
-            {"inputs": torch.cat(pieces), "bend": (share * train["bend"]).repeat(self.links, 1)}, field
-        )
+        bends = (share * train["bend"]).repeat(self.links, 1)
+        self.link.fit_scalers({"inputs": torch.cat(pieces), "bend": bends}, field)
 
-    def corrections(self, rows: Tensors) -> torch.Tensor:
-        """Correction of the whole leg [B, 4], z-scored."""
-        return self.frame.corrections(rows)
-
-    def predicted(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Correction of the whole leg [B, 4], z-scored, that the chain amounts to; zero where the scale is zero."""
+    def scaled_output(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The correction of the whole leg that the chain amounts to; zero where the scale is zero."""
         return self.frame.corrections({"inputs": inputs, "bend": self(inputs) - straight_line(inputs)})
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,8 @@ from ...core.facts import Run
 from ...core.plots import KIND_COLOR, PALETTE, axis_label, new_figure, style
 from ..figures import NUMBERED
 from ..limits import MATERIAL_ALL_MM, MATERIAL_MM, RESOLUTION_MM, TARGET_MM, TRIGGER
-from .runtimes import SOLVED, STEPPERS, measured_batches, pooled, spoken
+from ..models import SOLVED_MODELS
+from .runtimes import STEPPERS, measured_batches, pooled, spoken
 
 # %% auto #0
 __all__ = ['STEPPER_COLOR', 'SOLVED_COLOR', 'references', 'cost_ticks', 'write_column', 'draw_steppers', 'draw_points',
@@ -122,7 +123,7 @@ def draw_points(axes: Axes, rows: pd.DataFrame, y: str, left: bool) -> None:
     own = rows[rows.kind == "surrogate"].sort_values("cost_us")
     low, high, names = own.cost_us.min(), own.cost_us.max(), []
     for name, group in own.groupby("contender", sort=False):
-        color = SOLVED_COLOR if str(name).startswith(SOLVED) else KIND_COLOR["surrogate"]
+        color = SOLVED_COLOR if str(name).startswith(SOLVED_MODELS) else KIND_COLOR["surrogate"]
         axes.plot(group.cost_us, group[y], "-|", color=color, lw=0.7, ms=4, alpha=0.6)
         axes.plot(group.cost_us.iloc[:1], group[y].iloc[:1], "s", ms=4, color=color)
         place = group.iloc[0 if left else -1]

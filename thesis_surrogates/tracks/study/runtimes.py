@@ -22,9 +22,9 @@ from ...core.run_files import RunFiles, read_config
 from ...core.tables import label, to_markdown
 
 # %% auto #0
-__all__ = ['ERRORS', 'STEPPERS', 'SOLVED', 'PYTHON', 'AGAINST', 'UNMEASURED', 'refusal', 'as_split', 'from_split',
-           'runtime_facts', 'spoken', 'runtime_rows', 'measured_batches', 'pooled', 'duels', 'runtime_table',
-           'with_spread', 'fastest', 'savings_markdown', 'costs_markdown', 'ratios', 'conditions']
+__all__ = ['ERRORS', 'STEPPERS', 'PYTHON', 'AGAINST', 'UNMEASURED', 'refusal', 'as_split', 'from_split', 'runtime_facts',
+           'spoken', 'runtime_rows', 'measured_batches', 'pooled', 'duels', 'runtime_table', 'with_spread', 'fastest',
+           'savings_markdown', 'costs_markdown', 'ratios', 'conditions']
 
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #6b6f6550
 def refusal(run_dir: str | Path) -> str | None:
@@ -108,7 +108,6 @@ def pooled(runs: Sequence[Run], batch: int) -> pd.DataFrame:
 
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #48871032
 STEPPERS = ("RK4", "Cash-Karp")  # first words of their names
-SOLVED = ("polynomial", "binned")  # of surrogates that are solved, not trained
 PYTHON = ("torch eager", "torch.compile", "ONNX Runtime", "TorchScript")
 AGAINST: Mapping[
     str, tuple[tuple[str, ...], tuple[str, ...]]

@@ -17,9 +17,9 @@ from ...core.facts import Run
 from ...core.metrics import format_value
 from ...core.plots import PALETTE, axis_label, new_figure, style
 from ...core.tables import to_markdown
+from ..models import SOLVED_MODELS
 from .answers import described, digits
 from .frontier import cost_ticks, draw_frontier, references, write_column
-from .runtimes import SOLVED
 
 # %% auto #0
 __all__ = ['CLASSICAL', 'FEW', 'METRICS', 'TABLES', 'MOMENTA', 'ALONE', 'YARDSTICKS', 'with_range', 'short_table', 'peers',
@@ -96,7 +96,7 @@ def peers(table: pd.DataFrame, headline: str) -> str:
         if len(table)
         else table
     )
-    solved = done.contender.str.startswith(SOLVED) if len(done) else pd.Series(dtype=bool)
+    solved = done.contender.str.startswith(SOLVED_MODELS) if len(done) else pd.Series(dtype=bool)
     if not solved.any() or solved.all():
         return ""
     network, polynomial = done[~solved].iloc[0], done[solved].iloc[0]
