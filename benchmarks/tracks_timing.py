@@ -40,7 +40,7 @@ from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.plots import KIND_COLOR, new_figure, save_figure, style
 from thesis_surrogates.core.recorder import append_event
 from thesis_surrogates.running.execution import Surrogate, load_surrogate
-from thesis_surrogates.tracks.axis_tables import KickFrame
+from thesis_surrogates.tracks.axis_tables import AxisFrame
 from thesis_surrogates.tracks.baselines import STEP_COUNTS, TOLERANCES, parabola
 from thesis_surrogates.tracks.data import TracksData, generate, straight_line
 from thesis_surrogates.tracks.field import Field, make_field
@@ -211,7 +211,7 @@ def public_arguments(rows: torch.Tensor) -> tuple[np.ndarray, ...]:
 
 def axis_tables(field: Field, inputs: torch.Tensor, variable: bool, passes: int) -> Predict:
     """The tables of the axis without any network, for legs like those of `inputs`."""
-    frame = KickFrame(variable, passes=passes)
+    frame = AxisFrame(variable, passes=passes)
     frame.fit({"inputs": inputs[:1]}, field)
     return in_pieces(lambda rows: frame.state(rows, torch.zeros(len(rows), 4)))
 

@@ -27,7 +27,7 @@ from thesis_surrogates.tracks.study.explorer import (
     trajectory_explorer,
     trajectory_figure,
 )
-from thesis_surrogates.tracks.training import plan
+from thesis_surrogates.tracks.training import fit_scalers, plan
 from thesis_surrogates.tracks.trust.jacobian import jacobian_errors, jacobian_table, surrogate_jacobian
 from thesis_surrogates.tracks.trust.physics_checks import (
     MIRRORS,
@@ -87,7 +87,6 @@ def variable():
     data = splits(config, (40_000, 10_000, 10_000))
     torch.manual_seed(0)
     network = MODELS["residual"](size="tiny").build(config)
-    fit_scalers(network, data)
     train = TracksTrain(epochs=8, optimizer=OptimizerConfig(learning_rate=4e-3, weight_decay=0.0))
     fit(network, plan(network, data, MODELS["residual"](size="tiny"), train, 0), seed=0, train=train)
     return network.eval().requires_grad_(False), data

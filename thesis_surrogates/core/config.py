@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['Model', 'nearest', 'merge', 'nested', 'canonical', 'flatten', 'digest', 'read_yaml', 'StrictModel', 'ModelConfig',
            'DataConfig', 'as_before', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig', 'RunConfig', 'check',
-           'check_run', 'useless_keys', 'as_mapping', 'config_hash', 'recipe_hash', 'config_diff']
+           'check_run', 'as_mapping', 'config_hash', 'recipe_hash', 'useless_keys', 'config_diff']
 
 # %% ../../nbs/01_core/02_config.ipynb #ca5446f5
 def nearest(word: str, choices: Sequence[str]) -> str:
@@ -275,6 +275,23 @@ def check_run(
         },
     )
 
+# %% ../../nbs/01_core/02_config.ipynb #750640c1
+def as_mapping(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """The plain, complete mapping of a configuration (what is recorded and handed to a template)."""
+    return config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
+
+
+def config_hash(config: RunConfig | Mapping[str, Any]) -> str:
+    """Identity of a run: system, model, data, train and seed; not its label and question."""
+    values = as_mapping(config)
+    return digest({key: values.get(key) for key in ("system", "model", "data", "train", "seed")})
+
+
+def recipe_hash(config: RunConfig | Mapping[str, Any]) -> str:
+    """What the seeds of one recipe share: the identity without the seed."""
+    values = as_mapping(config)
+    return digest({key: values.get(key) for key in ("system", "model", "data", "train")})
+
 # %% ../../nbs/01_core/02_config.ipynb #09cd2a74
 def _is_set(config: BaseModel, path: Sequence[str]) -> bool:
     """Whether somebody gave the key at `path` another value than its default."""
@@ -294,23 +311,6 @@ def useless_keys(config: RunConfig) -> dict[str, Any]:
     """
     paths = {key: key.split(".") for key in sorted(config.model.ignores)}
     return {key: reduce(getitem, path, as_mapping(config)) for key, path in paths.items() if _is_set(config, path)}
-
-# %% ../../nbs/01_core/02_config.ipynb #750640c1
-def as_mapping(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """The plain, complete mapping of a configuration (what is recorded and handed to a template)."""
-    return config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
-
-
-def config_hash(config: RunConfig | Mapping[str, Any]) -> str:
-    """Identity of a run: system, model, data, train and seed; not its label and question."""
-    values = as_mapping(config)
-    return digest({key: values.get(key) for key in ("system", "model", "data", "train", "seed")})
-
-
-def recipe_hash(config: RunConfig | Mapping[str, Any]) -> str:
-    """What the seeds of one recipe share: the identity without the seed."""
-    values = as_mapping(config)
-    return digest({key: values.get(key) for key in ("system", "model", "data", "train")})
 
 # %% ../../nbs/01_core/02_config.ipynb #2209d3bb
 def config_diff(configs: Sequence[RunConfig | Mapping[str, Any]]) -> dict[str, list[Any]]:
