@@ -39,7 +39,8 @@ from thesis_surrogates.core.export.onnx import Deployable, ExportError, export_o
 from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.plots import KIND_COLOR, new_figure, save_figure, style
 from thesis_surrogates.core.recorder import append_event
-from thesis_surrogates.running.execution import Surrogate, load_surrogate
+from thesis_surrogates.core.surrogate import Surrogate
+from thesis_surrogates.running.execution import load_surrogate
 from thesis_surrogates.tracks.axis_tables import AxisFrame
 from thesis_surrogates.tracks.baselines import STEP_COUNTS, TOLERANCES, parabola
 from thesis_surrogates.tracks.data import TracksData, generate, straight_line

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 from thesis_surrogates.core.export.cpp_header import export_header, find_compiler  # noqa: E402
 from thesis_surrogates.core.export.onnx import Deployable  # noqa: E402
-from thesis_surrogates.running.registry import get_system  # noqa: E402
+from thesis_surrogates.running.registry import SYSTEMS, get_system  # noqa: E402
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler found")
 
@@ -20,7 +20,7 @@ def every_model():
     """(system, model) of all systems; of the three tokenizers of events, which differ little, one."""
     return [
         (system, name)
-        for system in ("tracks", "orbits", "flavor", "events")
+        for system in SYSTEMS
         for name in get_system(system).models
         if name not in ("ae_identity", "ae_linear")
     ]

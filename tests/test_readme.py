@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from thesis_surrogates.running.registry import SYSTEMS
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -59,7 +61,7 @@ def test_make_targets_named_in_tables_exist():
 
 def test_demo_and_test_are_made_of_what_they_promise():
     demo = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for system in ("tracks", "orbits", "flavor", "events"):
+    for system in SYSTEMS:
         assert f"{system}/demo" in demo
         assert (ROOT / "nbs" / "experiments" / "suites" / system / "demo.yaml").is_file()
     assert all(

@@ -293,7 +293,7 @@ def test_comparisons_fit_the_terminal_and_are_complete_in_a_pipe(tmp_path, width
 
 def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    answer = surrogates("data", "tracks", "--tracks", 100, "--out", "file/x.h5", cwd=tmp_path)
+    answer = surrogates("data", "tracks", "--set", "data.n_tracks=100", "--out", "file/x.h5", cwd=tmp_path)
     assert (
         answer.returncode == 2 and "nothing can be written there" in answer.stderr and "Traceback" not in answer.stderr
     )
@@ -301,7 +301,7 @@ def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
 
 @pytest.mark.parametrize("ending", ["h5", "npz"])
 def test_a_file_with_another_dataset_is_not_taken_for_the_one_asked_for(tmp_path, ending):
-    asked = ("data", "tracks", "--out", f"b.{ending}", "--tracks", 100, "--seed")
+    asked = ("data", "tracks", "--out", f"b.{ending}", "--set", "data.n_tracks=100", "--seed")
     assert surrogates(*asked, 1, cwd=tmp_path).returncode == 0
     before = (tmp_path / f"b.{ending}").read_bytes()
     assert surrogates(*asked, 1, cwd=tmp_path).returncode == 0

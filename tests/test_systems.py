@@ -13,11 +13,11 @@ from thesis_surrogates.core.comparison import score_all
 from thesis_surrogates.core.config import TrainConfig
 from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
+from thesis_surrogates.core.surrogate import Surrogate
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.running.datasets import ensure_dataset
 from thesis_surrogates.running.execution import load_surrogate, new_model, run
 from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite, suites
-from thesis_surrogates.running.surrogate import Surrogate
 
 MODELS = [(name, config.name) for name in SYSTEMS for config in load_suite(f"{name}/smoke")]
 

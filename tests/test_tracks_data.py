@@ -17,19 +17,20 @@ import torch
 from thesis_surrogates.core.errors import DataError
 from thesis_surrogates.core.files import file_fingerprint
 from thesis_surrogates.core.hdf5 import read_hdf5, write_hdf5
-from thesis_surrogates.running.datasets import dataset_path
+from thesis_surrogates.running.datasets import choose_dataset, dataset_path
+from thesis_surrogates.running.registry import get_system, read_settings
 from thesis_surrogates.tracks.data import PRESETS, TracksData, generate
 from thesis_surrogates.tracks.exchange.merge_split import description, merge, split_by_momentum
 from thesis_surrogates.tracks.files import load_data, read_npz, split_borders, train_source, write_npz
-from thesis_surrogates.tracks.production import produce
+from thesis_surrogates.tracks.production import make_data
 
 # ---- production
 
 COARSE = {"p_low": 0.5, "label_step": 500.0}
 MAKE = (
     "import sys, json, resource\nfrom pathlib import Path\nfrom thesis_surrogates.tracks.data import TracksData\n"
-    "from thesis_surrogates.tracks.production import produce\n"
-    "if __name__ == '__main__':\n    produce(TracksData(**json.loads(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3]))\n"
+    "from thesis_surrogates.tracks.production import make_data\n"
+    "if __name__ == '__main__':\n    make_data(TracksData(**json.loads(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3]))\n"
     "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
 )
 
@@ -49,7 +50,7 @@ def production(tmp_path, values, path, workers=1):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_at_random_moments_the_bytes_are_the_same(tmp_path, workers):
     values, rng = {"n_tracks": 90_000, **COARSE}, random.Random(workers)
-    produce(TracksData(**values), tmp_path / "whole.h5")
+    make_data(TracksData(**values), tmp_path / "whole.h5")
     path, folder = tmp_path / "killed.h5", tmp_path / ".killed.h5.parts"
     most = 0
     for _ in range(2):
@@ -92,7 +93,7 @@ def test_memory_does_not_grow_with_the_number_of_tracks(tmp_path):
 
 def test_the_small_generator_and_the_production_agree_where_much_is_rejected(tmp_path):
     config = TracksData(n_tracks=700, p_low=0.6, p_high=1.2, label_step=200.0)
-    produce(config, tmp_path / "x.h5")
+    make_data(config, tmp_path / "x.h5")
     pieces = list(generate(config))
     stored, attrs = read_hdf5(tmp_path / "x.h5")
     assert np.array_equal(stored["target"], np.concatenate([piece["target"] for piece in pieces]))
@@ -101,9 +102,9 @@ def test_the_small_generator_and_the_production_agree_where_much_is_rejected(tmp
 
 def test_hopeless_requests_end_in_words(tmp_path):
     with pytest.raises(DataError, match="raise p_low"):
-        produce(TracksData(n_tracks=50, largest_position=0.001, label_step=1000.0), tmp_path / "x.h5")
+        make_data(TracksData(n_tracks=50, largest_position=0.001, label_step=1000.0), tmp_path / "x.h5")
     with pytest.raises(DataError, match=r"or \.npz; choose"):
-        produce(TracksData(n_tracks=50), tmp_path / "x.csv")
+        make_data(TracksData(n_tracks=50), tmp_path / "x.csv")
     assert not (tmp_path / "x.h5").exists()
 
 
@@ -130,8 +131,8 @@ def test_how_a_file_is_read_does_not_change_which_file_it_is(tmp_path):
 def batches(tmp_path_factory):
     folder = tmp_path_factory.mktemp("batches")
     for seed in (0, 1):
-        produce(TracksData(n_tracks=1000, seed=seed, collocation=3, **COARSE), folder / f"{seed}.h5")
-    produce(TracksData(n_tracks=1000, collocation=3, **COARSE), folder / "0.npz")
+        make_data(TracksData(n_tracks=1000, seed=seed, collocation=3, **COARSE), folder / f"{seed}.h5")
+    make_data(TracksData(n_tracks=1000, collocation=3, **COARSE), folder / "0.npz")
     return folder
 
 
@@ -171,10 +172,10 @@ def test_merging_checks_what_must_agree(batches, tmp_path):
     for again in ("0.h5", "0.npz"):
         with pytest.raises(DataError, match="again"):
             merge([tmp_path / "both.h5", batches / again], tmp_path / "wrong.h5")
-    produce(TracksData(n_tracks=100, seed=5, polarity=-1, collocation=3), tmp_path / "turned.h5")
+    make_data(TracksData(n_tracks=100, seed=5, polarity=-1, collocation=3), tmp_path / "turned.h5")
     with pytest.raises(DataError, match="polarity"):
         merge([batches / "0.h5", tmp_path / "turned.h5"], tmp_path / "wrong.h5")
-    produce(TracksData(n_tracks=100, seed=5), tmp_path / "short.h5")
+    make_data(TracksData(n_tracks=100, seed=5), tmp_path / "short.h5")
     with pytest.raises(DataError, match="collocation is 0, but 3"):
         merge([batches / "0.h5", tmp_path / "short.h5"], tmp_path / "wrong.h5")
     attrs = read_hdf5(tmp_path / "short.h5")[1]
@@ -203,8 +204,8 @@ def test_momentum_regions_hold_each_track_once(batches, tmp_path):
 def test_trajectories_follow_the_stored_tracks_through_every_form(tmp_path):
     config = TracksData(n_tracks=300, trajectories=5, collocation=2, z_start=4000.0, z_end=12000.0, **COARSE)
     for name in ("a.h5", "a.npz"):
-        produce(config, tmp_path / name)
-    produce(config.model_copy(update={"seed": 1}), tmp_path / "b.npz")
+        make_data(config, tmp_path / name)
+    make_data(config.model_copy(update={"seed": 1}), tmp_path / "b.npz")
     columns, attrs = read_hdf5(tmp_path / "a.h5")
     path = columns["trajectory"]
     assert path.shape == (300, 5, 6) and "trajectory" in attrs["columns"]
@@ -228,16 +229,16 @@ def test_trajectories_follow_the_stored_tracks_through_every_form(tmp_path):
 
 
 def test_merging_refuses_what_its_description_could_not_say(batches, tmp_path):
-    produce(TracksData(n_tracks=100, seed=7, legs="variable", collocation=3), tmp_path / "variable.h5")
+    make_data(TracksData(n_tracks=100, seed=7, legs="variable", collocation=3), tmp_path / "variable.h5")
     with pytest.raises(DataError, match="legs is 'variable', but 'fixed' in 0.h5"):
         merge([batches / "0.h5", tmp_path / "variable.h5"], tmp_path / "wrong.h5")
-    produce(TracksData(n_tracks=100, seed=7, z_end=9000.0, collocation=3), tmp_path / "longer.h5")
+    make_data(TracksData(n_tracks=100, seed=7, z_end=9000.0, collocation=3), tmp_path / "longer.h5")
     with pytest.raises(DataError, match=r"z_end is 9000.0, but 7826.0"):
         merge([batches / "0.h5", tmp_path / "longer.h5"], tmp_path / "wrong.h5")
 
 
 def test_merging_describes_what_may_differ(batches, tmp_path):
-    produce(TracksData(n_tracks=100, seed=7, collocation=3, p_low=2.0, p_high=200.0), tmp_path / "fast.h5")
+    make_data(TracksData(n_tracks=100, seed=7, collocation=3, p_low=2.0, p_high=200.0), tmp_path / "fast.h5")
     merge([batches / "0.h5", tmp_path / "fast.h5"], tmp_path / "both.h5")
     about = read_hdf5(tmp_path / "both.h5", [])[1]
     assert (about["config"]["p_low"], about["config"]["p_high"], about["config"]["label_step"]) == (0.5, 200.0, 500.0)
@@ -337,14 +338,14 @@ def test_the_command_line_makes_merges_and_splits(tmp_path):
         "tracks",
         "--preset",
         "seed_v1",
-        "--tracks",
-        "1_000",
+        "--set",
+        "data.n_tracks=1_000",
         "--seed",
         3,
         "--out",
         "a.h5",
         "--set",
-        "label_step=200",
+        "data.label_step=200",
         cwd=tmp_path,
     )
     assert answer.returncode == 0 and "a.h5" in answer.stdout, answer.stderr
@@ -357,7 +358,8 @@ def test_the_command_line_makes_merges_and_splits(tmp_path):
         200.0,
     )
     before = (tmp_path / "a.h5").stat().st_mtime_ns
-    words = ("data", "tracks", "--preset", "seed_v1", "--tracks", 1000, "--set", "label_step=200", "--seed")
+    settings = ("--set", "data.n_tracks=1000", "--set", "data.label_step=200")
+    words = ("data", "tracks", "--preset", "seed_v1", *settings, "--seed")
     assert surrogates(*words, 3, "--out", "a.h5", cwd=tmp_path).returncode == 0
     other = surrogates(*words, 4, "--out", "a.h5", cwd=tmp_path)
     assert (
@@ -375,16 +377,13 @@ def test_the_command_line_makes_points_and_trajectories_in_a_momentum_band(tmp_p
     words = (
         "data",
         "tracks",
-        "--tracks",
-        100,
-        "--collocation",
-        4,
-        "--trajectories",
-        6,
-        "--momentum",
+        "--preset",
         "mid",
-        "--set",
-        "label_step=200",
+        *(
+            word
+            for setting in ("n_tracks=100", "collocation=4", "trajectories=6", "label_step=200")
+            for word in ("--set", f"data.{setting}")
+        ),
         "--out",
         "a.npz",
     )
@@ -402,20 +401,53 @@ def test_the_command_line_makes_points_and_trajectories_in_a_momentum_band(tmp_p
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("data", "tracks", "--momentum", "middle"), "low, mid, high"),
-        (("data", "orbits", "--momentum", "mid"), "tracks only"),
-        (("data", "tracks/smoke", "--collocation", "3"), "name of a system"),
+        (("data", "tracks", "--preset", "middle"), "did you mean 'mid"),
+        (("data", "orbits", "--preset", "mid"), "none of this name"),
+        (("data", "tracks/smoke", "--preset", "mid"), "name of a system"),
+        (("data", "tracks/smoke", "--seed", "3"), "name of a system"),
+        (("data", "tracks", "--set", "n_tracks=3"), "write --set data.n_tracks="),
+        (("data", "tracks", "--set", "train.epochs=3"), "keys of data only; leave it out"),
+        (("data", "tracks", "--set", "data.n_trakcs=3"), "did you mean 'n_tracks'"),
+        (("data", "orbits", "--set", "data.collocation=3"), "data.collocation: unknown key"),
         (("data", "tracks", "--preset", "seed_v2"), "did you mean 'seed_v1'"),
         (("data", "orbits", "--preset", "seed_v1"), "none of this name"),
-        (("data", "tracks/smoke", "--tracks", "10"), "name of a system"),
         (("data", "tracks", "orbits", "--out", "x.h5"), "one file"),
         (("data", "tracks", "--out", "x.csv"), ".npz"),
         (("data", "orbits", "--out", "x.npz"), ".h5"),
-        (("data", "tracks", "--tracks", "3"), "n_tracks"),
+        (("data", "tracks", "--set", "data.n_tracks=3"), "data.n_tracks"),
+        (("data", "tracks", "--tracks", "100"), "write --set data.n_tracks=N"),
+        (("data", "tracks", "--collocation=4"), "write --set data.collocation=N"),
+        (("data", "tracks", "--trajectories", "6"), "write --set data.trajectories=N"),
+        (("data", "--momentum", "low", "tracks"), "write --preset low, mid or high"),
         (("tracks", "merge", "a.h5", "--out", "b.h5"), "no such file"),
+        (("orbits", "merge", "a.h5"), "no commands of its own"),
     ],
 )
 def test_a_wrong_word_about_data_is_answered_in_one_line(tmp_path, words, message):
     answer = surrogates(*words, cwd=tmp_path)
     assert answer.returncode == 2 and answer.stderr.startswith("error: ") and message in answer.stderr, answer.stderr
     assert "Traceback" not in answer.stderr and not list(tmp_path.iterdir())  # no dataset, no lock either
+
+
+FILES = {  # names of the files that a request of version 0.1.0 was given; they must never change
+    ("leg", ""): "6a1be7e28e",
+    ("leg", "low"): "edf7612726",
+    ("leg", "mid"): "f5f67ac34b",
+    ("leg", "high"): "07fcf0218e",
+    ("seed_v1", ""): "b4114a7da3",
+    ("seed_v1", "low"): "d032082277",
+    ("seven_inputs", "high"): "7f04cbe009",
+}
+
+
+@pytest.mark.parametrize("legs, band", FILES)
+def test_every_dataset_of_before_has_its_name(legs, band):
+    """A leg and a momentum band were `--preset` and `--momentum`, the rest options of their own."""
+    settings = ["data.n_tracks=100_000", "data.collocation=10"] if not band else []
+    presets = [name for name in (legs, band) if name]
+    config = choose_dataset(get_system("tracks"), presets, read_settings(settings))
+    assert config.file_name("tracks") == f"tracks-{FILES[legs, band]}.h5"
+    if legs == "leg" and band:
+        assert config == PRESETS[band]
+    if legs == "seed_v1" and band == "low":  # without a second preset it is the same, since seed_v1 begins at 0.5 GeV
+        assert config == choose_dataset(get_system("tracks"), [legs], read_settings(["data.p_high=5"]))

@@ -14,7 +14,7 @@ from thesis_surrogates.tracks.exchange.merge_split import merge, split_by_moment
 from thesis_surrogates.tracks.field import DipoleField, FieldError, GridField, LHCbLikeField, UniformField, make_field
 from thesis_surrogates.tracks.field_map import write_npz_map
 from thesis_surrogates.tracks.files import exchange, load_data, npz_metadata, read_npz, write_npz
-from thesis_surrogates.tracks.production import make_data, produce
+from thesis_surrogates.tracks.production import make_data
 from thesis_surrogates.tracks.propagation import propagate, propagate_with_jacobian
 
 GOOD = np.array([[1.0, 2.0, 0.1, -0.1], [3.0, 4.0, 0.0, 0.0]])
@@ -271,7 +271,7 @@ def test_a_dataset_knows_its_map(tmp_path):
     values = np.zeros((5, 5, 5, 3))
     write_npz_map(tmp_path / "g.npz", axes, values)
     config = TracksData(n_tracks=300, field="grid", field_map=str(tmp_path / "g.npz"))
-    produce(config, tmp_path / "d.h5")
+    make_data(config, tmp_path / "d.h5")
     assert load_data(config, tmp_path / "d.h5").meta["n_tracks"] == 300
     values[..., 1] = -0.5
     write_npz_map(tmp_path / "g.npz", axes, values)
@@ -281,7 +281,7 @@ def test_a_dataset_knows_its_map(tmp_path):
 
 def test_what_cannot_be_made_leaves_nothing_behind(dataset, tmp_path):
     with pytest.raises(FieldError):
-        produce(TracksData(n_tracks=300, field="grid", field_map=str(tmp_path / "none.npz")), tmp_path / "z.h5")
+        make_data(TracksData(n_tracks=300, field="grid", field_map=str(tmp_path / "none.npz")), tmp_path / "z.h5")
     with pytest.raises(DataError, match="m.txt"):
         merge([dataset], tmp_path / "m.txt")
     assert not list(tmp_path.iterdir())

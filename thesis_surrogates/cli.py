@@ -13,12 +13,32 @@ import typer
 
 from thesis_surrogates.core.errors import SurrogatesError
 
+
+class Commands(typer.core.TyperGroup):
+    """The commands below, and those that a system brings, which are built when that system is named."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command by its name; None when there is none."""
+        known = super().get_command(ctx, cmd_name)
+        if known is not None:
+            return known
+        from thesis_surrogates.running.registry import SYSTEMS, get_system
+
+        if cmd_name not in SYSTEMS:
+            return None
+        from thesis_surrogates.running.commands import command_group
+
+        return command_group(get_system(cmd_name))
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Train, compare and publish neural surrogates of slow physics codes.",
+    epilog="A system may bring commands of its own, e.g. surrogates tracks --help; surrogates list names them.",
 )
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run directories.")]
@@ -83,7 +103,8 @@ def list_(system: Annotated[str | None, typer.Argument(help="A system; all when 
         record = get_system(name)
         typer.echo(
             f"{name}: {record.title}\n  question  {record.question}\n  models    {', '.join(record.models)}\n"
-            f"  headline  {record.headline}\n  suites    {', '.join(suites(name)) or '-'}"
+            f"  headline  {record.headline}\n  suites    {', '.join(suites(name)) or '-'}\n"
+            f"  presets   {', '.join(record.presets) or '-'}\n  commands  {', '.join(record.commands) or '-'}"
         )
 
 
@@ -92,93 +113,34 @@ def data(
     targets: Annotated[list[str], typer.Argument(help="Systems (tracks) and/or suites (tracks/demo, a YAML file).")],
     settings: Settings = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="A named dataset of the system, e.g. seed_v1 of tracks.")
+        list[str] | None, typer.Option("--preset", help="A named dataset of the system; of several, a later one wins.")
     ] = None,
-    tracks: Annotated[int | None, typer.Option("--tracks", help="How many tracks, e.g. 50_000_000.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the dataset.")] = None,
-    collocation: Annotated[
-        int | None, typer.Option("--collocation", help="tracks: also store the state at so many points of each leg.")
-    ] = None,
-    trajectories: Annotated[
-        int | None, typer.Option("--trajectories", help="tracks: also store each track on so many planes.")
-    ] = None,
-    momentum: Annotated[
-        str | None, typer.Option("--momentum", help="tracks: low (0.5 to 5 GeV), mid (5 to 20) or high (20 to 100).")
-    ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Write this file (.h5, for tracks also .npz), not one named by its content."),
+        Path | None, typer.Option("--out", help="Write this file, not one in --data-dir named by its content.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that share the work.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", "-w", min=1, help="At most so many processes share the work.")
+    ] = 1,
     data_dir: DataDir = DATA,
     again: Annotated[bool, typer.Option("--again", help="Make the dataset again even if its file exists.")] = False,
 ) -> None:
     """Generate the datasets of systems or suites; interrupted, a large one goes on when asked for again."""
-    from thesis_surrogates.core.errors import ConfigError
-    from thesis_surrogates.running.datasets import chosen_dataset, ensure_dataset, write_dataset
-    from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite, overrides
+    from thesis_surrogates.running.datasets import make_datasets
+    from thesis_surrogates.running.registry import read_settings
 
-    given: dict[str, Any] = {"n_tracks": tracks, "seed": seed, "collocation": collocation, "trajectories": trajectories}
-    of_tracks = [
-        f"--{key}"
-        for key, value in (("collocation", collocation), ("trajectories", trajectories), ("momentum", momentum))
-        if value is not None
-    ]
-    if any(target not in SYSTEMS for target in targets) and (
-        preset or out or of_tracks or tracks is not None or seed is not None
-    ):
-        raise ConfigError(
-            "options that describe one dataset (--preset, --tracks, --seed, --out and the like) need the name of a system, not of a suite"
-        )
-    if of_tracks and targets != ["tracks"]:
-        raise ConfigError(f"{of_tracks[0]} is for tracks only; leave it out")
-    if momentum is not None:
-        from thesis_surrogates.tracks.exchange.merge_split import momentum_band
-
-        given |= momentum_band(momentum)
-    if out is not None and len(targets) > 1:
-        raise ConfigError("--out is one file; give one system")
-    done = set()
-    for target in targets:
-        if target in SYSTEMS:
-            wanted = [(target, chosen_dataset(get_system(target), preset, given, overrides(settings or [])))]
-        else:
-            wanted = [(config.system, config.data) for config in load_suite(target)]
-        for name, config in wanted:
-            fresh = again and (name, config) not in done
-            if out is not None:
-                write_dataset(get_system(name), config, out, again=fresh, workers=workers)
-            path = out or ensure_dataset(get_system(name), config, data_dir, again=fresh, workers=workers)
-            if (name, config) not in done:
-                typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-            done.add((name, config))
-
-
-tracks_app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
-app.add_typer(tracks_app, name="tracks", help="Merge, split and convert files of tracks.")
-
-
-@tracks_app.command()
-def merge(
-    files: Annotated[list[Path], typer.Argument(help="Files of tracks (.h5 or .npz) of one field and polarity.")],
-    out: Annotated[Path, typer.Option("--out", help="The merged file (.h5 or .npz).")],
-) -> None:
-    """Put files of tracks together (one file is converted); refuses files that do not agree and tracks that are there twice."""
-    from thesis_surrogates.tracks.exchange.merge_split import merge as join
-
-    typer.echo(f"merged: {out} ({join(files, out)} tracks)")
-
-
-@tracks_app.command()
-def split(
-    file: Annotated[Path, typer.Argument(help="A file of tracks (.h5 or .npz).")],
-    folder: Annotated[Path | None, typer.Option("--folder", help="Where to write; beside the file by default.")] = None,
-) -> None:
-    """Divide a file of tracks by momentum: low 0.5 to 5, mid 5 to 20, high 20 to 100 GeV."""
-    from thesis_surrogates.tracks.exchange.merge_split import split_by_momentum
-
-    for path, rows in split_by_momentum(file, folder or file.parent).items():
-        typer.echo(f"split: {path} ({rows} tracks)")
+    made = make_datasets(
+        targets,
+        data_dir,
+        presets=preset or (),
+        seed=seed,
+        overrides=read_settings(settings),
+        out=out,
+        workers=workers,
+        again=again,
+    )
+    for name, path in made:
+        typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 @app.command()
@@ -192,10 +154,9 @@ def run(
     here: Annotated[bool, typer.Option("--here", help="In this process instead of a papermill notebook.")] = False,
 ) -> None:
     """Execute one run (resuming it if it was interrupted)."""
-    from thesis_surrogates.core.config import merge
-    from thesis_surrogates.running.registry import overrides, read_run_values, resolve
+    from thesis_surrogates.running.registry import load_run, read_settings
 
-    entry = resolve(merge(read_run_values(config), overrides(settings or [])))
+    entry = load_run(config, read_settings(settings))
     if here:
         from thesis_surrogates.running.execution import run as execute
 
@@ -218,36 +179,24 @@ def sweep(
     measure: Annotated[bool, typer.Option(help="Time all contenders again, alone, at the end.")] = True,
 ) -> None:
     """Execute suites, several runs at a time; what is done is skipped."""
-    from thesis_surrogates.core.config import as_mapping, merge
-    from thesis_surrogates.running.registry import load_suite, overrides, resolve, seed_list
+    from thesis_surrogates.running.registry import load_suite, read_seeds, read_settings
+    from thesis_surrogates.running.reports import finished_runs, measure_costs
 
-    over = overrides(settings or [])
-    repeats = [{"seed": seed} for seed in seed_list(seeds)] or [{}]
-    configs = [
-        resolve(merge(merge(as_mapping(config), over), repeat))
-        for suite in suites
-        for repeat in repeats
-        for config in load_suite(suite)
-    ]
+    over, repeats = read_settings(settings), read_seeds(seeds)
+    configs = [config for suite in suites for config in load_suite(suite, over, repeats)]
     code = _sweep(configs, out, data_dir, workers, budget, device)
-    if measure:
-        _measure(configs, out, data_dir)
+    finished = finished_runs(configs, out) if measure else []
+    if finished:
+        typer.echo(f"measuring the cost of {len(finished)} surrogates and their baselines, one after the other ...")
+        measure_costs(finished, out.parent / "sweeps", data_dir)
     raise typer.Exit(code)
 
 
 def _sweep(configs: list[Any], out: Path, data_dir: Path, workers: int, budget: float | None, device: str) -> int:
-    """Run configurations with a progress display; exit code 1 if any did not end well."""
-    import signal
+    """Execute runs with a progress display and a table at the end; exit code 1 if any did not end well."""
+    from thesis_surrogates.running.progress import sweep_visibly
 
-    from thesis_surrogates.running.progress import SweepProgress
-    from thesis_surrogates.running.sweeps import sweep as execute
-
-    # A batch system ends a job with SIGTERM; as an exception it lets the sweep stop its own processes first.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    with SweepProgress(workers) as show:
-        jobs = execute(
-            configs, out, data_dir=data_dir, workers=workers, budget_seconds=budget, device=device, watch=show
-        )
+    jobs = sweep_visibly(configs, out, data_dir=data_dir, workers=workers, budget_seconds=budget, device=device)
     _print_table(
         [
             {"run": job.label, "state": job.state, "directory": str(job.run_dir), "message": job.message[:100]}
@@ -255,23 +204,6 @@ def _sweep(configs: list[Any], out: Path, data_dir: Path, workers: int, budget: 
         ]
     )
     return int(any(job.state not in ("done", "paused", "busy") for job in jobs))
-
-
-def _measure(configs: list[Any], out: Path, data_dir: Path) -> None:
-    """Evaluate all finished runs one after the other in one quiet process."""
-    from thesis_surrogates.core.facts import read_run
-    from thesis_surrogates.running.execution import run_directory
-    from thesis_surrogates.running.registry import experiments_folder
-    from thesis_surrogates.running.templates import execute_notebook
-
-    finished = [path for config in configs if read_run(path := run_directory(config, out)).status == "done"]
-    if finished:
-        typer.echo(f"measuring the cost of {len(finished)} surrogates and their baselines, one after the other ...")
-        execute_notebook(
-            experiments_folder() / "evaluate.ipynb",
-            out.parent / "sweeps" / "evaluate.ipynb",
-            {"run_dirs": [str(path.resolve()) for path in finished], "data_dir": str(data_dir.resolve())},
-        )
 
 
 @app.command()
@@ -294,10 +226,10 @@ def jobs(
 ) -> None:
     """Write the job files of a suite: one file per run, their list, and what the scheduler reads."""
     from thesis_surrogates.running.jobs import SCHEDULERS, Request, job_files, write_jobs
-    from thesis_surrogates.running.registry import seed_list
+    from thesis_surrogates.running.registry import read_seeds
 
     request = Request(hours=hours, cpus=cpus, gpus=gpus, memory_gb=memory)
-    files = job_files(suite, scheduler, str(out), seeds=seed_list(seeds), request=request, program=program)
+    files = job_files(suite, scheduler, str(out), seeds=read_seeds(seeds), request=request, program=program)
     write_jobs(files, out)
     name, submit = SCHEDULERS[scheduler]
     typer.echo(f"jobs: {out / name} ({len(files) - 2} runs); start them with: {submit} {out / name}")
@@ -321,28 +253,13 @@ def compare(
     target: Annotated[str, typer.Argument(help="A folder of runs or a suite.")] = str(RUNS), out: Out = RUNS
 ) -> None:
     """Compare runs: what differs in their configurations, and how they did beside the baselines."""
-    from thesis_surrogates.core.config import config_diff
-    from thesis_surrogates.core.facts import read_run
-    from thesis_surrogates.core.tables import comparison_table
-    from thesis_surrogates.running.registry import get_system
-    from thesis_surrogates.running.reports import by_system, runs_of
+    from thesis_surrogates.running.reports import compare_runs
 
-    for name, run_dirs in by_system(runs_of(target, out)).items():
-        system, facts = get_system(name), [read_run(path) for path in run_dirs]
-        typer.echo(f"\n{system.title}\n")
-        keys = {
-            key: values
-            for key, values in config_diff([run.config for run in facts]).items()
-            if key not in ("name", "question")
-        }
-        _print_table(
-            [
-                {"key": key, **dict(zip((run.config["name"] for run in facts), values, strict=True))}
-                for key, values in keys.items()
-            ]
-        )
+    for title, keys, table in compare_runs(target, out):
+        typer.echo(f"\n{title}\n")
+        _print_table(keys)
         typer.echo("")
-        _print_table(comparison_table(run_dirs, columns=system.columns, headline=system.headline).to_dict("records"))
+        _print_table(table)
 
 
 @app.command()
@@ -480,8 +397,25 @@ def doctor() -> None:
     raise typer.Exit(int(any(check.needed and not check.good for check in checks)))
 
 
+MOVED_OPTIONS = {  # of `surrogates data`, until version 0.1.0
+    "--tracks": "--set data.n_tracks=N",
+    "--collocation": "--set data.collocation=N",
+    "--trajectories": "--set data.trajectories=N",
+    "--momentum": "--preset low, mid or high (also behind another: --preset seed_v1 --preset low)",
+}
+
+
+def _refuse_moved_options(words: list[str]) -> None:
+    """Answer an option that is no more with what to write instead."""
+    for option in [word.partition("=")[0] for word in words if words[0] == "data"]:
+        if option in MOVED_OPTIONS:
+            typer.echo(f"error: {option}: no longer an option; write {MOVED_OPTIONS[option]}", err=True)
+            raise SystemExit(2)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: an error that the user can repair becomes one line on standard error and exit code 2."""
+    _refuse_moved_options(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=arguments)
     except SurrogatesError as error:

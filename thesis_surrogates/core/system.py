@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from thesis_surrogates.core.facts import Run
 
 # %% auto #0
-__all__ = ['DataT', 'ModelT', 'TrainT', 'NetworkT', 'Symbol', 'hdf5_description', 'no_views', 'System']
+__all__ = ['HDF5_FORMATS', 'DataT', 'ModelT', 'TrainT', 'NetworkT', 'Symbol', 'hdf5_description', 'no_views', 'System']
 
 # %% ../../nbs/01_core/25_system.ipynb #c704a6a1
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,9 @@ def hdf5_description(path: Path) -> Mapping[str, Any]:
     return read_hdf5(path, [])[1]
 
 
+HDF5_FORMATS: Mapping[str, Callable[[Path], Mapping[str, Any]]] = {".h5": hdf5_description, ".hdf5": hdf5_description}
+
+
 def no_views(run: Run) -> Iterable[tuple[str, bytes]]:
     """No further files."""
     return ()
@@ -61,7 +64,8 @@ class System(Generic[DataT, ModelT, TrainT, NetworkT]):
     """All that the package knows of one physics system.
 
     Args:
-        make_data: write the generated dataset as one file at a path.
+        make_data: write the generated dataset, of any size, as one file at a path; at most `workers` processes share the work,
+            and called again after a kill it goes on or begins anew, but never leaves a torn file.
         load_data: read a file (generated or a user's), check it, and split it without leaks.
         plan: fill the model's normalisation from the training split, and say how it is trained; arguments are model, data, model and
             train configuration, and seed.
@@ -70,9 +74,10 @@ class System(Generic[DataT, ModelT, TrainT, NetworkT]):
         figures: named figures with their tables, from the scores of all contenders.
         columns: metrics of the comparison table, in order; `headline` decides what is best.
         presets: named datasets, for the command line.
-        produce: as `make_data`, with a number of processes, for datasets of any size and for each of `suffixes`;
-            called again after a kill it goes on.
-        description: what a file of one of these endings says of itself; its `config` holds the keys of the dataset.
+        formats: endings of the files that datasets are written to, each with the reader of what such a file says of itself;
+            its `config` holds the keys of the dataset.
+        commands: commands of the command line that only this system has, by name: plain annotated functions, see
+            `running.commands`.
         views: name and content of each further file of a run directory, derived from the run's facts, configuration and checkpoints
             alone; one at a time, so that no more than one is in memory.
 
@@ -87,7 +92,7 @@ class System(Generic[DataT, ModelT, TrainT, NetworkT]):
     data_config: type[DataT]
     train_config: type[TrainT]
     models: Mapping[str, type[ModelT]]
-    make_data: Callable[[DataT, Path], None]
+    make_data: Callable[[DataT, Path, int], None]
     load_data: Callable[[DataT, Path], Data]
     plan: Callable[[NetworkT, Data, ModelT, TrainT, int], Plan]
     surrogate: Callable[[NetworkT, Data], Contender]
@@ -98,7 +103,6 @@ class System(Generic[DataT, ModelT, TrainT, NetworkT]):
     headline: str
     columns: tuple[str, ...]
     presets: Mapping[str, DataT] = field(default_factory=dict)
-    produce: Callable[[DataT, Path, int], None] | None = None
-    suffixes: tuple[str, ...] = (".h5", ".hdf5")  # endings of the files that datasets are written to
-    description: Callable[[Path], Mapping[str, Any]] = hdf5_description
+    formats: Mapping[str, Callable[[Path], Mapping[str, Any]]] = field(default_factory=lambda: dict(HDF5_FORMATS))
+    commands: Mapping[str, Callable[..., str | Iterable[str] | None]] = field(default_factory=dict)
     views: Callable[[Run], Iterable[tuple[str, bytes]]] = no_views

@@ -123,8 +123,8 @@ FILE_SPLITS = {"train": ("X_train", "Y_train"), "validation": ("X_val", "y_val")
 GENERATION = 10_000  # events written at once
 
 
-def make_data(config: EventsData, path: Path) -> None:
-    """Generate the events of `config` and write one HDF5 file in the 92-column layout."""
+def make_data(config: EventsData, path: Path, workers: int = 1) -> None:
+    """Generate the events of `config` in one process and write one HDF5 file in the 92-column layout."""
     sizes = {"train": config.train_events, "validation": config.validation_events, "test": config.test_events}
     attrs = {
         "layout": LAYOUT,

@@ -203,8 +203,8 @@ class FlavorData(DataConfig):
     augment_permutations: bool = Field(default=False, description="twelve copies of each training row")
 
 # %% ../../nbs/04_flavor/05_data.ipynb #62ce12c7
-def make_data(config: FlavorData, path: Path) -> None:
-    """Generate both streams, `config.cells` rows each, and write them to one file with the label method in its attributes."""
+def make_data(config: FlavorData, path: Path, workers: int = 1) -> None:
+    """Generate both streams, `config.cells` rows each, into one file with the label method in its attributes; in one process."""
     unstable, stable = [], []
     narrow, missing = 0, {"unstable": config.cells, "stable": config.cells}
     rule = lebedev(config.quadrature_order)

@@ -88,8 +88,8 @@ class OrbitsData(DataConfig):
         return {name: (-bound, bound) for name, bound in bounds.items()}
 
 # %% ../../nbs/03_orbits/05_data.ipynb #e004bcf4
-def make_data(config: OrbitsData, path: Path) -> None:
-    """Generate both sets and write them to `path` (HDF5, km and s), atomically."""
+def make_data(config: OrbitsData, path: Path, workers: int = 1) -> None:
+    """Generate both sets and write them to `path` (HDF5, km and s), atomically; one process makes them."""
     arrays: dict[str, Array] = {}
     sets = (("train", config.train_set), ("test", config.test_set))
     with show_progress("orbits", len(sets)) as tell:

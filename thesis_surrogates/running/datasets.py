@@ -5,7 +5,7 @@
 # %% ../../nbs/06_running/01_datasets.ipynb #fc158001
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from ..core.config import DataConfig, RunConfig, check, merge, nearest
 from ..core.errors import ConfigError, DataError
 from ..core.files import FileLock
 from ..core.system import System
-from .registry import get_system, resolve
+from .registry import SYSTEMS, get_system, load_suite, resolve
 
 # %% auto #0
-__all__ = ['dataset_path', 'lock_beside', 'chosen_dataset', 'ensure_dataset', 'check_same', 'write_dataset', 'datasets_of']
+__all__ = ['dataset_path', 'lock_beside', 'choose_dataset', 'ensure_dataset', 'check_same', 'write_dataset', 'datasets_of',
+           'asked_datasets', 'make_datasets']
 
 # %% ../../nbs/06_running/01_datasets.ipynb #57ec6bd7
 def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
@@ -43,20 +44,25 @@ def lock_beside(path: Path) -> FileLock:
     return lock
 
 # %% ../../nbs/06_running/01_datasets.ipynb #1355d059
-def chosen_dataset(system: System, preset: str | None, given: Mapping[str, Any], over: Mapping[str, Any]) -> DataConfig:
-    """The checked description of one dataset: a preset or the defaults, then `given` (None counts for nothing), then `over`.
+def choose_dataset(system: System, presets: Sequence[str], overrides: Mapping[str, Any]) -> DataConfig:
+    """The checked description of one dataset: the defaults, then each preset, then the key `data` of the overrides.
 
     Raises:
         ConfigError: the system has no such preset, or a key is wrong.
     """
-    if preset is not None and preset not in system.presets:
-        raise ConfigError(
-            f"--preset {preset}: {system.name} has none of this name; "
-            f"{nearest(preset, list(system.presets)) if system.presets else 'leave it out'}"
-        )
-    base = {} if preset is None else system.presets[preset].model_dump(mode="json")
-    values = merge(base, {key: value for key, value in given.items() if value is not None})
-    return check(system.data_config, merge(values, over.get("data") or over), "data")
+    values: dict[str, Any] = {}
+    for preset in presets:
+        if preset not in system.presets:
+            raise ConfigError(
+                f"--preset {preset}: {system.name} has none of this name; "
+                f"{nearest(preset, list(system.presets)) if system.presets else 'leave it out'}"
+            )
+        values = merge(values, system.presets[preset].model_dump(mode="json", exclude_unset=True))
+    for key in overrides:
+        if key != "data":
+            known = f"write --set data.{key}=..." if key in system.data_config.model_fields else "leave it out"
+            raise ConfigError(f"--set {key}: a dataset is described by keys of data only; {known}")
+    return check(system.data_config, merge(values, overrides.get("data") or {}), "data")
 
 # %% ../../nbs/06_running/01_datasets.ipynb #0e9ca0db
 def ensure_dataset(
@@ -66,7 +72,7 @@ def ensure_dataset(
 
     Args:
         again: make a generated dataset even if the file exists.
-        workers: processes that make it, where the system can share the work.
+        workers: at most so many processes make it.
 
     Raises:
         DataError: a user's file that does not exist.
@@ -86,7 +92,7 @@ def check_same(system: System, config: DataConfig, path: Path) -> None:
     Raises:
         DataError: the file is damaged or holds another dataset.
     """
-    found, asked = system.description(path).get("config"), config.described()
+    found, asked = system.formats[path.suffix](path).get("config"), config.described()
     if not isinstance(found, dict):
         return
     other = [
@@ -103,22 +109,18 @@ def write_dataset(system: System, config: DataConfig, path: Path, *, again: bool
     """Make a dataset at a place of one's own choice, unless the file is there.
 
     Raises:
-        DataError: the system cannot write such a file or share the work, or the file holds another dataset.
+        DataError: the system cannot write such a file, or the file holds another dataset.
     """
-    if path.suffix not in system.suffixes:
+    if path.suffix not in system.formats:
         raise DataError(
-            f"{path.name}: datasets of {system.name} are written as {' or '.join(system.suffixes)}; choose such a name"
+            f"{path.name}: datasets of {system.name} are written as {' or '.join(system.formats)}; choose such a name"
         )
-    if system.produce is None and workers > 1:
-        raise DataError(f"{path.name}: {system.name} makes its datasets with one process; leave out --workers")
     lock = lock_beside(path)
     try:
-        if not again and path.is_file():
-            check_same(system, config, path)
-        elif system.produce is not None:
-            system.produce(config, path, workers)
+        if again or not path.is_file():
+            system.make_data(config, path, workers)
         else:
-            system.make_data(config, path)
+            check_same(system, config, path)
     finally:
         lock.release()
 
@@ -129,3 +131,48 @@ def datasets_of(configs: list[RunConfig], data_dir: str | Path) -> dict[Path, Ru
     for config in configs:
         found.setdefault(dataset_path(config.system, config.data, data_dir), config)
     return found
+
+# %% ../../nbs/06_running/01_datasets.ipynb #aa700c6c
+def asked_datasets(
+    targets: Sequence[str], presets: Sequence[str] = (), overrides: Mapping[str, Any] | None = None
+) -> list[tuple[str, DataConfig]]:
+    """System and description of each distinct dataset of systems and of suites, in order."""
+    asked: dict[tuple[str, DataConfig], None] = {}
+    for target in targets:
+        if target in SYSTEMS:
+            asked[target, choose_dataset(get_system(target), presets, overrides or {})] = None
+        else:
+            asked |= {(run.system, run.data): None for run in load_suite(target, overrides)}
+    return list(asked)
+
+
+def make_datasets(
+    targets: Sequence[str],
+    data_dir: str | Path,
+    *,
+    presets: Sequence[str] = (),
+    seed: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    out: Path | None = None,
+    workers: int = 1,
+    again: bool = False,
+) -> Iterator[tuple[str, Path]]:
+    """Make what targets ask for, one after the other; yields system and file of each.
+
+    Raises:
+        ConfigError: presets, a seed or a file name for a suite, or one file name for several systems.
+    """
+    if (presets or seed is not None or out is not None) and any(target not in SYSTEMS for target in targets):
+        raise ConfigError(
+            "--preset, --seed and --out describe one dataset; they need the name of a system, not of a suite"
+        )
+    if out is not None and len(targets) > 1:
+        raise ConfigError("--out is one file; give one system")
+    seeded = {} if seed is None else {"data": {"seed": seed}}
+    for name, config in asked_datasets(targets, presets, merge(seeded, overrides or {})):
+        path = out or dataset_path(name, config, data_dir)
+        if out is None:
+            ensure_dataset(get_system(name), config, data_dir, again=again, workers=workers)
+        else:
+            write_dataset(get_system(name), config, path, again=again, workers=workers)
+        yield name, path

@@ -26,12 +26,12 @@ from ..core.models import count_parameters
 from ..core.plan import Callback
 from ..core.recorder import append_event, open_run, prepare_run, provenance
 from ..core.run_files import RunFiles
+from ..core.surrogate import Surrogate
 from ..core.system import System
 from ..core.training import fit
 from .datasets import dataset_path, ensure_dataset
 from .epoch_bar import EpochBar, wanted
-from .registry import get_system, read_run_values, resolve
-from .surrogate import Surrogate
+from .registry import get_system, load_run, resolve
 
 # %% auto #0
 __all__ = ['OWN_FILES', 'run_directory', 'pick_device', 'threads', 'new_model', 'items_in', 'evaluate', 'write_views', 'run',
@@ -150,7 +150,7 @@ def run(
         ConfigError, DataError, FactsError: before anything is written.
         TrainingDiverged: recorded as the run's failure and raised.
     """
-    config = resolve(read_run_values(config) if isinstance(config, str | Path) else config)
+    config = load_run(config) if isinstance(config, str | Path) else resolve(config)
     chosen, system, run_dir = pick_device(device), get_system(config.system), run_directory(config, out)
     values = as_mapping(config)
     if RunFiles(run_dir).config.exists():

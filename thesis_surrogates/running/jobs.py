@@ -12,10 +12,10 @@ from pathlib import Path
 
 import yaml
 
-from ..core.config import as_mapping, merge, nearest
+from ..core.config import as_mapping, nearest
 from ..core.errors import ConfigError
 from ..core.files import replace_text
-from .registry import load_suite, resolve
+from .registry import load_suite
 
 # %% auto #0
 __all__ = ['END', 'PLAIN', 'SCHEDULERS', 'Request', 'plain', 'run_files', 'slurm_text', 'condor_text', 'job_files', 'write_jobs']
@@ -68,13 +68,11 @@ def run_files(suite: str | Path, seeds: Sequence[int] = ()) -> dict[str, str]:
         ConfigError: a run is wrong, or its name cannot stand in a job file.
     """
     files: dict[str, str] = {}
-    for config in load_suite(suite):
-        for seed in seeds or [config.seed]:
-            values = as_mapping(resolve(merge(as_mapping(config), {"seed": seed})))
-            name = f"{config.name}_seed{seed}" if seeds else config.name
-            if "/" in name:
-                raise ConfigError(f"run {name!r}: its name is to be a file name here; leave out the /")
-            files[f"{plain('run', name)}.yaml"] = yaml.safe_dump(values, sort_keys=False)
+    for config in load_suite(suite, seeds=seeds):
+        name = f"{config.name}_seed{config.seed}" if seeds else config.name
+        if "/" in name:
+            raise ConfigError(f"run {name!r}: its name is to be a file name here; leave out the /")
+        files[f"{plain('run', name)}.yaml"] = yaml.safe_dump(as_mapping(config), sort_keys=False)
     return files
 
 # %% ../../nbs/06_running/09_jobs.ipynb #c25d11af

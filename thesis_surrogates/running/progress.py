@@ -5,18 +5,22 @@
 # %% ../../nbs/06_running/06_progress.ipynb #2ecba251
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from .sweeps import Job
+from ..core.config import RunConfig
+from .sweeps import Job, sweep
 
 # %% auto #0
-__all__ = ['clock', 'time_left', 'SweepProgress']
+__all__ = ['clock', 'time_left', 'SweepProgress', 'sweep_visibly']
 
 # %% ../../nbs/06_running/06_progress.ipynb #de98f432
 def clock(seconds: float | None) -> str:
@@ -118,3 +122,29 @@ class SweepProgress:
             self.console.print(
                 f"[{ended}/{len(jobs)}] {now}; about {left} left", markup=False, highlight=False, soft_wrap=True
             )
+
+# %% ../../nbs/06_running/06_progress.ipynb #07ce3721
+def sweep_visibly(
+    configs: Sequence[RunConfig],
+    out: str | Path,
+    *,
+    data_dir: str | Path,
+    workers: int = 1,
+    budget_seconds: float | None = None,
+    device: str = "auto",
+) -> list[Job]:
+    """Execute runs with a progress display, in the main thread of a process."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        with SweepProgress(workers) as show:
+            return sweep(
+                configs,
+                out,
+                data_dir=data_dir,
+                workers=workers,
+                budget_seconds=budget_seconds,
+                device=device,
+                watch=show,
+            )
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..core.config import RunConfig, as_mapping, check_run, merge, nearest, nested, read_yaml
+from ..core.config import RunConfig, check_run, merge, nearest, nested, read_yaml
 from ..core.errors import ConfigError
 from ..core.files import package_folder
 from ..core.suites import expand_suite
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from thesis_surrogates.core.system import System
 
 # %% auto #0
-__all__ = ['SYSTEMS', 'get_system', 'resolve', 'experiments_folder', 'suites', 'suite_path', 'load_suite', 'suite_remedy',
-           'read_run_values', 'overrides', 'seed_list']
+__all__ = ['SYSTEMS', 'get_system', 'resolve', 'experiments_folder', 'suites', 'suite_path', 'named_runs', 'merge_run',
+           'list_runs', 'load_suite', 'suite_remedy', 'load_run', 'read_settings', 'read_seeds']
 
 # %% ../../nbs/06_running/00_registry.ipynb #2adc70ee
 SYSTEMS: dict[str, str] = {
@@ -85,7 +85,7 @@ def suites(system: str | None = None) -> dict[str, Path]:
 
 # %% ../../nbs/06_running/00_registry.ipynb #cefc3e92
 def suite_path(name: str | Path) -> Path:
-    """A suite file by path or by its short name, such as `tracks/demo`.
+    """A file by path, or a suite by its short name, such as `tracks/demo`.
 
     Raises:
         ConfigError: there is neither; the message names the nearest.
@@ -94,69 +94,89 @@ def suite_path(name: str | Path) -> Path:
         return Path(name)
     known = suites()
     if str(name) not in known:
-        raise ConfigError(f"{name}: no such suite file; {nearest(str(name), list(known))}")
+        raise ConfigError(f"{name}: no such file and no such suite; {nearest(str(name), list(known))}")
     return known[str(name)]
 
 
-def load_suite(name: str | Path) -> list[RunConfig]:
-    """All runs of a suite, every one checked before any is returned.
+def named_runs(target: str | Path) -> list[dict[str, Any]]:
+    """The runs that a target names, not checked yet: a suite, one run of it (`tracks/demo:mlp`), or a YAML file of one run."""
+    whole = Path(target).is_file() or ":" not in str(target)
+    suite, _, name = (str(target), "", "") if whole else str(target).rpartition(":")
+    path = suite_path(suite)
+    values = read_yaml(path)
+    alone = not values.keys() & {"defaults", "runs", "grid"} and values.keys() & {"system", "model", "data", "train"}
+    runs = [{"name": path.stem, **values}] if alone else expand_suite(values, str(path))
+    if not name:
+        return runs
+    found = [run for run in runs if run["name"] == name]
+    if not found:
+        raise ConfigError(f"{suite} has no run {name!r}; {nearest(name, [str(run['name']) for run in runs])}")
+    return found
+
+# %% ../../nbs/06_running/00_registry.ipynb #4578f94d
+def merge_run(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's mapping with overrides; a model that is only named becomes a mapping, so that its keys can be set."""
+    model = values.get("model")
+    return merge({**values, "model": {"name": model}} if isinstance(model, str) else values, overrides)
+
+
+def list_runs(names: Sequence[str]) -> str:
+    """`run 'a'`, or `run 'a' and 3 more`."""
+    return f"run {names[0]!r}" + (f" and {len(names) - 1} more" if names[1:] else "")
+
+# %% ../../nbs/06_running/00_registry.ipynb #6f8aabb9
+def load_suite(
+    target: str | Path, overrides: Mapping[str, Any] | None = None, seeds: Sequence[int] | None = None
+) -> list[RunConfig]:
+    """All runs of a target with the overrides, once for each seed; every one is checked before any is returned.
 
     Raises:
-        ConfigError: listing each run that is wrong, and why.
+        ConfigError: listing what is wrong, and in which runs.
     """
-    path = suite_path(name)
-    runs, problems = [], []
-    for values in expand_suite(read_yaml(path), str(path)):
+    over = dict(overrides or {})
+    repeats = [{**over, "seed": seed} for seed in seeds or ()] or [over]
+    mappings, runs = named_runs(target), []
+    problems: dict[str, dict[str, None]] = {}  # line to names of runs, in order
+    for values in [merge_run(values, repeat) for repeat in repeats for values in mappings]:
         try:
             runs.append(resolve(values))
         except ConfigError as error:
-            problems += [f"{path}, run {values['name']!r}: {line}" for line in str(error).splitlines()]
+            for line in str(error).splitlines():
+                problems.setdefault(line, {})[str(values.get("name"))] = None
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(f"{target}, {list_runs(list(names))}: {line}" for line, names in problems.items()))
     return runs
 
-# %% ../../nbs/06_running/00_registry.ipynb #7e1d0002
+# %% ../../nbs/06_running/00_registry.ipynb #04d9a692
 def suite_remedy(name: str, runs: Sequence[str]) -> str:
     """What to type instead of the bare name of a suite."""
+    others = f" (or {', '.join(runs[1:5])}{', ...' if runs[5:] else ''})" if runs[1:] else ""
     return (
-        f"{name} is a suite of {len(runs)} runs; execute all with: surrogates sweep {name}, or one with: "
-        f"surrogates run {name}:{runs[0]} (or {', '.join(runs[1:5])}{', ...' if runs[5:] else ''})"
-    ).replace(" (or )", "")
+        f"{name} is a suite of {len(runs)} runs; execute all with: surrogates sweep {name}, "
+        f"or one with: surrogates run {name}:{runs[0]}{others}"
+    )
 
 
-def read_run_values(name: str | Path) -> dict[str, Any]:
-    """Mapping of the run that a YAML file holds (called like the file), or of one run of a suite: `tracks/demo:mlp`.
+def load_run(target: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The one run of a target, a YAML file or `tracks/demo:mlp`, with the overrides.
 
     Raises:
-        ConfigError: neither is there, or a suite is named without one of its runs.
+        ConfigError: it is wrong, or the target is a suite of several runs; the message says what to type instead.
     """
-    text, suite, run = str(name), *str(name).rpartition(":")[::2]
-    if not Path(text).is_file() and (suite or text in suites()):
-        runs = {config.name: config for config in load_suite(suite or text)}
-        if not run or run not in runs:
-            words = (
-                f"{suite} has no run {run!r}; {nearest(run, list(runs))}"
-                if suite and run
-                else suite_remedy(suite or text, list(runs))
-            )
-            raise ConfigError(words)
-        return as_mapping(runs[run])
-    if not Path(text).is_file() and not Path(text).suffix:
-        raise ConfigError(f"{text}: no such file and no such suite; {nearest(text, list(suites()))}")
-    values = read_yaml(text)
-    if "system" not in values and ("runs" in values or "grid" in values):
-        raise ConfigError(suite_remedy(text, [config.name for config in load_suite(text)]))
-    return {"name": Path(text).stem, **values}
+    runs = load_suite(target, overrides)
+    if len(runs) > 1:
+        raise ConfigError(suite_remedy(str(target), [run.name for run in runs]))
+    return runs[0]
 
 # %% ../../nbs/06_running/00_registry.ipynb #1096685b
-def overrides(settings: Sequence[str]) -> dict[str, Any]:
+def read_settings(settings: Sequence[str] | None) -> dict[str, Any]:
     """`["train.epochs=3"]` to `{"train": {"epochs": 3}}`; values are read as YAML.
 
     Raises:
         ConfigError: a setting without `=`, or without a key before it.
     """
     result: dict[str, Any] = {}
-    for setting in settings:
+    for setting in settings or ():
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {setting}: write it as key=value, e.g. train.epochs=3")
@@ -164,7 +184,7 @@ def overrides(settings: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def seed_list(text: str) -> list[int]:
+def read_seeds(text: str) -> list[int]:
     """`"0,1,2"` to integers.
 
     Raises:

@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..core.config import read_yaml
+import pandas as pd
+
+from ..core.config import RunConfig, config_diff, read_yaml
 from ..core.errors import ConfigError
-from ..core.facts import find_runs
+from ..core.facts import find_runs, read_run
 from ..core.run_files import read_config
+from ..core.tables import comparison_table
 from .execution import run_directory
 from .registry import experiments_folder, get_system, load_suite, suite_path, suites
 from .templates import execute_notebook
 
 # %% auto #0
-__all__ = ['is_suite', 'runs_of', 'label_of', 'by_system', 'make_reports']
+__all__ = ['is_suite', 'runs_of', 'label_of', 'by_system', 'make_reports', 'compare_runs', 'finished_runs', 'measure_costs']
 
 # %% ../../nbs/06_running/07_reports.ipynb #bd2d34b9
 def is_suite(target: str | Path) -> bool:
@@ -86,3 +90,36 @@ def make_reports(
         )
         written.append(folder)
     return written
+
+# %% ../../nbs/06_running/07_reports.ipynb #bb455894
+def compare_runs(
+    target: str | Path, out: str | Path = "outputs/runs"
+) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """For each system of a target: its title, the keys that differ between its runs, and how they did beside the baselines."""
+    for name, run_dirs in by_system(runs_of(target, out)).items():
+        system, configs = get_system(name), [read_run(path).config for path in run_dirs]
+        labels = [config["name"] for config in configs]
+        keys: list[dict[str, Any]] = [
+            {"key": key, **dict(zip(labels, values, strict=True))}
+            for key, values in config_diff(configs).items()
+            if key not in ("name", "question")
+        ]
+        yield (
+            system.title,
+            pd.DataFrame(keys),
+            comparison_table(run_dirs, columns=system.columns, headline=system.headline),
+        )
+
+
+def finished_runs(configs: Sequence[RunConfig], out: str | Path) -> list[Path]:
+    """Run directories of the configurations that are done."""
+    return [path for config in configs if read_run(path := run_directory(config, out)).status == "done"]
+
+
+def measure_costs(run_dirs: Sequence[Path], folder: Path, data_dir: Path) -> None:
+    """Evaluate runs together in one quiet process; the executed notebook goes into `folder`."""
+    execute_notebook(
+        experiments_folder() / "evaluate.ipynb",
+        folder / "evaluate.ipynb",
+        {"run_dirs": [str(path.resolve()) for path in run_dirs], "data_dir": str(data_dir.resolve())},
+    )

@@ -20,7 +20,7 @@ from ..core.facts import read_run
 from ..core.files import FileLock
 from ..core.run_files import RunFiles
 from .execution import run_directory
-from .registry import experiments_folder, resolve
+from .registry import experiments_folder
 
 # %% auto #0
 __all__ = ['BUSY', 'this_python', 'execute_notebook', 'refuse_undeclared', 'to_seconds', 'start_run', 'serve', 'main']
@@ -108,13 +108,14 @@ def start_run(
     """Start a run under papermill in its own process; its output is appended to `log.txt` of the run directory."""
     run_dir = run_directory(config, out)
     run_dir.mkdir(parents=True, exist_ok=True)
-    request = {
-        "config": as_mapping(config),
+    parameters = {
+        **as_mapping(config),
         "out": str(Path(out).resolve()),
         "data_dir": str(Path(data_dir).resolve()),
         "budget_seconds": budget_seconds,
         "device": device,
     }
+    request = {"run_dir": str(run_dir.resolve()), "parameters": parameters}
     threads = str(config.train.threads)
     environment = {
         **os.environ,
@@ -142,15 +143,13 @@ BUSY = 75  # "temporary failure" of sysexits.h: somebody else is running it
 
 
 def serve(request: Mapping[str, Any]) -> int:
-    """Execute one request and return the exit code."""
-    config = resolve(request["config"])
-    run_dir = run_directory(config, request["out"])
+    """Execute one request, the run directory and the parameters of the template, and return the exit code."""
+    run_dir = Path(request["run_dir"])
     lock = FileLock(run_dir / ".launch.lock")
     if not lock.take(patience_seconds=0):
         return BUSY
-    parameters = {**as_mapping(config), **{key: value for key, value in request.items() if key != "config"}}
     try:
-        execute_notebook(experiments_folder() / "train.ipynb", run_dir / "notebook.ipynb", parameters)
+        execute_notebook(experiments_folder() / "train.ipynb", run_dir / "notebook.ipynb", request["parameters"])
     except Exception as error:  # the facts hold the traceback of the run; the log holds this one
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         if not RunFiles(run_dir).config.exists():

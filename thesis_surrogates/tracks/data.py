@@ -20,9 +20,9 @@ from .field import make_field
 from .propagation import propagate
 
 # %% auto #0
-__all__ = ['PRESETS', 'CHUNK', 'COLUMNS', 'ALONG', 'OPTIONAL', 'TracksData', 'draw_box', 'accepted', 'from_collisions',
-           'draw_tracks', 'straight_line', 'label_tracks', 'follow', 'trajectories', 'chunk_tracks', 'take', 'rows_for',
-           'check_yield', 'generate', 'columns_of', 'label_note', 'tensors_of', 'field_of']
+__all__ = ['MOMENTUM_BANDS_GEV', 'PRESETS', 'CHUNK', 'COLUMNS', 'ALONG', 'OPTIONAL', 'TracksData', 'draw_box', 'accepted',
+           'from_collisions', 'draw_tracks', 'straight_line', 'label_tracks', 'follow', 'trajectories', 'chunk_tracks',
+           'take', 'rows_for', 'check_yield', 'generate', 'columns_of', 'label_note', 'tensors_of', 'field_of']
 
 # %% ../../nbs/02_tracks/08_data.ipynb #55bab199
 class TracksData(DataConfig):
@@ -135,6 +135,8 @@ class TracksData(DataConfig):
         }
 
 # %% ../../nbs/02_tracks/08_data.ipynb #6a6bde49
+MOMENTUM_BANDS_GEV: Mapping[str, tuple[float, float]] = {"low": (0.5, 5.0), "mid": (5.0, 20.0), "high": (20.0, 100.0)}
+
 PRESETS: Mapping[str, TracksData] = {
     "leg": TracksData(),
     "long_leg": TracksData(z_start=4000.0, z_end=12000.0),
@@ -152,6 +154,7 @@ PRESETS: Mapping[str, TracksData] = {
         z0_low=0.0,
         z0_high=14000.0,
     ),
+    **{name: TracksData(p_low=low, p_high=high) for name, (low, high) in MOMENTUM_BANDS_GEV.items()},
 }
 
 # %% ../../nbs/02_tracks/08_data.ipynb #0c95156e

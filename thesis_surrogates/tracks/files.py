@@ -20,13 +20,14 @@ from ..core.data import Data, Source, Tensors, TensorSource, split_by_group
 from ..core.errors import DataError
 from ..core.files import atomic, file_fingerprint
 from ..core.hdf5 import UNREADABLE, Hdf5Source, read_hdf5
+from ..core.system import HDF5_FORMATS
 from .data import ALONG, COLUMNS, OPTIONAL, TracksData, tensors_of
 
 # %% auto #0
-__all__ = ['BLOCK', 'EXCHANGE', 'DAMAGED', 'STREAM_ABOVE', 'HELD', 'rows_in', 'blocks', 'column_names', 'exchange', 'stream_npz',
-           'write_npz', 'to_npz', 'damage', 'is_object', 'check_exchange', 'read_npz', 'npz_metadata', 'check_columns',
-           'map_digest', 'check_made', 'check_planes', 'read_spread', 'load_memory', 'shares', 'described',
-           'split_borders', 'load_stream', 'load_data', 'TrackStream', 'train_source']
+__all__ = ['BLOCK', 'EXCHANGE', 'DAMAGED', 'FORMATS', 'STREAM_ABOVE', 'HELD', 'rows_in', 'blocks', 'column_names', 'exchange',
+           'stream_npz', 'write_npz', 'to_npz', 'damage', 'is_object', 'check_exchange', 'read_npz', 'npz_metadata',
+           'check_columns', 'map_digest', 'check_made', 'check_planes', 'read_spread', 'load_memory', 'shares',
+           'described', 'split_borders', 'load_stream', 'load_data', 'TrackStream', 'train_source']
 
 # %% ../../nbs/02_tracks/09_files.ipynb #e50fc214
 BLOCK = 65_536  # rows held at once
@@ -206,6 +207,10 @@ def npz_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
                 return {}
     except (*DAMAGED, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a readable .npz file ({damage(path, error)}); {UNREADABLE}") from None
+
+
+# Endings of files of tracks, each with the reader of what such a file says of itself.
+FORMATS: Mapping[str, Callable[[Path], Mapping[str, Any]]] = {**HDF5_FORMATS, ".npz": npz_metadata}
 
 # %% ../../nbs/02_tracks/09_files.ipynb #8ab5738b
 def check_columns(columns: Mapping[str, np.ndarray], source: str, first: int = 0) -> None:

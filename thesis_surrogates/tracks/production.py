@@ -34,11 +34,11 @@ from thesis_surrogates.tracks.data import (
     take,
 )
 from .field import make_field
-from .files import map_digest, to_npz
+from .files import FORMATS, map_digest, to_npz
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'parts_folder', 'make_part', 'read_part', 'parts_in', 'taken', 'standing', 'fill_here', 'work',
-           'fill_together', 'assemble', 'produce', 'make_data']
+__all__ = ['parts_folder', 'make_part', 'read_part', 'parts_in', 'taken', 'standing', 'fill_here', 'work', 'fill_together',
+           'assemble', 'make_data']
 
 # %% ../../nbs/02_tracks/10_production.ipynb #f5804b50
 def parts_folder(config: TracksData, path: Path) -> Path:
@@ -184,10 +184,7 @@ def assemble(config: TracksData, folder: Path, path: Path) -> None:
         writer.attrs({"n_drawn": drawn, "n_rejected": drawn - found, "label": label_note(config), **map_digest(config)})
 
 # %% ../../nbs/02_tracks/10_production.ipynb #29505cee
-SUFFIXES = (".h5", ".hdf5", ".npz")
-
-
-def produce(config: TracksData, path: Path, workers: int = 1) -> None:
+def make_data(config: TracksData, path: Path, workers: int = 1) -> None:
     """Generate a dataset of any size as HDF5, or in the exchange keys where `path` ends in .npz; interrupted, it goes on when called again.
 
     Raises:
@@ -195,8 +192,8 @@ def produce(config: TracksData, path: Path, workers: int = 1) -> None:
         FieldError: there is no such field or map.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"{path.name}: datasets of tracks are written as {' or '.join(SUFFIXES)}; choose such a name")
+    if path.suffix not in FORMATS:
+        raise DataError(f"{path.name}: datasets of tracks are written as {' or '.join(FORMATS)}; choose such a name")
     make_field(
         config.field, config.polarity, config.field_map
     )  # a map that cannot be read is refused before anything is written
@@ -222,8 +219,3 @@ def produce(config: TracksData, path: Path, workers: int = 1) -> None:
         to_npz(target, path)
         target.unlink()
     shutil.rmtree(folder)
-
-
-def make_data(config: TracksData, path: Path) -> None:
-    """Generate the dataset of `config` as one HDF5 file, which appears only when it is complete."""
-    produce(config, path)

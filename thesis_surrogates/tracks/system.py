@@ -13,13 +13,13 @@ from ..core.data import Data
 from ..core.system import Symbol, System
 from .baselines import baselines, surrogate
 from .data import PRESETS, TracksData
-from .exchange.merge_split import description
+from .exchange.merge_split import merge_files, split_file
 from .exchange.older_files import views
-from .files import load_data
+from .files import FORMATS, load_data
 from .losses import TracksTrain
 from .metrics import score
 from .models import MODELS, deploy
-from .production import SUFFIXES, make_data, produce
+from .production import make_data
 from .training import plan
 
 if TYPE_CHECKING:
@@ -74,10 +74,9 @@ SYSTEM = System(
     figures=figures,
     deploy=deploy,
     presets=PRESETS,
-    produce=produce,
-    suffixes=SUFFIXES,
-    description=description,
+    formats=FORMATS,
     views=views,
+    commands={"merge": merge_files, "split": split_file},
     headline="position_mean_mm",
     columns=(
         "position_mean_mm",

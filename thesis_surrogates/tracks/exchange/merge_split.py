@@ -14,21 +14,21 @@ import numpy as np
 
 from ...core.errors import DataError
 from ...core.files import file_fingerprint
-from ...core.hdf5 import Hdf5Writer, read_hdf5
-from ..data import COLUMNS, OPTIONAL, TracksData
-from ..files import blocks, check_columns, column_names, npz_metadata, read_npz, to_npz
-from ..production import SUFFIXES
+from ...core.hdf5 import Hdf5Writer
+from ...core.system import hdf5_description
+from ..data import COLUMNS, MOMENTUM_BANDS_GEV, OPTIONAL, TracksData
+from ..files import FORMATS, blocks, check_columns, column_names, read_npz, to_npz
 
 # %% auto #0
-__all__ = ['COMBINE', 'FREE', 'BANDS', 'description', 'batch_identity', 'any_blocks', 'told', 'overlap', 'check_together',
-           'described_together', 'merge', 'momentum_band', 'split_by_momentum']
+__all__ = ['COMBINE', 'FREE', 'description', 'batch_identity', 'any_blocks', 'told', 'overlap', 'check_together',
+           'described_together', 'merge', 'split_by_momentum', 'merge_files', 'split_file']
 
 # %% ../../../nbs/02_tracks/exchange/00_merge_split.ipynb #a9ca0db2
 def description(path: Path) -> dict[str, Any]:
     """Attributes of an HDF5 file or metadata of an .npz file of tracks."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    return npz_metadata(path) if path.suffix == ".npz" else read_hdf5(path, [])[1]
+    return dict(FORMATS.get(path.suffix, hdf5_description)(path))
 
 
 def batch_identity(path: Path, about: Mapping[str, Any]) -> list[str]:
@@ -146,8 +146,8 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
         DataError: fields, planes, populations, units or columns differ, tracks are there twice, or a file is damaged.
     """
     files, out = [Path(path) for path in paths], Path(out)
-    if out.suffix not in SUFFIXES:
-        raise DataError(f"{out.name}: files of tracks are written as {' or '.join(SUFFIXES)}; choose such a name")
+    if out.suffix not in FORMATS:
+        raise DataError(f"{out.name}: files of tracks are written as {' or '.join(FORMATS)}; choose such a name")
     about = [description(path) for path in files]
     batches = check_together(files, about)
     target = out.with_name(f".{out.name}.h5") if out.suffix == ".npz" else out
@@ -177,16 +177,6 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     return rows
 
 # %% ../../../nbs/02_tracks/exchange/00_merge_split.ipynb #c2afe077
-BANDS: Mapping[str, tuple[float, float]] = {"low": (0.5, 5.0), "mid": (5.0, 20.0), "high": (20.0, 100.0)}
-
-
-def momentum_band(name: str) -> dict[str, float]:
-    """p_low and p_high [GeV] of a region, as a dataset is described; DataError for an unknown name."""
-    if name not in BANDS:
-        raise DataError(f"--momentum {name}: no such region; give one of {', '.join(BANDS)}")
-    return dict(zip(("p_low", "p_high"), BANDS[name], strict=True))
-
-
 def split_by_momentum(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict[Path, int]:
     """Write `NAME_low`, `NAME_mid` and `NAME_high` of a file of tracks; returns the number of tracks of each file.
 
@@ -198,7 +188,7 @@ def split_by_momentum(path: str | os.PathLike[str], folder: str | os.PathLike[st
     about = {key: value for key, value in whole.items() if key not in ("n_drawn", "n_rejected")} | {
         "batches": batch_identity(path, whole)
     }
-    for name, (low, high) in BANDS.items():
+    for name, (low, high) in MOMENTUM_BANDS_GEV.items():
         target, rows = Path(folder) / f"{path.stem}_{name}.h5", 0
         with Hdf5Writer(target, {**about, "momentum_gev": [low, high]}) as writer:
             for columns in any_blocks(path):
@@ -223,3 +213,22 @@ def split_by_momentum(path: str | os.PathLike[str], folder: str | os.PathLike[st
         else:
             written[target] = rows
     return written
+
+# %% ../../../nbs/02_tracks/exchange/00_merge_split.ipynb #069f326d
+def merge_files(
+    files: list[Path],  # Files of tracks (.h5 or .npz) of one field and polarity.
+    *,
+    out: Path,  # The merged file (.h5 or .npz).
+) -> str:
+    """Put files of tracks together (one file is converted); refuses files that do not agree and tracks that are there twice."""
+    return f"merged: {out} ({merge(files, out)} tracks)"
+
+
+def split_file(
+    file: Path,  # A file of tracks (.h5 or .npz).
+    *,
+    folder: Path | None = None,  # Where to write; beside the file by default.
+) -> Iterator[str]:
+    """Divide a file of tracks by momentum: low 0.5 to 5, mid 5 to 20, high 20 to 100 GeV."""
+    for path, rows in split_by_momentum(file, folder or file.parent).items():
+        yield f"split: {path} ({rows} tracks)"
