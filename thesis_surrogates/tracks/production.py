@@ -5,22 +5,15 @@
 # %% ../../nbs/02_tracks/10_production.ipynb #47f53dc9
 from __future__ import annotations
 
-import itertools
-import multiprocessing
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..core.config import canonical
 from ..core.errors import DataError
-from ..core.files import atomic, replace_text
 from ..core.hdf5 import Hdf5Writer
-from ..core.progress import show_progress
+from ..core.production import Part, Piece, Production, StoredPart, append_pieces, produce
 from thesis_surrogates.tracks.data import (
     CHUNK,
     COLUMNS,
@@ -37,158 +30,69 @@ from .field import make_field
 from .files import FORMATS, map_digest, to_npz
 
 # %% auto #0
-__all__ = ['parts_folder', 'make_part', 'read_part', 'parts_in', 'taken', 'standing', 'fill_here', 'work', 'fill_together',
-           'assemble', 'make_data']
+__all__ = ['chunk_maker', 'take_tracks', 'columns_of_chunk', 'write_tracks', 'production_of', 'make_data']
 
 # %% ../../nbs/02_tracks/10_production.ipynb #f5804b50
-def parts_folder(config: TracksData, path: Path) -> Path:
-    """The folder of the chunks of a dataset, made if it is not there.
-
-    Raises:
-        DataError: it holds the beginnings of another dataset.
-    """
-    folder = path.with_name(f".{path.name}.parts")
-    no_matter = {"n_tracks", "path", "train_share", "validation_share", *config.reading}
-    about = canonical({"chunk": CHUNK, **config.model_dump(mode="json", exclude=no_matter), **map_digest(config)})
-    note = folder / "about.json"
-    if note.is_file() and note.read_text(encoding="utf-8") != about:
-        raise DataError(f"{folder} holds the beginnings of another dataset; remove it, or choose another file name")
-    replace_text(note, about)
-    return folder
-
-# %% ../../nbs/02_tracks/10_production.ipynb #84f26619
-def make_part(config: TracksData, number: int, field: Any, folder: Path) -> None:
-    """Compute one chunk and put it into the folder, all or nothing."""
-    piece = chunk_tracks(config, number, field)
+def chunk_maker(config: TracksData) -> Callable[[int], Part]:
+    """What makes chunk k of a dataset."""
+    field = make_field(config.field, config.polarity, config.field_map)
     small = {"inputs": np.float32, "fraction": np.float32, "index": np.int32}
-    name = f"{number:06d}-{len(piece['index']):05d}-{int(piece['drawn']):05d}.npz"
-    arrays = {key: np.asarray(values, dtype=small.get(key)) for key, values in piece.items()}
-    with atomic(folder / name) as partial:
-        np.savez(partial, allow_pickle=False, **arrays)
+
+    def make(number: int) -> Part:
+        chunk = chunk_tracks(config, number, field)
+        return {name: np.asarray(values, dtype=small.get(name)) for name, values in chunk.items()}
+
+    return make
 
 # %% ../../nbs/02_tracks/10_production.ipynb #e1fb43b8
-def read_part(folder: Path, number: int, accepted: int, drawn: int) -> dict[str, np.ndarray]:
-    """What `make_part` computed, in double precision again."""
-    with np.load(folder / f"{number:06d}-{accepted:05d}-{drawn:05d}.npz") as stored:
-        return {
-            name: stored[name].astype(np.float64) if stored[name].dtype == np.float32 else stored[name]
-            for name in stored
-        }
+def take_tracks(chunk: StoredPart, wanted: int) -> tuple[int, int]:
+    """Tracks that serve when `wanted` are missing, and how many were drawn for them."""
+    if chunk.rows <= wanted and chunk.drawn <= rows_for(wanted):
+        return chunk.rows, chunk.drawn
+    piece, drawn = take(chunk.read(), wanted)
+    return len(piece["inputs"]), drawn
 
 
-def parts_in(folder: Path) -> dict[int, tuple[int, int]]:
-    """Accepted and drawn tracks of every chunk that is there, by its number."""
-    names = [
-        entry.name.removesuffix(".npz").split("-")
-        for entry in os.scandir(folder)
-        if entry.name.endswith(".npz") and entry.name[0] != "."
-    ]
-    return {int(number): (int(accepted), int(drawn)) for number, accepted, drawn in names}
+def columns_of_chunk(part: Part, first: int) -> dict[str, np.ndarray]:
+    """Columns of the file, in double precision; the first particle has the number `first`."""
+    wide = {name: values.astype(np.float64) if values.dtype == np.float32 else values for name, values in part.items()}
+    return columns_of(wide, first)
 
-# %% ../../nbs/02_tracks/10_production.ipynb #f22f59e3
-def taken(config: TracksData, folder: Path) -> Iterator[tuple[int, int, int]]:
-    """Number, tracks to take and tracks drawn of the chunks in order, as far as they are there and needed."""
-    have, wanted = parts_in(folder), config.n_tracks
-    for number in itertools.count():
-        if wanted == 0 or number not in have:
-            return
-        accepted, drawn = have[number]
-        count = accepted
-        if rows_for(wanted) < drawn or accepted > wanted:
-            piece, drawn = take(read_part(folder, number, accepted, drawn), wanted)
-            count = len(piece["inputs"])
-        wanted -= count
-        yield number, count, drawn
-
-
-def standing(config: TracksData, folder: Path) -> tuple[int, int]:
-    """Tracks ready for the file, and the number of the first chunk that is missing; DataError when hardly any track is accepted."""
-    found = drawn = first_missing = 0
-    for number, count, looked_at in taken(config, folder):
-        found, drawn, first_missing = found + count, drawn + looked_at, number + 1
-    check_yield(config, found, drawn)
-    return found, first_missing
-
-# %% ../../nbs/02_tracks/10_production.ipynb #1ee7ff8e
-def fill_here(config: TracksData, folder: Path, tell: Callable[[int], None]) -> None:
-    """Make the missing chunks in this process."""
-    field = make_field(config.field, config.polarity, config.field_map)
-    have, (found, number) = parts_in(folder), standing(config, folder)
-    while found < config.n_tracks:
-        if number not in have:
-            make_part(config, number, field, folder)
-        have, number = parts_in(folder), number + 1
-        accepted, drawn = (sum(column) for column in zip(*have.values(), strict=True))
-        check_yield(config, accepted, drawn)
-        tell(accepted)
-        if accepted >= config.n_tracks:
-            found, number = standing(config, folder)
-
-
-def work(values: Mapping[str, Any], folder: str, counter: Any, stop: Any, parent: int) -> None:
-    """What each of several processes does."""
-    config = TracksData(**values)
-    field = make_field(config.field, config.polarity, config.field_map)
-    have = parts_in(Path(folder))
-    while not stop.is_set() and os.getppid() == parent:
-        with counter.get_lock():
-            number = counter.value
-            counter.value += 1
-        if number not in have:
-            make_part(config, number, field, Path(folder))
-
-# %% ../../nbs/02_tracks/10_production.ipynb #4809eb49
-def fill_together(config: TracksData, folder: Path, workers: int, tell: Callable[[int], None]) -> None:
-    """Make the missing chunks with several processes.
-
-    Raises:
-        DataError: one of them ended before the work was done.
-    """
-    context = multiprocessing.get_context("spawn")
-    found, number = standing(config, folder)
-    counter, stop = context.Value("q", number), context.Event()
-    arguments = (config.model_dump(mode="json"), os.fspath(folder), counter, stop, os.getpid())
-    processes = [context.Process(target=work, args=arguments, daemon=True) for _ in range(workers)]
-    try:
-        for process in processes:
-            process.start()
-        while found < config.n_tracks:
-            time.sleep(0.2)
-            found, _ = standing(config, folder)
-            tell(found)
-            ended = [process.exitcode for process in processes if process.exitcode is not None]
-            if ended and found < config.n_tracks:
-                raise DataError(
-                    f"{folder}: a process ended with code {ended[0]} before the dataset was complete; the same command goes on"
-                )
-    finally:
-        stop.set()
-        for process in processes:
-            if process.pid is not None:
-                process.join(timeout=60)
-
-# %% ../../nbs/02_tracks/10_production.ipynb #ce064963
-def assemble(config: TracksData, folder: Path, path: Path) -> None:
-    """Write the HDF5 file from its chunks, one in memory at a time; it appears only when it is complete."""
+# %% ../../nbs/02_tracks/10_production.ipynb #fc9ae122
+def write_tracks(config: TracksData, path: Path, pieces: Iterator[Piece]) -> None:
+    """The file of a dataset, HDF5 or .npz by its suffix."""
     wanted = {"fraction": config.collocation, "along": config.collocation, "trajectory": config.trajectories}
     described = {**COLUMNS, **{name: text for name, text in OPTIONAL.items() if wanted[name]}}
-    have, found, drawn = parts_in(folder), 0, 0
-    with Hdf5Writer(path, {"columns": described, "config": config.described(), "chunk": CHUNK}) as writer:
-        for number, count, looked_at in taken(config, folder):
-            piece = read_part(folder, number, *have[number])
-            columns = columns_of(
-                {name: values[:count] for name, values in piece.items() if name not in ("index", "drawn")}, found
-            )
-            writer.append(columns)
-            found, drawn = found + count, drawn + looked_at
+    target = path.with_name(f".{path.name}.h5") if path.suffix == ".npz" else path
+    for truncated in path.parent.glob(f".{target.name}.*.partial*"):
+        truncated.unlink()  # of a process that was killed
+    with Hdf5Writer(target, {"columns": described, "config": config.described(), "chunk": CHUNK}) as writer:
+        found, drawn = append_pieces(writer, pieces, columns_of_chunk)
         writer.attrs({"n_drawn": drawn, "n_rejected": drawn - found, "label": label_note(config), **map_digest(config)})
+    if target != path:
+        to_npz(target, path)
+        target.unlink()
 
-# %% ../../nbs/02_tracks/10_production.ipynb #29505cee
+# %% ../../nbs/02_tracks/10_production.ipynb #43d20f11
+def production_of(config: TracksData) -> Production:
+    """How a dataset of tracks is made in parts. How a file is read or divided does not change its chunks."""
+    no_matter = {"n_tracks", "path", "train_share", "validation_share", *config.reading}
+    return Production(
+        description={"chunk": CHUNK, **config.model_dump(mode="json", exclude=no_matter), **map_digest(config)},
+        rows=config.n_tracks,
+        prepare=partial(chunk_maker, config),
+        write=partial(write_tracks, config),
+        take=take_tracks,
+        check_yield=partial(check_yield, config),
+        item="tracks",
+    )
+
+# %% ../../nbs/02_tracks/10_production.ipynb #f22f59e3
 def make_data(config: TracksData, path: Path, workers: int = 1) -> None:
-    """Generate a dataset of any size as HDF5, or in the exchange keys where `path` ends in .npz; interrupted, it goes on when called again.
+    """Generate a dataset of any size as HDF5, or in the exchange keys where `path` ends in .npz; goes on when called again.
 
     Raises:
-        DataError: hardly any track is accepted, the file has an unknown suffix, or the place holds the beginnings of another dataset.
+        DataError: hardly any track is accepted, the suffix is unknown, or the place holds parts of another dataset.
         FieldError: there is no such field or map.
     """
     path = Path(path)
@@ -196,26 +100,5 @@ def make_data(config: TracksData, path: Path, workers: int = 1) -> None:
         raise DataError(f"{path.name}: datasets of tracks are written as {' or '.join(FORMATS)}; choose such a name")
     make_field(
         config.field, config.polarity, config.field_map
-    )  # a map that cannot be read is refused before anything is written
-    target = path.with_name(f".{path.name}.h5") if path.suffix == ".npz" else path
-    folder = parts_folder(config, path)
-    for torn in (
-        *folder.glob(".*"),
-        *path.parent.glob(f".{target.name}.*.partial*"),
-        *path.parent.glob(f".{path.name}.*.partial*"),
-    ):
-        torn.unlink()  # of a process that was killed
-    with show_progress("tracks", config.n_tracks) as show:
-
-        def tell(found: int) -> None:
-            show(min(found, config.n_tracks))
-
-        if workers > 1:
-            fill_together(config, folder, workers, tell)
-        else:
-            fill_here(config, folder, tell)
-    assemble(config, folder, target)
-    if target != path:
-        to_npz(target, path)
-        target.unlink()
-    shutil.rmtree(folder)
+    )  # a map that cannot be read is an error before any write
+    produce(production_of(config), path, workers)
