@@ -15,6 +15,7 @@ from thesis_surrogates.core.errors import DataError
 from thesis_surrogates.core.export.jacobian import DerivativeError, WithJacobian, deploy_with_jacobian
 from thesis_surrogates.core.export.onnx import export_onnx
 from thesis_surrogates.core.training import fit
+from thesis_surrogates.core.validity import accepted_up_to, set_box
 from thesis_surrogates.tracks.data import TracksData, generate, straight_line
 from thesis_surrogates.tracks.field import DipoleField, LHCbLikeField
 from thesis_surrogates.tracks.limits import MATERIAL_MM, in_bands, material_floor
@@ -39,14 +40,12 @@ from thesis_surrogates.tracks.trust.physics_checks import (
     wrong_way,
 )
 from thesis_surrogates.tracks.trust.validity import (
-    Validity,
-    accepted_up_to,
     box_columns,
     fallback_table,
     fit_validity,
     load_validity,
+    new_validity,
     save_validity,
-    set_box,
     with_fallback,
 )
 
@@ -239,7 +238,7 @@ def test_a_useless_score_still_keeps_the_promise():
 @pytest.mark.parametrize("side", [-1, 1])
 def test_every_side_of_the_box(noisy, column, side):
     inputs, _, _ = noisy
-    validity = Validity()
+    validity = new_validity()
     set_box(validity, inputs)
     inner = inputs.median(dim=0).values[None].clone()
     assert validity.inside(inputs).all() and validity.inside(inner).all()
@@ -255,7 +254,7 @@ def test_every_side_of_the_box(noisy, column, side):
 
 def test_the_last_plane_has_its_own_side(noisy):
     inputs, _, _ = noisy
-    validity = Validity()
+    validity = new_validity()
     set_box(validity, inputs)
     far = inputs.median(dim=0).values[None].clone()
     far[0, 5:] = torch.tensor([13000.0, 5000.0])
@@ -274,11 +273,11 @@ def test_fallback(variable):
     assert table.flagged.is_monotonic_decreasing and (table.before_p99_mm > table.after_p99_mm).all()
     answer = with_fallback(network, validity, MAGNET, 1.0)(test["inputs"][:3000])
     kept = ~answer.flagged
-    assert torch.equal(answer.state[kept], network(test["inputs"][:3000])[kept].double())
-    miss = (answer.state - test["target"][:3000])[answer.flagged].norm(dim=1)
+    assert torch.equal(answer.values[kept], network(test["inputs"][:3000])[kept].double())
+    miss = (answer.values - test["target"][:3000])[answer.flagged].norm(dim=1)
     assert answer.flagged.any() and miss.max() < 1.0
     empty = with_fallback(network, validity, MAGNET, 1.0)(test["inputs"][:0])
-    assert empty.state.shape == (0, 4) and len(empty.flagged) == 0
+    assert empty.values.shape == (0, 4) and len(empty.flagged) == 0
 
 
 def test_estimate_beats_momentum_on_variable_legs(variable):
@@ -299,13 +298,13 @@ def test_estimate_beats_momentum_on_variable_legs(variable):
 
 
 def test_nobody_is_trusted_before_calibration_and_strange_tracks_never():
-    fresh = Validity()
+    fresh = new_validity()
     answer = with_fallback(straight_line, fresh, MAGNET, 1.0)(
         torch.cat([TYPICAL, TYPICAL * torch.nan, TYPICAL * torch.inf])
     )
-    assert answer.flagged.all() and answer.state[:2].isfinite().all() and answer.state[2:].isnan().all()
+    assert answer.flagged.all() and answer.values[:2].isfinite().all() and answer.values[2:].isnan().all()
     exact = propagate(TYPICAL[:, :4].numpy(), TYPICAL[:, 4].numpy(), 2665.0, 7826.0, MAGNET)
-    assert np.abs(answer.state[:2].numpy() - exact)[:, :2].max() < 0.1
+    assert np.abs(answer.values[:2].numpy() - exact)[:, :2].max() < 0.1
     with pytest.raises(ValueError, match="smallest"):
         fresh.threshold(1e-6)
 
@@ -313,7 +312,7 @@ def test_nobody_is_trusted_before_calibration_and_strange_tracks_never():
 @pytest.mark.parametrize("tolerance", [float("nan"), float("inf"), 0.0, -1.0])
 def test_a_tolerance_is_a_finite_positive_number(tolerance):
     with pytest.raises(ValueError, match=f"tolerance is {tolerance:g} mm; give a finite positive number"):
-        with_fallback(straight_line, Validity(), MAGNET, tolerance)
+        with_fallback(straight_line, new_validity(), MAGNET, tolerance)
 
 
 def test_validity_file(noisy, tmp_path):
@@ -332,6 +331,22 @@ def test_validity_file(noisy, tmp_path):
             load_validity(tmp_path / "bad.json")
     with pytest.raises(DataError, match="absent"):
         load_validity(tmp_path / "absent.json")
+
+
+def test_a_validity_file_of_before_the_flag_moved_to_core_still_loads(noisy, tmp_path):
+    inputs, target, predict = noisy
+    validity = fit_validity(
+        predict, inputs[:2000], {"inputs": inputs[2000:4000], "target": target[2000:4000]}, epochs=1
+    )
+    save_validity(validity, tmp_path / "new.json")
+    stored = json.loads((tmp_path / "new.json").read_text())
+    stored["numbers"]["stiffest"] = stored["numbers"].pop("error_features.stiffest")
+    (tmp_path / "old.json").write_text(json.dumps(stored))
+    again = load_validity(tmp_path / "old.json")
+    assert all(torch.equal(a, b) for a, b in zip(again(inputs), validity(inputs), strict=True))
+    (tmp_path / "other.json").write_text(json.dumps({**stored, "kind": "orbits.validity"}))
+    with pytest.raises(DataError, match="orbits.validity"):
+        load_validity(tmp_path / "other.json")
 
 
 def test_same_seed_same_validity(noisy):

@@ -5,34 +5,28 @@
 # %% ../../../nbs/02_tracks/trust/01_validity.ipynb #376c943f
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import beta
 from torch import nn
 
-from ...core.config import OptimizerConfig, TrainConfig
-from ...core.data import Batch, Data, Tensors, TensorSource, moments
-from ...core.errors import DataError
+from ...core import validity as core
+from ...core.data import Tensors
 from ...core.export.onnx import Deployable
-from ...core.files import replace_text
-from ...core.models import Normalizer, mlp
-from ...core.plan import mean_loss, supervised_plan
-from ...core.training import fit
+from ...core.validity import Answer, Validity
 from ..analytic_fields import Field
 from ..propagation import field_lookups, propagate
 
 # %% auto #0
-__all__ = ['box_columns', 'difficulty_features', 'Validity', 'set_box', 'pinball', 'fit_estimate', 'accepted_up_to',
-           'fit_validity', 'Answer', 'with_fallback', 'propagate_inputs', 'fallback_table', 'save_validity',
-           'load_validity', 'Guarded', 'deploy_with_validity']
+__all__ = ['TOLERANCES_MM', 'SMALLEST_ERROR_MM', 'KIND', 'RENAMED', 'box_columns', 'difficulty_features', 'Difficulty',
+           'new_validity', 'position_error', 'fit_validity', 'track_rows', 'propagate_inputs', 'count_lookups',
+           'with_fallback', 'fallback_table', 'save_validity', 'load_validity', 'deploy_with_validity']
 
-# %% ../../../nbs/02_tracks/trust/01_validity.ipynb #d1f55b82
+# %% ../../../nbs/02_tracks/trust/01_validity.ipynb #8a9b6c49
 def box_columns(inputs: torch.Tensor) -> torch.Tensor:
     """What must be in range [N, 8]: the inputs [N, 7] and the last plane."""
     return torch.cat([inputs, inputs[:, 5:6] + inputs[:, 6:7]], dim=1)
@@ -43,141 +37,42 @@ def difficulty_features(inputs: torch.Tensor, stiffest: torch.Tensor) -> torch.T
     x, y, tx, ty, q_over_p, z0, dz = inputs.unbind(dim=1)
     charge = torch.where(q_over_p < 0, -1.0, 1.0)
     side = torch.where(y < 0, -1.0, 1.0)
+    bend = torch.log(torch.maximum(q_over_p.abs(), stiffest))
     length = torch.where(dz < 0, -1.0, 1.0) * torch.log1p(dz.abs() / 100)
-    return torch.stack(
-        [
-            charge * x,
-            side * y,
-            charge * tx,
-            side * ty,
-            torch.log(torch.maximum(q_over_p.abs(), stiffest)),
-            z0,
-            dz,
-            length,
-        ],
-        dim=1,
-    )
+    return torch.stack([charge * x, side * y, charge * tx, side * ty, bend, z0, dz, length], dim=1)
 
 # %% ../../../nbs/02_tracks/trust/01_validity.ipynb #3cf534a0
-class Validity(nn.Module):
-    """Inputs [N, 7] to the estimated log error [N] (log mm) and whether the track is inside the training box [N]."""
+class Difficulty(nn.Module):
+    """`difficulty_features` with the smallest |q/p| of the training split, 1/GeV."""
 
-    def __init__(self, hidden: tuple[int, ...] = (16,), tolerances: int = 61):
+    def __init__(self) -> None:
         super().__init__()
-        self.hidden = tuple(hidden)
-        self.normalize, self.network = Normalizer(8), mlp([8, *hidden, 1], "silu")
-        for name, start in (
-            ("low", torch.zeros(8)),
-            ("high", torch.zeros(8)),
-            ("stiffest", torch.ones(())),
-            ("tolerances", torch.logspace(-4, 2, tolerances)),
-            ("thresholds", torch.full((tolerances,), -torch.inf)),
-        ):
-            self.register_buffer(name, start)
-        self.low: torch.Tensor
-        self.high: torch.Tensor
-        self.stiffest: torch.Tensor  # smallest |q/p| of the training split, 1/GeV
-        self.tolerances: torch.Tensor  # mm
-        self.thresholds: torch.Tensor  # largest log error that is accepted at each tolerance
+        self.register_buffer("stiffest", torch.ones(()))
+        self.stiffest: torch.Tensor
 
-    def log_error(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Estimated quantile of the log error [N], log mm."""
-        return self.network(self.normalize(difficulty_features(inputs, self.stiffest)))[:, 0]
+    def fit(self, train_inputs: torch.Tensor) -> None:
+        """Take the smallest |q/p| from training inputs [N, 7]."""
+        moving = train_inputs[:, 4].abs()
+        self.stiffest.copy_(moving[moving > 0].min())
 
-    def inside(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Which tracks lie in the box [N]; a NaN lies nowhere."""
-        columns = box_columns(inputs)
-        return ((columns >= self.low) & (columns <= self.high)).all(dim=1)
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return difficulty_features(inputs, self.stiffest)
 
-    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.log_error(inputs), self.inside(inputs)
-
-    def threshold(self, tolerance_mm: float) -> float:
-        """The calibrated threshold of the largest tabulated tolerance that is not above the given one."""
-        if not 0 < tolerance_mm < np.inf:
-            raise ValueError(f"tolerance is {tolerance_mm:g} mm; give a finite positive number")
-        place = int(torch.searchsorted(self.tolerances, tolerance_mm * (1 + 1e-6), right=True)) - 1
-        if place < 0:
-            raise ValueError(
-                f"tolerance is {tolerance_mm:g} mm; the smallest that was calibrated is {float(self.tolerances[0]):g} mm"
-            )
-        return float(self.thresholds[place])
-
-    def flagged(self, inputs: torch.Tensor, tolerance_mm: float) -> torch.Tensor:
-        """Tracks [N] that are outside the box or estimated to be worse than the tolerance allows."""
-        log_error, inside = self(inputs)
-        return ~(inside & (log_error <= self.threshold(tolerance_mm)))
-
-# %% ../../../nbs/02_tracks/trust/01_validity.ipynb #50fd6eb5
-def set_box(validity: Validity, train_inputs: torch.Tensor, margin: float = 0.005) -> None:
-    """Fill the box from training inputs [N, 7], wider by `margin` of each side, and at least by a millionth of its values."""
-    columns = box_columns(train_inputs.double())
-    low, high = columns.amin(dim=0), columns.amax(dim=0)
-    pad = torch.maximum(margin * (high - low), 1e-6 * torch.maximum(low.abs(), high.abs()))
-    validity.low.copy_(low - pad)
-    validity.high.copy_(high + pad)
-    moving = train_inputs[:, 4].abs()
-    validity.stiffest.copy_(moving[moving > 0].min())
-
-# %% ../../../nbs/02_tracks/trust/01_validity.ipynb #15a3af6b
-def pinball(quantile: float) -> Callable[[nn.Module, Batch], Tensors]:
-    """The loss whose minimum is a quantile: (model, {'inputs', 'log_error'}) to its terms."""
-
-    def terms(model: nn.Module, batch: Batch) -> Tensors:
-        miss = batch["log_error"] - model.log_error(batch["inputs"])  # type: ignore[operator]
-        return {"loss": torch.maximum(quantile * miss, (quantile - 1) * miss).mean()}
-
-    return terms
+# %% ../../../nbs/02_tracks/trust/01_validity.ipynb #21336ec6
+TOLERANCES_MM = torch.logspace(-4, 2, 61)
+SMALLEST_ERROR_MM = 1e-6  # an error below a nanometre counts as one
 
 
-def fit_estimate(
-    validity: Validity,
-    inputs: torch.Tensor,
-    error: torch.Tensor,
-    seed: int = 0,
-    quantile: float = 0.9,
-    epochs: int = 60,
-) -> None:
-    """Fit the estimate to errors [N] in mm of inputs [N, 7]; errors below a nanometre count as one."""
-    features = difficulty_features(inputs, validity.stiffest)
-    validity.normalize.fit(*moments(features))
-    tensors = {"inputs": inputs, "log_error": torch.log(error.clamp_min(1e-6)).to(inputs)}
-    with torch.no_grad():
-        validity.network[-1].bias.fill_(float(tensors["log_error"].mean()))  # type: ignore[operator, union-attr]
-    train = TrainConfig(
-        epochs=epochs, batch_size=min(512, len(inputs)), optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.0)
-    )
-    source = TensorSource(tensors, train.batch_size, seed)
-    loss = pinball(quantile)
-    fit(
-        validity,
-        supervised_plan(loss_terms=loss, source=source, validate=mean_loss(loss, tensors), train=train),
-        seed=seed,
-        train=train,
-    )
+def new_validity(hidden: tuple[int, ...] = (16,), tolerances: torch.Tensor = TOLERANCES_MM, seed: int = 0) -> Validity:
+    """A flag for tracks, not yet fitted: it trusts nobody."""
+    return Validity(8, 8, tolerances.clone(), "mm", box_columns, Difficulty(), hidden, seed)
 
-# %% ../../../nbs/02_tracks/trust/01_validity.ipynb #13a88b8e
-def accepted_up_to(
-    score: np.ndarray,  # [N], small is trusted
-    bad: np.ndarray,  # [N] bool
-    risk: float = 0.01,
-    confidence: float = 0.95,
-    first: float = 0.1,  # share of tracks at which the trials begin
-    trials: int = 181,
-) -> float:
-    """Largest score at which bad tracks among the accepted ones are at most `risk` with `confidence`; -inf when there is none."""
-    order = np.argsort(score, kind="stable")
-    wrong, best = np.cumsum(bad[order]), -np.inf
-    least = 2 * np.log(1 - confidence) / np.log(1 - risk)  # half as many could not pass even without a bad one
-    for n in np.unique(
-        np.ceil(np.linspace(min(1.0, max(first, least / max(len(score), 1))), 1.0, trials) * len(score)).astype(int)
-    ):
-        if wrong[n - 1] == n or beta.ppf(confidence, wrong[n - 1] + 1, n - wrong[n - 1]) > risk:
-            return best
-        best = float(score[order[n - 1]])
-    return best
 
-# %% ../../../nbs/02_tracks/trust/01_validity.ipynb #8b8ee249
+def position_error(state: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Distance in x and y [N], mm, of states [N, 4]."""
+    return (state - target)[:, :2].norm(dim=1)
+
+# %% ../../../nbs/02_tracks/trust/01_validity.ipynb #2806370f
 def fit_validity(
     predict: Callable[[torch.Tensor], torch.Tensor],  # inputs [N, 7] to states [N, 4], any surrogate
     train_inputs: torch.Tensor,  # [N, 7], what the surrogate was trained on
@@ -188,61 +83,47 @@ def fit_validity(
     epochs: int = 60,
 ) -> Validity:
     """Box from the training split; estimate and thresholds from two halves of the validation split."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        validity = Validity()
-    inputs = validation["inputs"].cpu()
-    with torch.no_grad():
-        error = (predict(validation["inputs"]).double().cpu() - validation["target"].double().cpu())[:, :2].norm(dim=1)
-    half = len(inputs) // 2
-    set_box(validity, train_inputs.cpu())
-    fit_estimate(validity, inputs[:half], error[:half], seed, epochs=epochs)
-    with torch.no_grad():
-        score = validity.log_error(inputs[half:]).double().numpy()
-        for k, tolerance in enumerate(validity.tolerances.tolist()):
-            limit = accepted_up_to(score, (error[half:] > tolerance).numpy(), risk, confidence)
-            validity.thresholds[k] = (
-                float(np.nextafter(np.float32(limit), np.float32(np.inf))) if np.isfinite(limit) else limit
-            )
-    return validity.eval().requires_grad_(False)
+    features = Difficulty()
+    features.fit(train_inputs.cpu())
+    validity = Validity(8, 8, TOLERANCES_MM.clone(), "mm", box_columns, features, seed=seed)
+    return core.fit_validity(
+        validity,
+        predict,
+        position_error,
+        train_inputs,
+        validation,
+        seed,
+        risk,
+        confidence,
+        epochs,
+        smallest_error=SMALLEST_ERROR_MM,
+    )
 
 # %% ../../../nbs/02_tracks/trust/01_validity.ipynb #9418f9df
-@dataclass(frozen=True)
-class Answer:
-    """States [N, 4] in double precision, and which tracks [N] the stepper answered."""
-
-    state: torch.Tensor
-    flagged: torch.Tensor
+def track_rows(inputs: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs [N, 7] as the stepper reads them: states [N, 4], q/p, first and last planes [N]."""
+    rows = inputs.double().cpu().numpy()
+    return rows[:, :4], rows[:, 4], rows[:, 5], rows[:, 5] + rows[:, 6]
 
 
+def propagate_inputs(inputs: torch.Tensor, tolerance_mm: float, field: Field) -> torch.Tensor:
+    """Final states [N, 4] of inputs [N, 7] by adaptive steps."""
+    return torch.from_numpy(propagate(*track_rows(inputs), field, "cash_karp", tolerance=tolerance_mm))
+
+
+def count_lookups(inputs: torch.Tensor, tolerance_mm: float, field: Field) -> np.ndarray:
+    """Field look-ups [N] of these adaptive steps."""
+    return field_lookups(*track_rows(inputs), field, "cash_karp", tolerance=tolerance_mm)
+
+# %% ../../../nbs/02_tracks/trust/01_validity.ipynb #dbb8d81a
 def with_fallback(
     predict: Callable[[torch.Tensor], torch.Tensor],  # inputs [N, 7] to states [N, 4]
     validity: Validity,
     field: Field,
     tolerance_mm: float,
 ) -> Callable[[torch.Tensor], Answer]:
-    """A surrogate whose flagged tracks are answered by Cash-Karp with a tenth of the tolerance; NaN for inputs that are not finite."""
-    validity.threshold(tolerance_mm)  # a tolerance that was not calibrated is refused now, not at the first track
-
-    def answer(inputs: torch.Tensor) -> Answer:
-        with torch.no_grad():
-            flagged = validity.flagged(inputs, tolerance_mm)
-            state = predict(inputs).double().clone()
-            state[flagged] = torch.nan
-            rows = torch.nonzero(flagged & inputs.isfinite().all(dim=1))[:, 0]
-            exact = propagate_inputs(inputs[rows], field, 0.1 * tolerance_mm)
-            state[rows] = torch.from_numpy(exact).to(state.device)
-        return Answer(state, flagged)
-
-    return answer
-
-
-def propagate_inputs(inputs: torch.Tensor, field: Field, tolerance_mm: float) -> np.ndarray:
-    """Final states [N, 4] of inputs [N, 7] by adaptive steps."""
-    rows = inputs.double().cpu().numpy()
-    return propagate(
-        rows[:, :4], rows[:, 4], rows[:, 5], rows[:, 5] + rows[:, 6], field, "cash_karp", tolerance=tolerance_mm
-    )
+    """A surrogate whose flagged tracks are answered by Cash-Karp; NaN for inputs that are not finite."""
+    return core.with_fallback(predict, validity, partial(propagate_inputs, field=field), tolerance_mm)
 
 # %% ../../../nbs/02_tracks/trust/01_validity.ipynb #af716ebf
 def fallback_table(
@@ -250,72 +131,27 @@ def fallback_table(
     validity: Validity,
     field: Field,
     tensors: Tensors,
-    tolerances_mm: tuple[float, ...],
+    tolerances_mm: Sequence[float],
 ) -> pd.DataFrame:
-    """One row per tolerance: share flagged, p99 and largest error [mm] before, of the accepted, and after; look-ups per track."""
-    inputs, rows = tensors["inputs"], tensors["inputs"].double().cpu().numpy()
-    table = []
-    with torch.no_grad():
-        before = (predict(inputs).double() - tensors["target"])[:, :2].norm(dim=1).numpy()
-    for tolerance in tolerances_mm:
-        answer = with_fallback(predict, validity, field, tolerance)(inputs)
-        flagged = answer.flagged.numpy()
-        after = (answer.state - tensors["target"])[:, :2].norm(dim=1).numpy()
-        lookups = field_lookups(
-            rows[:, :4], rows[:, 4], rows[:, 5], rows[:, 5] + rows[:, 6], field, "cash_karp", tolerance=0.1 * tolerance
-        )
-        row: dict[str, float] = {"tolerance_mm": tolerance, "flagged": float(flagged.mean())}
-        for name, values in (("before", before), ("accepted", before[~flagged]), ("after", after)):
-            row |= {
-                f"{name}_p99_mm": float(np.quantile(values, 0.99)) if len(values) else np.nan,
-                f"{name}_max_mm": float(values.max()) if len(values) else np.nan,
-            }
-        table.append(
-            row | {"lookups": float(lookups[flagged].sum() / len(flagged)), "lookups_without": float(lookups.mean())}
-        )
-    return pd.DataFrame(table)
+    """One row per tolerance: share flagged; p99 and largest error [mm] before, of the accepted, after; look-ups a track."""
+    solve, cost = partial(propagate_inputs, field=field), partial(count_lookups, field=field)
+    return core.fallback_table(predict, validity, solve, position_error, tensors, tolerances_mm, cost, "lookups")
 
 # %% ../../../nbs/02_tracks/trust/01_validity.ipynb #1989b960
+KIND = "tracks.validity"
+RENAMED = {"stiffest": "error_features.stiffest"}  # before the flag moved to core
+
+
 def save_validity(validity: Validity, path: str | Path) -> None:
     """Write as JSON, all or nothing."""
-    numbers = {name: value.tolist() for name, value in validity.state_dict().items()}
-    replace_text(
-        Path(path),
-        json.dumps(
-            {"kind": "tracks.trust.validity", "version": 1, "hidden": list(validity.hidden), "numbers": numbers}
-        ),
-    )
+    core.save_validity(validity, path, KIND)
 
 
 def load_validity(path: str | Path) -> Validity:
     """Read what `save_validity` wrote; DataError names the file and what is wrong with it."""
-    try:
-        stored = json.loads(Path(path).read_text(encoding="utf-8"))
-        validity = Validity(tuple(stored["hidden"]), tolerances=len(stored["numbers"]["tolerances"]))
-        validity.load_state_dict({name: torch.tensor(value) for name, value in stored["numbers"].items()})
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise DataError(
-            f"{path}: no validity file ({type(error).__name__}: {str(error).splitlines()[0][:100]}); write one with save_validity"
-        ) from None
-    return validity.eval().requires_grad_(False)
-
-# %% ../../../nbs/02_tracks/trust/01_validity.ipynb #08bddbc6
-class Guarded(nn.Module):
-    """A surrogate [B, 7] to [B, 4] that also gives its error estimate [B] in mm and whether the track is inside its box [B] (1 or 0)."""
-
-    def __init__(self, model: nn.Module, validity: Validity):
-        super().__init__()
-        self.model, self.validity = model, validity
-
-    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        log_error, inside = self.validity(inputs)
-        return self.model(inputs), torch.exp(log_error), inside.to(inputs.dtype)
+    return core.load_validity(path, KIND, new_validity, RENAMED)
 
 
 def deploy_with_validity(model: nn.Module, validity: Validity, example: torch.Tensor) -> Deployable:
-    """Surrogate and validity for export; `example` [at least 2, 7] are typical tracks."""
-    return Deployable(
-        module=Guarded(model, validity).eval(),
-        inputs={"state": example},
-        outputs=("extrapolated", "error_mm", "inside"),
-    )
+    """Surrogate and flag for export; `example` [at least 2, 7] are typical tracks."""
+    return core.deploy_with_validity(model, validity, {"state": example}, "extrapolated")
