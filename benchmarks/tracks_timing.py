@@ -22,7 +22,6 @@ import json
 import math
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +39,7 @@ from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.plots import KIND_COLOR, new_figure, save_figure, style
 from thesis_surrogates.core.recorder import append_event
 from thesis_surrogates.core.surrogate import Surrogate
+from thesis_surrogates.core.timing import in_pieces, time_in_turns
 from thesis_surrogates.running.execution import load_surrogate
 from thesis_surrogates.tracks.axis_tables import AxisFrame
 from thesis_surrogates.tracks.baselines import STEP_COUNTS, TOLERANCES, parabola
@@ -57,7 +57,7 @@ COUNTS = tuple(
 TOO_EXACT = (
     30  # a stepper that is so many times more exact than every surrogate ends its family: what is finer is not timed
 )
-WARM_UP, FEWEST, MOST = 200, 3, 30  # warm-up calls, and repeats as far as the budget of seconds allows
+WARM_UP, FEWEST, MOST = 200, 3, 30  # warm-up calls at most, and repeats as far as the budget of seconds allows
 REPEATS = 5  # of the C++ programs, which time themselves
 Predict = Callable[[Any], Any]
 
@@ -75,73 +75,13 @@ class Method:
     largest: int = 10**9  # batches beyond this are left out
 
 
-def warmed(call: Callable[[], Any], budget: float, warm: int = WARM_UP) -> tuple[int, int]:
-    """Warm a call up; how often, and how many calls make a repeat of half a millisecond."""
-    began, count, last = time.perf_counter(), 0, math.inf
-    while count < warm and (count < 1 or time.perf_counter() - began < 0.2 * budget):
-        start = time.perf_counter()
-        call()
-        count, last = count + 1, time.perf_counter() - start
-    return count, max(1, math.ceil(5e-4 / max(last, 1e-9)))
-
-
-def timed(calls: list[Callable[[], Any]], budget: float, repeats: int = MOST) -> list[dict[str, float]]:
-    """Median and quartiles of the seconds per call of each, taken in turns, so that a busy moment of the machine hits all alike."""
-    warm = [warmed(call, budget) for call in calls]
-    times: list[list[float]] = [[] for _ in calls]
-    spent = [0.0] * len(calls)
-    for _ in range(repeats):
-        for number, (call, (_, inner)) in enumerate(zip(calls, warm, strict=True)):
-            if len(times[number]) >= FEWEST and spent[number] > budget:
-                continue
-            if inner > 1:
-                call()  # the others have emptied the caches; an expensive call fills them itself
-            start = time.perf_counter()
-            for _ in range(inner):
-                call()
-            spent[number] += time.perf_counter() - start
-            times[number].append((time.perf_counter() - start) / inner)
-    found = []
-    for (count, inner), taken in zip(warm, times, strict=True):
-        low, median, high = np.quantile(taken, [0.25, 0.5, 0.75])
-        found.append(
-            {
-                "seconds": float(median),
-                "q25": float(low),
-                "q75": float(high),
-                "least": min(taken),
-                "warm_up": count,
-                "repeats": len(taken),
-                "calls_per_repeat": inner,
-            }
-        )
-    return found
-
-
-def in_pieces(call: Predict) -> Predict:
-    """Large batches in pieces of PIECE rows."""
-
-    def run(rows: torch.Tensor) -> torch.Tensor:
-        return call(rows) if len(rows) <= PIECE else torch.cat([call(piece) for piece in rows.split(PIECE)])
-
-    return run
-
-
 def onnx_call(path: Path) -> Predict:
     """An ONNX file as a function of numpy arrays."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (name,) = (value.name for value in session.get_inputs())
-
-    def run(rows: np.ndarray) -> np.ndarray:
-        if len(rows) <= PIECE:
-            return session.run(None, {name: rows})[0]
-        return np.concatenate(
-            [session.run(None, {name: rows[at : at + PIECE]})[0] for at in range(0, len(rows), PIECE)]
-        )
-
-    return run
+    return in_pieces(lambda rows: session.run(None, {name: rows})[0], PIECE)
 
 
 def same(rows: torch.Tensor) -> torch.Tensor:
@@ -164,12 +104,12 @@ def on_gpu(module: torch.nn.Module) -> Predict:
 def networks(name: str, module: torch.nn.Module, deployable: Deployable, folder: Path) -> Iterator[Method]:
     """The runtimes of one network; one that cannot take it is left out with a word."""
     size = count_parameters(module)
-    yield Method(name, "surrogate", "torch eager", same, in_pieces(module), size)
+    yield Method(name, "surrogate", "torch eager", same, in_pieces(module, PIECE), size)
     try:
         with silent():
             compiled = torch.compile(module, dynamic=False)
             compiled(torch.ones(PIECE, 7))
-        yield Method(name, "surrogate", "torch.compile", same, in_pieces(compiled), size)
+        yield Method(name, "surrogate", "torch.compile", same, in_pieces(compiled, PIECE), size)
     except Exception as error:  # no C++ compiler, or an operation that inductor refuses
         print(f"  {name}: torch.compile left out ({type(error).__name__})")
     if torch.cuda.is_available():
@@ -186,7 +126,12 @@ def networks(name: str, module: torch.nn.Module, deployable: Deployable, folder:
             )
         else:
             yield Method(
-                name, "surrogate", "TorchScript", same, in_pieces(torch.jit.load(str(folder / f"{name}.ts"))), size
+                name,
+                "surrogate",
+                "TorchScript",
+                same,
+                in_pieces(torch.jit.load(str(folder / f"{name}.ts")), PIECE),
+                size,
             )
 
 
@@ -214,7 +159,7 @@ def axis_tables(field: Field, inputs: torch.Tensor, variable: bool, passes: int)
     """The tables of the axis without any network, for legs like those of `inputs`."""
     frame = AxisFrame(variable, passes=passes)
     frame.fit({"inputs": inputs[:1]}, field)
-    return in_pieces(lambda rows: frame.state(rows, torch.zeros(len(rows), 4)))
+    return in_pieces(lambda rows: frame.state(rows, torch.zeros(len(rows), 4)), PIECE)
 
 
 def classical(field: Field, inputs: torch.Tensor, variable: bool) -> Iterator[Method]:
@@ -396,7 +341,7 @@ def measure(
             prepare: prepare(rows) for prepare in dict.fromkeys(method.prepare for method, _ in able)
         }  # methods alike share their input
         calls = [partial(method.call, given[method.prepare]) for method, _ in able]
-        for (method, error), found in zip(able, timed(calls, budget), strict=True):
+        for (method, error), found in zip(able, time_in_turns(calls, budget, MOST, FEWEST, WARM_UP), strict=True):
             names = {"cost_us": "seconds", "cost_q25_us": "q25", "cost_q75_us": "q75", "cost_least_us": "least"}
             per_track = {new: 1e6 * found.pop(old) / batch for new, old in names.items()}
             print(

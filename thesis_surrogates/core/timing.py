@@ -6,21 +6,20 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 # %% auto #0
-__all__ = ['synchronize', 'seconds_once', 'seconds_per_call']
+__all__ = ['synchronize', 'seconds_once', 'seconds_per_call', 'warm_up', 'time_in_turns', 'describe_times', 'in_pieces']
 
 # %% ../../nbs/01_core/17_timing.ipynb #4317e6e9
 def synchronize() -> None:
     """Wait for the GPU, if this process uses one; otherwise its queue would be timed instead of its work."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
@@ -43,3 +42,66 @@ def seconds_per_call(fn: Callable[[], Any], repeats: int = 5, budget: float = 10
     while len(measured) < repeats and (not measured or sum(measured) * calls < budget):
         measured.append(seconds_once(fn, calls))
     return float(np.median(measured))
+
+# %% ../../nbs/01_core/17_timing.ipynb #78cc5aeb
+def warm_up(call: Callable[[], Any], budget: float, most: int = 200) -> tuple[int, int]:
+    """Warm a call up for a fifth of `budget` seconds; how often it ran, and how many calls make half a millisecond."""
+    began, count, last = time.perf_counter(), 0, math.inf
+    while count < most and (count < 1 or time.perf_counter() - began < 0.2 * budget):
+        start = time.perf_counter()
+        call()
+        last = time.perf_counter() - start
+        count += 1
+    return count, max(1, math.ceil(5e-4 / max(last, 1e-9)))
+
+
+def time_in_turns(
+    calls: Sequence[Callable[[], Any]],  # each waits for its own result, on a GPU too
+    budget: float,  # seconds for each call
+    most: int = 30,  # repeats
+    fewest: int = 3,  # repeats, also where the budget is spent before
+    warm_ups: int = 200,  # at most
+) -> list[dict[str, float]]:
+    """For each call: seconds (median), q25, q75, least, and the counts warm_up, repeats and calls_per_repeat."""
+    warm = [warm_up(call, budget, warm_ups) for call in calls]
+    times: list[list[float]] = [[] for _ in calls]
+    spent = [0.0] * len(calls)
+    for _ in range(most):
+        for number, (call, (_, inner)) in enumerate(zip(calls, warm, strict=True)):
+            if len(times[number]) >= fewest and spent[number] > budget:
+                continue
+            if inner > 1:
+                call()  # the others have emptied the caches; an expensive call fills them itself
+            start = time.perf_counter()
+            for _ in range(inner):
+                call()
+            seconds = time.perf_counter() - start
+            spent[number] += seconds
+            times[number].append(seconds / inner)
+    return [describe_times(taken, count, inner) for taken, (count, inner) in zip(times, warm, strict=True)]
+
+# %% ../../nbs/01_core/17_timing.ipynb #37bd230c
+def describe_times(taken: Sequence[float], warm_up_calls: int, calls_per_repeat: int) -> dict[str, float]:
+    """Median, quartiles and least of repeated times, with the counts behind them."""
+    low, median, high = np.quantile(taken, [0.25, 0.5, 0.75])
+    return {
+        "seconds": float(median),
+        "q25": float(low),
+        "q75": float(high),
+        "least": min(taken),
+        "warm_up": warm_up_calls,
+        "repeats": len(taken),
+        "calls_per_repeat": calls_per_repeat,
+    }
+
+
+def in_pieces(call: Callable[[Any], Any], rows: int) -> Callable[[Any], Any]:
+    """The call with large batches, arrays or tensors, in pieces of `rows` rows."""
+
+    def run(batch: Any) -> Any:
+        if len(batch) <= rows:
+            return call(batch)
+        answers = [call(batch[at : at + rows]) for at in range(0, len(batch), rows)]
+        return torch.cat(answers) if isinstance(answers[0], torch.Tensor) else np.concatenate(answers)
+
+    return run

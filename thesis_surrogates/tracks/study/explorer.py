@@ -5,9 +5,7 @@
 # %% ../../../nbs/02_tracks/study/05_explorer.ipynb #8dbc3c21
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -16,14 +14,15 @@ import torch
 from matplotlib.figure import Figure
 
 from ...core.plots import PALETTE, new_figure, style
+from ...core.widgets import live_figure, slider
 from ..analytic_fields import Field, UniformField
 from ..field import make_field
 from ..limits import draw_material, draw_resolutions, momentum_ticks
 from ..propagation import propagate
 
 # %% auto #0
-__all__ = ['StateMap', 'chosen_field', 'path_table', 'trajectory_figure', 'momentum_figure', 'png_of', 'live', 'slider',
-           'trajectory_explorer', 'momentum_explorer']
+__all__ = ['StateMap', 'chosen_field', 'path_table', 'trajectory_figure', 'momentum_figure', 'trajectory_explorer',
+           'momentum_explorer']
 
 # %% ../../../nbs/02_tracks/study/05_explorer.ipynb #b1cf83fe
 StateMap = Callable[[torch.Tensor], torch.Tensor]  # inputs [N, 7] to states [N, 4]
@@ -140,33 +139,6 @@ def momentum_figure(
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure, table
 
-# %% ../../../nbs/02_tracks/study/05_explorer.ipynb #1eed242b
-def png_of(figure: Figure) -> bytes:
-    """The figure as pixels."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=figure.dpi)
-    return buffer.getvalue()
-
-
-def live(draw: Callable[..., tuple[Figure, pd.DataFrame]], controls: Mapping[str, Any]) -> ipywidgets.VBox:
-    """A picture above its controls; `draw` gets the value of each control by name whenever one of them changes."""
-    picture = ipywidgets.Image(format="png")
-
-    def redraw(_: object = None) -> None:
-        picture.value = png_of(draw(**{name: control.value for name, control in controls.items()})[0])
-
-    for control in controls.values():
-        control.observe(redraw, names="value")
-    redraw()
-    return ipywidgets.VBox(
-        [picture, ipywidgets.GridBox(list(controls.values()), layout={"grid_template_columns": "repeat(2, 1fr)"})]
-    )
-
-
-def slider(label: str, value: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:
-    """A number to drag, drawn when it is let go."""
-    return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, description=label, continuous_update=False)
-
 # %% ../../../nbs/02_tracks/study/05_explorer.ipynb #038c0e67
 def trajectory_explorer(
     surrogate: StateMap | None = None, z_start: float = 2665.0, z_end: float = 7826.0, field: str = "lhcb_like"
@@ -178,7 +150,7 @@ def trajectory_explorer(
     ) -> tuple[Figure, pd.DataFrame]:
         return trajectory_figure((x, y, tx, ty), momentum_gev, charge, z_start, z_end, field, polarity, surrogate)
 
-    return live(
+    return live_figure(
         draw,
         {
             "momentum_gev": ipywidgets.FloatLogSlider(
@@ -207,7 +179,7 @@ def momentum_explorer(
         shown = {name: contenders[name] for name in names or contenders}
         return momentum_figure(shown, (x, y, tx, ty), charge, z_start, z_end, field)
 
-    return live(
+    return live_figure(
         draw,
         {
             "names": ipywidgets.SelectMultiple(

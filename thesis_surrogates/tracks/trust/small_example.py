@@ -42,7 +42,7 @@ def small_data(tracks: int) -> Data:
 # %% ../../../nbs/02_tracks/trust/03_small_example.ipynb #e449b80c
 def small_example(tracks: int = 150_000, epochs: int = 20, seed: int = 0) -> tuple[nn.Module, Data]:
     """A residual network, trained and frozen, and the data that it was trained on."""
-    data, model_config = small_data(tracks), MODELS["residual"](size="tiny")
+    data, model_config = small_data(tracks), MODELS["residual"].model_validate({"size": "tiny"})
     train = TracksTrain(epochs=epochs, optimizer=OptimizerConfig(learning_rate=4e-3, weight_decay=0.0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
