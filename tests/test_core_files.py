@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from thesis_surrogates.core.errors import SurrogatesError
+from thesis_surrogates.core.facts import find_runs, read_run
 from thesis_surrogates.core.files import FileLock, atomic, package_folder, replace_text
+from thesis_surrogates.core.recorder import MOMENTS, fits_table
 from thesis_surrogates.core.run_files import RunBusy, take_lock
 
 PACKAGE = package_folder()
@@ -216,3 +218,55 @@ def test_the_command_line_shows_ours_as_a_line_and_leaves_the_rest(monkeypatch, 
     monkeypatch.setattr(cli, "app", fail(ValueError("a fault of the program")))
     with pytest.raises(ValueError, match="a fault of the program"):
         cli.main([])
+
+
+def literal_moments(path: Path) -> set[str]:
+    """Moments that a file hands to the recorder or to the callbacks of the loop, read from its text."""
+    found = set()
+    for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(call, ast.Call):
+            continue
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        place = {"event": 0, "tell": 0, "append_event": 1}.get(name)
+        if place is not None and len(call.args) > place and isinstance(call.args[place], ast.Constant):
+            found.add(call.args[place].value)
+    return found
+
+
+def test_all_moments_stand_in_one_table():
+    places = [*MODULES, *(PACKAGE.parent / "benchmarks").rglob("*.py")]
+    written = {moment for path in places for moment in literal_moments(path) if isinstance(moment, str)}
+    assert written == set(MOMENTS), f"in the table and not written, or the other way: {written ^ set(MOMENTS)}"
+
+
+def test_events_of_a_run_have_the_keys_of_the_table(tmp_path):
+    """Paused, taken up, ended, evaluated again, and one that broke: every event that a run can write by itself."""
+    from thesis_surrogates.running.execution import evaluate_runs, run
+
+    config = {
+        "system": "tracks",
+        "model": {"name": "residual", "hidden": [4]},
+        "data": {"n_tracks": 300},
+        "train": {"epochs": 2, "steps_per_epoch": 2, "batch_size": 16},
+    }
+    run(config, tmp_path / "runs", data_dir=tmp_path, budget_seconds=0.0, progress=False)
+    whole = run(config, tmp_path / "runs", data_dir=tmp_path, progress=False)
+    evaluate_runs([whole.path], data_dir=tmp_path)
+
+    def breaks(event) -> None:
+        if event.moment == "phase_start":
+            raise ArithmeticError("on purpose")
+
+    with pytest.raises(ArithmeticError):
+        run({**config, "seed": 1}, tmp_path / "broken", data_dir=tmp_path, progress=False, callbacks=(breaks,))
+    (broken,) = find_runs(tmp_path / "broken")
+    events = [*read_run(whole.path).events, *read_run(broken).events]
+    wrong = [(event["moment"], sorted(event)) for event in events if not fits_table(event)]
+    assert not wrong
+    assert {event["moment"] for event in events} == set(MOMENTS) - {"runtimes", "trust"}
+
+
+def test_measurements_have_the_keys_of_the_table():
+    from thesis_surrogates.tracks.study.trust_tables import PARTS
+
+    assert set(PARTS) < set(MOMENTS["trust"]) and {"batches", "rows", "..."} < set(MOMENTS["runtimes"])

@@ -17,8 +17,8 @@ from .config import OptimizerConfig, ScheduleConfig, TrainConfig
 from .data import Batch, Source, Tensors, TensorSource
 
 # %% auto #0
-__all__ = ['LossTerms', 'MOMENTS', 'Callback', 'trainable', 'Update', 'Phase', 'Plan', 'Event', 'rows_of', 'mean_loss',
-           'supervised_plan', 'describe']
+__all__ = ['LossTerms', 'Callback', 'trainable', 'Update', 'Phase', 'Plan', 'Event', 'rows_of', 'mean_loss', 'supervised_plan',
+           'describe']
 
 # %% ../../nbs/01_core/09_plan.ipynb #df49da87
 LossTerms = Callable[[Any, Batch], Tensors]
@@ -89,15 +89,12 @@ class Plan:
     monitor: str = "loss"
 
 # %% ../../nbs/01_core/09_plan.ipynb #fd395d85
-MOMENTS = ("start", "phase_start", "epoch_end", "phase_end", "paused", "end", "exception")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """Something that happened in a training.
 
     Args:
-        moment: one of `MOMENTS`; epoch and step count from zero over all phases and name the last finished one.
+        moment: what happened (`core.recorder.MOMENTS` lists all); epoch and step count from zero over all phases and name the last finished one.
         metrics: split to named numbers, at the end of an epoch.
         seconds: training time so far, earlier attempts included.
         samples_per_second: rows of the first stream per second of the epoch, validation excluded.

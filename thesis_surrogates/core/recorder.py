@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from thesis_surrogates.core.plan import Event
 
 # %% auto #0
-__all__ = ['PACKAGES', 'LONGEST_EPOCH_RECORD', 'git_state', 'package_versions', 'processor', 'provenance', 'record_config',
-           'prepare_run', 'event_line', 'RunRecorder', 'scalar_rows', 'error_record', 'new_state', 'open_run',
-           'append_event']
+__all__ = ['PACKAGES', 'OF_EVENT', 'OF_LOOP', 'MOMENTS', 'LONGEST_EPOCH_RECORD', 'git_state', 'package_versions', 'processor',
+           'provenance', 'record_config', 'prepare_run', 'fits_table', 'event_line', 'RunRecorder', 'scalar_rows',
+           'error_record', 'new_state', 'open_run', 'append_event']
 
 # %% ../../nbs/01_core/14_recorder.ipynb #aa9ed003
 PACKAGES = (
@@ -142,6 +142,34 @@ def prepare_run(run_dir: str | Path, config: Mapping[str, Any]) -> RunFiles:
     files = RunFiles(Path(run_dir))
     record_config(files, config, config_hash(config))
     return files
+
+# %% ../../nbs/01_core/14_recorder.ipynb #e887bf93
+OF_EVENT = ("moment", "run_id", "attempt", "time")  # of every event
+OF_LOOP = ("epoch", "step", "phase", "seconds", "samples_per_second", "metrics")  # of every event of the training loop
+MOMENTS: Mapping[str, tuple[str, ...]] = {  # keys beside those; `key?` may be missing, `...` are what names the inputs
+    "opened": ("provenance",),
+    "provenance": ("data_fingerprint",),
+    "model": ("parameters", "data"),
+    "start": (*OF_LOOP, "epochs", "resumed", "monitor", "loop"),
+    "phase_start": OF_LOOP,
+    "epoch_end": (*OF_LOOP, "metrics_in?"),
+    "phase_end": OF_LOOP,
+    "paused": OF_LOOP,
+    "end": (*OF_LOOP, "best_epoch", "best_value"),
+    "exception": (*OF_LOOP, "type", "message"),
+    "evaluated": ("split", "rows", "together?"),
+    "finished": ("status", "error"),
+    "runtimes": ("machine", "protocol", "together", "batches", "rows", "..."),
+    "trust": ("tracks", "jacobians", "validation_tracks", "jacobian", "checks", "fallback"),
+}
+
+
+def fits_table(event: Mapping[str, Any]) -> bool:
+    """Whether an event has the keys that `MOMENTS` promises, and no others."""
+    promised = (*OF_EVENT, *MOMENTS.get(event["moment"], ()))
+    needed = {key for key in promised if not key.endswith(("?", "..."))}
+    known = {key.rstrip("?") for key in promised}
+    return event["moment"] in MOMENTS and needed <= set(event) and ("..." in known or set(event) <= known)
 
 # %% ../../nbs/01_core/14_recorder.ipynb #edc408bb
 LONGEST_EPOCH_RECORD = 2000  # bytes; an epoch with more metrics leaves them to scalars.csv
