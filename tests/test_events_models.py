@@ -68,7 +68,7 @@ def test_every_variant_trains_and_every_parameter_moves(data, name, head, types)
     model = prepared(data, name, globals_head=head, type_head=types)
     before = {key: value.clone() for key, value in model.named_parameters()}
     train = EventsTrain(epochs=1, batch_size=250)
-    result = fit(model, SYSTEM.plan(model, data, None, train, 0), seed=0, train=train)
+    result = fit(model, SYSTEM.plan(model, data, MODELS["ae_vq"](), train, 0), seed=0, train=train)
     assert result.status == "done" and math.isfinite(result.best_value)
     still = [key for key, value in model.named_parameters() if torch.equal(before[key], value)]
     assert still == []
@@ -103,13 +103,13 @@ def test_padding_never_enters_the_codebook():
 def test_training_resumes_to_the_same_codebook(data, tmp_path):
     train = EventsTrain(epochs=3, batch_size=250)
     whole, parts = prepared(data), prepared(data)
-    fit(whole, SYSTEM.plan(whole, data, None, train, 3), seed=3, train=train)
+    fit(whole, SYSTEM.plan(whole, data, MODELS["ae_vq"](), train, 3), seed=3, train=train)
     status = "paused"
     for budget in (1e-9, 1e-9, None):
         parts = prepared(data)
         status = fit(
             parts,
-            SYSTEM.plan(parts, data, None, train, 3),
+            SYSTEM.plan(parts, data, MODELS["ae_vq"](), train, 3),
             seed=3,
             train=train,
             checkpoints=tmp_path,

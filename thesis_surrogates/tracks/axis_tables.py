@@ -16,9 +16,82 @@ from .field import Field as MagneticField
 from .propagation import CURVATURE
 
 # %% auto #0
-__all__ = ['FIRST', 'PITCH', 'NODES', 'GRID', 'ASIDE', 'FLAT', 'gauss_legendre', 'OnAxis', 'tabulate', 'AxisField', 'along',
-           'along_one', 'slopes_of', 'cosines_of', 'Track', 'Leg', 'first_directions', 'next_directions', 'Nominal',
-           'nominal_directions', 'end_slopes', 'AxisFrame']
+__all__ = ['MIN_COS2', 'FIRST_NODE_MM', 'NODE_SPACING_MM', 'N_NODES', 'GRID_MM', 'SEXTUPOLE_OFFSET_MM', 'slopes_of', 'cosines_of',
+           'OnAxis', 'tabulate', 'AxisField', 'gauss_legendre', 'tables_along', 'tables_along_fixed', 'Track', 'Leg',
+           'first_directions', 'next_directions', 'Nominal', 'nominal_directions', 'end_slopes', 'AxisFrame']
+
+# %% ../../nbs/02_tracks/07_axis_tables.ipynb #a6c19bb0
+MIN_COS2 = 1e-2  # of the angle to the beam: at more than 84 degrees a track has turned over
+
+
+def slopes_of(ux: torch.Tensor, uy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """tx, ty of direction cosines."""
+    stretch = (1 - ux * ux - uy * uy).clamp(min=MIN_COS2).rsqrt()
+    return ux * stretch, uy * stretch
+
+
+def cosines_of(tx: torch.Tensor, ty: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """ux, uy of slopes."""
+    shrink = (1 + tx * tx + ty * ty).rsqrt()
+    return tx * shrink, ty * shrink
+
+# %% ../../nbs/02_tracks/07_axis_tables.ipynb #316f6cc5
+FIRST_NODE_MM, NODE_SPACING_MM, N_NODES = -1000.0, 10.0, 1601  # of the table of the axis
+GRID_MM = FIRST_NODE_MM + NODE_SPACING_MM * np.arange(N_NODES)
+SEXTUPOLE_OFFSET_MM = 100.0  # beside the axis, where the sextupole is measured: nodes of a map with this spacing
+
+
+class OnAxis(NamedTuple):
+    """Values of the tables at some places."""
+
+    kick: torch.Tensor  # T mm, integral of By from the beginning of the table
+    strength: torch.Tensor  # T mm, integral of |By|
+    rise: torch.Tensor  # T, integral of slope
+    by: torch.Tensor  # T
+    slope: torch.Tensor  # T/mm, dBz/dy
+    sextupole: torch.Tensor | None = None  # T/mm^2, d2By/dx2, if tabulated
+
+# %% ../../nbs/02_tracks/07_axis_tables.ipynb #a11e3e82
+def tabulate(field: MagneticField, z: np.ndarray, sextupole: bool) -> np.ndarray:
+    """The columns of `OnAxis` [N, 5 or 6] at ascending places z [N] mm on x = y = 0; integrals count from the first."""
+    points, weights = np.polynomial.legendre.leggauss(10)
+    steps = np.diff(z)[:, None]
+
+    def measured(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        slope = (field(0.0, 1.0, z)[2] - field(0.0, -1.0, z)[2]) / 2
+        return np.broadcast_to(field(0.0, 0.0, z)[1], z.shape), np.broadcast_to(slope, z.shape)
+
+    by, slope = measured(z[:-1, None] + steps * (points + 1) / 2)
+    integrals = [
+        np.concatenate([[0.0], np.cumsum(steps[:, 0] / 2 * (values @ weights))]) for values in (by, np.abs(by), slope)
+    ]
+    columns = [*integrals, *measured(z)]
+    if sextupole:
+        beside = (field(SEXTUPOLE_OFFSET_MM, 0.0, z)[1] + field(-SEXTUPOLE_OFFSET_MM, 0.0, z)[1]) / 2
+        columns.append(np.broadcast_to(2 * (beside - columns[3]) / SEXTUPOLE_OFFSET_MM**2, z.shape))
+    return np.column_stack(columns)
+
+# %% ../../nbs/02_tracks/07_axis_tables.ipynb #68075a2f
+class AxisField(nn.Module):
+    """The field on the beam axis as tables of one variable; zero until fitted."""
+
+    def __init__(self, sextupole: bool = False):
+        super().__init__()
+        self.sextupole = sextupole
+        self.register_buffer("values", torch.zeros(N_NODES, 6 if sextupole else 5))
+        self.values: torch.Tensor
+
+    def fit(self, field: MagneticField) -> None:
+        """Tabulate `field`."""
+        self.values.copy_(torch.as_tensor(tabulate(field, GRID_MM, self.sextupole)))
+
+    def forward(self, z: torch.Tensor) -> OnAxis:
+        """The tables at z [mm], any shape."""
+        place = ((z - FIRST_NODE_MM) * (1 / NODE_SPACING_MM)).clamp(0, N_NODES - 1)
+        cell = place.floor().clamp(max=N_NODES - 2)
+        index = cell.long()
+        left, right = self.values[index], self.values[index + 1]
+        return OnAxis(*(left + (place - cell)[..., None] * (right - left)).unbind(-1))
 
 # %% ../../nbs/02_tracks/07_axis_tables.ipynb #f6b467c0
 def gauss_legendre(stages: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -35,94 +108,21 @@ def gauss_legendre(stages: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     a = c[:, None] * (b[:, None] * lagrange(inner)).sum(axis=1)
     return c, a, b
 
-# %% ../../nbs/02_tracks/07_axis_tables.ipynb #316f6cc5
-FIRST, PITCH, NODES = -1000.0, 10.0, 1601  # table of the axis: first node, distance, number of nodes [mm]
-GRID = FIRST + PITCH * np.arange(NODES)
-ASIDE = 100.0  # mm beside the axis where the sextupole is measured: the pitch of a map, whose nodes it then hits
-
-
-class OnAxis(NamedTuple):
-    """What the tables say at some places."""
-
-    kick: torch.Tensor  # T mm, integral of By from the beginning of the table
-    strength: torch.Tensor  # T mm, integral of |By|
-    rise: torch.Tensor  # T, integral of slope
-    by: torch.Tensor  # T
-    slope: torch.Tensor  # T/mm, dBz/dy
-    sextupole: torch.Tensor | None = None  # T/mm^2, d2By/dx2, if tabulated
-
-
-def tabulate(field: MagneticField, z: np.ndarray, sextupole: bool) -> np.ndarray:
-    """The columns of `OnAxis` [N, 5 or 6] at ascending places z [N] mm on x = y = 0; integrals count from the first."""
-    points, weights = np.polynomial.legendre.leggauss(10)
-    steps = np.diff(z)[:, None]
-
-    def measured(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        slope = (field(0.0, 1.0, z)[2] - field(0.0, -1.0, z)[2]) / 2
-        return np.broadcast_to(field(0.0, 0.0, z)[1], z.shape), np.broadcast_to(slope, z.shape)
-
-    by, slope = measured(z[:-1, None] + steps * (points + 1) / 2)
-    integrals = [
-        np.concatenate([[0.0], np.cumsum(steps[:, 0] / 2 * (values @ weights))]) for values in (by, np.abs(by), slope)
-    ]
-    columns = [*integrals, *measured(z)]
-    if sextupole:
-        beside = (field(ASIDE, 0.0, z)[1] + field(-ASIDE, 0.0, z)[1]) / 2
-        columns.append(np.broadcast_to(2 * (beside - columns[3]) / ASIDE**2, z.shape))
-    return np.column_stack(columns)
-
-
-class AxisField(nn.Module):
-    """The field on the beam axis as tables of one variable; zero until fitted."""
-
-    def __init__(self, sextupole: bool = False):
-        super().__init__()
-        self.sextupole = sextupole
-        self.register_buffer("values", torch.zeros(NODES, 6 if sextupole else 5))
-        self.values: torch.Tensor
-
-    def fit(self, field: MagneticField) -> None:
-        """Tabulate `field`."""
-        self.values.copy_(torch.as_tensor(tabulate(field, GRID, self.sextupole)))
-
-    def forward(self, z: torch.Tensor) -> OnAxis:
-        """The tables at z [mm], any shape."""
-        place = ((z - FIRST) * (1 / PITCH)).clamp(0, NODES - 1)
-        cell = place.floor().clamp(max=NODES - 2)
-        index = cell.long()
-        left, right = self.values[index], self.values[index + 1]
-        return OnAxis(*(left + (place - cell)[..., None] * (right - left)).unbind(-1))
-
 # %% ../../nbs/02_tracks/07_axis_tables.ipynb #f3bb5762
-def along(axis: AxisField, z0: torch.Tensor, dz: torch.Tensor, zeta: torch.Tensor) -> torch.Tensor:
+def tables_along(axis: AxisField, z0: torch.Tensor, dz: torch.Tensor, zeta: torch.Tensor) -> torch.Tensor:
     """The tables [5 or 6, n + 2, B] at the start, at zeta [n] and at the end of legs z0 [B], dz [B]; integrals count from the start."""
     places = torch.cat([torch.zeros_like(zeta[:1]), zeta, torch.ones_like(zeta[:1])])[:, None]
     tables = torch.stack([table for table in axis(z0 + places * dz) if table is not None])
     return torch.cat([tables[:3] - tables[:3, :1], tables[3:]])
 
 
-def along_one(field: MagneticField, z0: float, dz: float, zeta: np.ndarray, sextupole: bool) -> np.ndarray:
+def tables_along_fixed(field: MagneticField, z0: float, dz: float, zeta: np.ndarray, sextupole: bool) -> np.ndarray:
     """The same [5 or 6, n + 2] for one leg, measured in the field at these very places."""
     places = z0 + dz * np.array([0.0, *zeta, 1.0])
-    nodes = np.unique([*GRID, *places])
+    nodes = np.unique([*GRID_MM, *places])
     tables = tabulate(field, nodes, sextupole)[np.searchsorted(nodes, places)].T
     tables[:3] -= tables[:3, :1]
     return tables
-
-# %% ../../nbs/02_tracks/07_axis_tables.ipynb #a6c19bb0
-FLAT = 1e-2  # 1 - ux^2 - uy^2 is kept above this: a track at more than 84 degrees to the beam has turned over
-
-
-def slopes_of(ux: torch.Tensor, uy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """tx, ty of direction cosines."""
-    stretch = (1 - ux * ux - uy * uy).clamp(min=FLAT).rsqrt()
-    return ux * stretch, uy * stretch
-
-
-def cosines_of(tx: torch.Tensor, ty: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """ux, uy of slopes."""
-    shrink = (1 + tx * tx + ty * ty).rsqrt()
-    return tx * shrink, ty * shrink
 
 # %% ../../nbs/02_tracks/07_axis_tables.ipynb #43452ab6
 class Track(NamedTuple):
@@ -139,20 +139,18 @@ class Leg(NamedTuple):
     """What is known of legs before any track."""
 
     dz: torch.Tensor  # [B] mm
-    tables: torch.Tensor  # [5 or 6, n + 2, B or 1] as `along` gives them; a second pass needs the sixth
+    tables: torch.Tensor  # [5 or 6, n + 2, B or 1] as `tables_along` gives them; a second pass needs the sixth
     places: torch.Tensor  # [n + 1] zeta of the Gauss points and of the end
     sums: torch.Tensor  # [n + 1, n] weights of the integrals from the start to each place
-    part: (
-        torch.Tensor | float
-    )  # all kicks are multiplied by it: 1, or for a shortened fixed leg its share of the length [B]
+    part: torch.Tensor | float  # of a fixed leg that is shortened [B]; it multiplies all kicks
 
-
+# %% ../../nbs/02_tracks/07_axis_tables.ipynb #cb27c457
 def first_directions(track: Track, leg: Leg) -> tuple[torch.Tensor, torch.Tensor]:
     """ux, uy [n + 1, B] at the Gauss points and at the end, with the field along a straight line in y."""
     (_, y, tx, ty, kappa), (kick, _, rise, by, slope) = track, leg.tables.unbind()[:5]
     (ux, uy), here, bent = cosines_of(tx, ty), y + leg.places[:, None] * (ty * leg.dz), kappa * leg.part
     along_x = ux + bent * (0.5 * (here * here * slope[1:] - y * y * slope[0]) - kick[1:])
-    stretch = (1 - along_x * along_x - uy * uy).clamp(min=FLAT).rsqrt()
+    stretch = (1 - along_x * along_x - uy * uy).clamp(min=MIN_COS2).rsqrt()
     slopes = along_x * stretch
     turning = -bent * by[1:] * stretch**3 * (1 - uy * uy)  # dtx/dz
     pulled = ((slopes * ty + turning * here) * rise[1:])[:-1]
@@ -174,7 +172,7 @@ def next_directions(
     pulled = (path_y * (sextupole[1:] * path_x - slope_x * slope[1:]))[:-1]
     return along_x, uy + bent * (leg.dz * (leg.sums @ pulled))
 
-
+# %% ../../nbs/02_tracks/07_axis_tables.ipynb #e3644bfd
 class Nominal(NamedTuple):
     """Directions that the tables predict, at the Gauss points and at the end of the leg [n + 1, B]; tracks come last."""
 
@@ -236,28 +234,26 @@ class AxisFrame(nn.Module):
         self.length.fill_(dz)
         self.tables.copy_(
             torch.from_numpy(
-                along_one(field, z0, dz, self.places[:-1].double().cpu().numpy(), self.passes > 1)[..., None]
+                tables_along_fixed(field, z0, dz, self.places[:-1].double().cpu().numpy(), self.passes > 1)[..., None]
             )
         )
 
     def nominal(self, track: Track, z0: torch.Tensor, dz: torch.Tensor) -> Nominal:
-        """What the tables say; a fixed leg bends in proportion if it is shortened."""
+        """Directions by the tables; a fixed leg bends in proportion if it is shortened."""
         if self.axis is not None:
-            leg = Leg(dz, along(self.axis, z0, dz, self.places[:-1]), self.places, self.sums, 1.0)
+            leg = Leg(dz, tables_along(self.axis, z0, dz, self.places[:-1]), self.places, self.sums, 1.0)
         else:
             leg = Leg(dz, self.tables, self.places, self.sums, dz / self.length)
         known = nominal_directions(track, leg, self.passes)
-        return known._replace(unit=self.counted(known.unit))
+        return known._replace(unit=self.unit_of(known.unit))
 
-    def counted(self, bend: torch.Tensor) -> torch.Tensor:
+    def unit_of(self, bend: torch.Tensor) -> torch.Tensor:
         """The direction change [B] for a kick of one: the bend of the leg, or on variable legs its square."""
         return bend if self.axis is None else bend * bend
 
     def state(self, inputs: torch.Tensor, kicks: torch.Tensor) -> torch.Tensor:
         """Final state [B, 4] in mm and slopes for kicks [B, 4]."""
-        x, y, tx, ty, q_over_p, z0, dz = (
-            inputs.T.contiguous().unbind()
-        )  # contiguous columns: twice as fast as strided ones
+        x, y, tx, ty, q_over_p, z0, dz = inputs.T.contiguous().unbind()  # twice as fast as strided columns
         known = self.nominal(Track(x, y, tx, ty, CURVATURE * q_over_p), z0, dz)
         dx, dy, mx, my = (known.unit * kicks.T).unbind()
         mean_x, mean_y, end_x, end_y = end_slopes(known, dx, dy, tx, ty, self.sums[-1])
@@ -281,4 +277,4 @@ class AxisFrame(nn.Module):
 
     def unit(self, inputs: torch.Tensor) -> torch.Tensor:
         """The direction change [B] for a kick of one."""
-        return self.counted(CURVATURE * inputs[:, 4] * self.strength(inputs))
+        return self.unit_of(CURVATURE * inputs[:, 4] * self.strength(inputs))

@@ -24,8 +24,8 @@ from .plain import PHYSICS_KEYS, TrackLoss, TrackModel
 from .residual import CorrectionNetwork, SolvedModel, SolvedNetwork
 
 # %% auto #0
-__all__ = ['MIN_STRENGTH_T_MM', 'LEVER_ARM_MM', 'LOSS_SCALE_MM', 'true_kicks', 'features', 'KickNetwork', 'kick_terms',
-           'KickConfig', 'PolynomialConfig', 'exponents', 'Parity', 'monomials', 'PolynomialNetwork']
+__all__ = ['MIN_STRENGTH_T_MM', 'LEVER_ARM_MM', 'LOSS_SCALE_MM', 'true_kicks', 'features', 'weighted_size', 'KickNetwork',
+           'kick_terms', 'KickConfig', 'exponents', 'monomials', 'PolynomialConfig', 'Parity', 'PolynomialNetwork']
 
 # %% ../../../nbs/02_tracks/networks/02_kick.ipynb #1f059c0e
 MIN_STRENGTH_T_MM = 1e-3
@@ -48,11 +48,18 @@ def features(inputs: torch.Tensor, variable: bool) -> torch.Tensor:
     columns = [x, y, ux, uy, q_over_p]
     return torch.stack(columns + ([z0, z0 + dz, y + ty * dz, dz, dz / (dz.abs() + 500)] if variable else []), dim=1)
 
-# %% ../../../nbs/02_tracks/networks/02_kick.ipynb #2d933fad
+# %% ../../../nbs/02_tracks/networks/02_kick.ipynb #790d6c6d
 LEVER_ARM_MM = 1000.0  # a missing direction counts by the displacement at this distance
 LOSS_SCALE_MM = 0.03  # a displacement of this size is one in the loss
 
 
+def weighted_size(kicks: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    """Root mean square of kicks [N, 4], weighed by the squares of their units [N]; one where there are none."""
+    unit = unit.double()[:, None]
+    size = ((kicks * unit).square().sum(dim=0) / unit.square().sum()).sqrt().float()
+    return torch.where(size > 0, size, torch.ones_like(size))
+
+# %% ../../../nbs/02_tracks/networks/02_kick.ipynb #2d933fad
 @final
 class KickNetwork(CorrectionNetwork):
     """Inputs [B, 7] to the final state [B, 4] through learned kicks."""
@@ -72,9 +79,8 @@ class KickNetwork(CorrectionNetwork):
         self.normalize_inputs.fit(*moments(features(train["inputs"], self.variable)))
         kicks, seen = true_kicks(self.frame, train)
         if self.variable:
-            unit = self.frame.unit(train["inputs"]).double()[:, None]
-            size = ((kicks * unit).square().sum(dim=0) / unit.square().sum()).sqrt().float()
-            self.normalize_outputs.fit(torch.zeros_like(size), torch.where(size > 0, size, torch.ones_like(size)))
+            size = weighted_size(kicks, self.frame.unit(train["inputs"]))
+            self.normalize_outputs.fit(torch.zeros_like(size), size)
         else:
             self.normalize_outputs.fit(*moments(kicks[seen].float()))
 
@@ -128,6 +134,30 @@ class KickConfig(TrackModel):
         return KickNetwork(self, data.legs == "variable")
 
 # %% ../../../nbs/02_tracks/networks/02_kick.ipynb #a6774b74
+def exponents(prices: Sequence[float], degree: float, parity: int) -> list[tuple[int, ...]]:
+    """Exponents of all monomials within the degree whose powers add up to an even (0) or odd (1) number."""
+    ranges = [range(int(degree / price + 1e-9) + 1) for price in prices]
+    return [
+        powers
+        for powers in product(*ranges)
+        if sum(powers) % 2 == parity and sum(p * w for p, w in zip(powers, prices, strict=True)) <= degree + 1e-9
+    ]
+
+# %% ../../../nbs/02_tracks/networks/02_kick.ipynb #8c2f94e1
+def monomials(variables: torch.Tensor, powers: torch.Tensor, highest: Sequence[int]) -> torch.Tensor:
+    """Products of powers: variables [V, B], powers [M, V] up to highest [V], to [M, B].
+
+    Tracks come last, so that every product runs along memory.
+    """
+    result = torch.ones_like(variables[:1])
+    for number, one in enumerate(variables):
+        ladder = [torch.ones_like(one)]
+        for _ in range(highest[number]):
+            ladder.append(ladder[-1] * one)
+        result = result * torch.stack(ladder).index_select(0, powers[:, number])
+    return result
+
+# %% ../../../nbs/02_tracks/networks/02_kick.ipynb #76c3a446
 class PolynomialConfig(SolvedModel):
     """A polynomial for the kicks of a fixed leg, fitted by least squares."""
 
@@ -144,16 +174,6 @@ class PolynomialConfig(SolvedModel):
 
     def network(self) -> PolynomialNetwork:
         return PolynomialNetwork(self)
-
-
-def exponents(prices: Sequence[float], degree: float, parity: int) -> list[tuple[int, ...]]:
-    """Exponents of all monomials within the degree whose powers add up to an even (0) or odd (1) number."""
-    ranges = [range(int(degree / price + 1e-9) + 1) for price in prices]
-    return [
-        powers
-        for powers in product(*ranges)
-        if sum(powers) % 2 == parity and sum(p * w for p, w in zip(powers, prices, strict=True)) <= degree + 1e-9
-    ]
 
 # %% ../../../nbs/02_tracks/networks/02_kick.ipynb #5642b28d
 class Parity(nn.Module):
@@ -194,20 +214,6 @@ class Parity(nn.Module):
         table = torch.zeros(m * n, 2, dtype=a.dtype, device=a.device).index_copy(0, self.kept, self.coefficients)
         halves = table.view(m, n * 2).T @ a
         return (halves.view(n, 2, -1) * b[:, None]).sum(dim=0)
-
-
-def monomials(variables: torch.Tensor, powers: torch.Tensor, highest: Sequence[int]) -> torch.Tensor:
-    """Products of powers: variables [V, B], powers [M, V] up to highest [V], to [M, B].
-
-    Tracks come last, so that every product runs along memory.
-    """
-    result = torch.ones_like(variables[:1])
-    for number, one in enumerate(variables):
-        ladder = [torch.ones_like(one)]
-        for _ in range(highest[number]):
-            ladder.append(ladder[-1] * one)
-        result = result * torch.stack(ladder).index_select(0, powers[:, number])
-    return result
 
 # %% ../../../nbs/02_tracks/networks/02_kick.ipynb #cebc4bbc
 @final
