@@ -449,3 +449,12 @@ def test_reading_many_runs_is_quick(tmp_path):
 def test_importing_facts_does_not_load_torch():
     code = "import sys, thesis_surrogates.core.facts, thesis_surrogates.core.report, thesis_surrogates.core.publishing; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_configuration_is_hashed_once_when_a_run_is_opened(tmp_path, monkeypatch):
+    from thesis_surrogates.core import recorder
+
+    counted = []
+    monkeypatch.setattr(recorder, "config_hash", lambda config: counted.append(1) or "0123456789")
+    with recorder.open_run(tmp_path, CONFIG) as opened:
+        assert opened.state["config_hash"] == "0123456789" and len(counted) == 1
