@@ -73,25 +73,9 @@ def _print_table(rows: Any, columns: list[str] | None = None) -> None:
     """A table that fits the terminal: long texts shortened, columns in blocks; complete and plain in a pipe."""
     import shutil
 
-    import pandas as pd
+    from thesis_surrogates.core.tables import to_terminal
 
-    table = pd.DataFrame(rows)
-    table = table[[column for column in columns if column in table]] if columns else table
-    if table.empty:
-        return typer.echo("nothing yet")
-    form: dict[str, Any] = {"float_format": lambda value: f"{value:.4g}", "na_rep": "-"}
-    if not sys.stdout.isatty():
-        return typer.echo(table.to_string(index=False, **form))
-    width = shutil.get_terminal_size().columns
-    longest = max(8, width // 3)
-    table = (
-        table.dropna(axis=1, how="all")
-        .rename(columns=str)
-        .map(lambda value: value if not isinstance(value, str) or len(value) <= longest else value[: longest - 1] + "…")
-    )
-    table.columns = [name if len(name) <= longest else "…" + name[1 - longest :] for name in table.columns]
-    first = next((name for name in ("contender", "run", "name") if name in table), table.columns[0])
-    typer.echo(table.set_index(first).rename_axis(columns=first, index=None).to_string(line_width=width, **form))
+    typer.echo(to_terminal(rows, columns, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
 
 
 @app.command("list")
@@ -322,27 +306,9 @@ def export(
     ] = None,
 ) -> None:
     """Export a trained surrogate in physical units, checked against PyTorch."""
-    from thesis_surrogates.core.config import nearest
-    from thesis_surrogates.core.errors import ConfigError
-    from thesis_surrogates.core.export.cpp_header import export_header
-    from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
-    from thesis_surrogates.running.execution import load_surrogate
+    from thesis_surrogates.running.execution import export_surrogate
 
-    writers: dict[str, tuple[Any, str]] = {
-        "onnx": (export_onnx, "model.onnx"),
-        "torchscript": (export_torchscript, "model.ts"),
-        "header": (export_header, "model.hpp"),
-    }
-    if form not in writers:
-        raise ConfigError(f"--format {form}: unknown; {nearest(form, list(writers))}")
-    if limit is not None and form != "header":
-        raise ConfigError(f"--limit-bytes counts the constants of a header; with --format {form} it has no meaning")
-    write, name = writers[form]
-    target = path or run_dir / "export" / name
-    report = write(load_surrogate(run_dir).deployable, target, **({"limit_bytes": limit} if form == "header" else {}))
-    note = f", {report.constant_bytes:,} B of constants" if form == "header" else ""
-    checked = "checked against PyTorch" if getattr(report, "compiled", True) else "not compiled: no C++ compiler here"
-    typer.echo(f"{form}: {target} ({checked}{note})")
+    typer.echo(export_surrogate(run_dir, form, path, limit_bytes=limit))
 
 
 @app.command()

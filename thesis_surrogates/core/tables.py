@@ -22,7 +22,7 @@ from .metrics import epoch_to_fraction, format_value, median_and_spread, overfit
 # %% auto #0
 __all__ = ['LATEX', 'ReportError', 'Problem', 'gather', 'explain', 'label', 'fingerprint', 'summarise', 'baseline_rows',
            'surrogate_rows', 'build_table', 'comparison_table', 'convergence_row', 'convergence_table', 'reached',
-           'cell', 'readable', 'to_csv', 'to_markdown', 'to_latex', 'escape_latex']
+           'cell', 'readable', 'to_csv', 'to_markdown', 'to_latex', 'escape_latex', 'to_terminal']
 
 # %% ../../nbs/01_core/21_tables.ipynb #716cf5d4
 class ReportError(SurrogatesError, ValueError):
@@ -300,3 +300,27 @@ LATEX = {
 def escape_latex(text: str) -> str:
     """Text in which every character that LaTeX would interpret is written out."""
     return "".join(LATEX.get(letter, letter) for letter in text)
+
+# %% ../../nbs/01_core/21_tables.ipynb #1e434884
+def to_terminal(
+    rows: pd.DataFrame | Iterable[Mapping[str, Any]],
+    columns: Sequence[str] | None = None,  # those to show, in order; all when None
+    width: int | None = None,  # of a terminal; None for a pipe, which gets everything
+) -> str:
+    """Rows as plain text: complete for a pipe; for a terminal long texts are shortened and columns stand in blocks."""
+    table = pd.DataFrame(rows)
+    table = table[[column for column in columns if column in table]] if columns else table
+    if table.empty:
+        return "nothing yet"
+    form: dict[str, Any] = {"float_format": lambda value: f"{value:.4g}", "na_rep": "-"}
+    if width is None:
+        return table.to_string(index=False, **form)
+    longest = max(8, width // 3)
+    table = (
+        table.dropna(axis=1, how="all")
+        .rename(columns=str)
+        .map(lambda value: value if not isinstance(value, str) or len(value) <= longest else value[: longest - 1] + "…")
+    )
+    table.columns = [name if len(name) <= longest else "…" + name[1 - longest :] for name in table.columns]
+    first = next((name for name in ("contender", "run", "name") if name in table), table.columns[0])
+    return table.set_index(first).rename_axis(columns=first, index=None).to_string(line_width=width, **form)

@@ -15,7 +15,7 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 from types import GenericAlias
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -68,9 +68,10 @@ def command_of(function: Callable[..., str | Iterable[str] | None]) -> Callable[
     free = [name for name, parameter in known.items() if parameter.kind is not parameter.KEYWORD_ONLY]
     words = []
     for name, parameter in known.items():
-        form = (typer.Argument if name in free else typer.Option)(help=helps.get(name))
-        kind = Annotated[typed_for_words(kinds[name]), form]  # type: ignore[valid-type]
-        words.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=kind))
+        form = typer.Argument if name in free else typer.Option
+        default = form(... if parameter.default is parameter.empty else parameter.default, help=helps.get(name))
+        kind = typed_for_words(kinds[name])
+        words.append(inspect.Parameter(name, parameter.KEYWORD_ONLY, default=default, annotation=kind))
 
     def call(**given: Any) -> None:
         values = {name: open_value(kinds[name], value) for name, value in given.items()}

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..core.checkpoints import load_checkpoint, load_weights
 from ..core.comparison import compete, score_all
-from ..core.config import RunConfig, as_mapping, config_hash, useless_keys
+from ..core.config import RunConfig, as_mapping, config_hash, nearest, useless_keys
 from ..core.data import Data
 from ..core.errors import ConfigError, DataError
 from ..core.facts import Run, read_run
@@ -35,7 +35,7 @@ from .registry import get_system, load_run, resolve
 
 # %% auto #0
 __all__ = ['OWN_FILES', 'run_directory', 'pick_device', 'threads', 'new_model', 'items_in', 'evaluate', 'write_views', 'run',
-           'check_fingerprint', 'trained_model', 'load_surrogate', 'evaluate_runs']
+           'check_fingerprint', 'trained_model', 'load_surrogate', 'export_surrogate', 'evaluate_runs']
 
 # %% ../../nbs/06_running/03_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
@@ -218,6 +218,40 @@ def load_surrogate(run_dir: str | Path) -> Surrogate:
     """The trained model of a run directory in physical units, ready to `predict`."""
     system, config, model = trained_model(run_dir)
     return Surrogate(config, model, system.deploy(model))
+
+# %% ../../nbs/06_running/03_execution.ipynb #ffe91bd9
+def export_surrogate(
+    run_dir: str | Path, form: str = "onnx", path: str | Path | None = None, *, limit_bytes: int | None = None
+) -> str:
+    """Write the trained model of a run as `onnx`, `torchscript` or `header`, and say in one line what was written.
+
+    Args:
+        path: where to write; in the run directory by default.
+        limit_bytes: refuse a header with more bytes of constants.
+
+    Raises:
+        ConfigError: an unknown form, or a limit for one that has no constants to count.
+        ExportError: what was written does not agree with PyTorch, or is larger than the limit.
+    """
+    from thesis_surrogates.core.export.cpp_header import export_header
+    from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
+
+    writers: dict[str, tuple[Any, str]] = {
+        "onnx": (export_onnx, "model.onnx"),
+        "torchscript": (export_torchscript, "model.ts"),
+        "header": (export_header, "model.hpp"),
+    }
+    if form not in writers:
+        raise ConfigError(f"--format {form}: unknown; {nearest(form, list(writers))}")
+    if limit_bytes is not None and form != "header":
+        raise ConfigError(f"--limit-bytes counts the constants of a header; with --format {form} it has no meaning")
+    write, name = writers[form]
+    target = Path(path) if path else Path(run_dir) / "export" / name
+    options = {"limit_bytes": limit_bytes} if form == "header" else {}
+    report = write(load_surrogate(run_dir).deployable, target, **options)
+    note = f", {report.constant_bytes:,} B of constants" if form == "header" else ""
+    checked = "checked against PyTorch" if getattr(report, "compiled", True) else "not compiled: no C++ compiler here"
+    return f"{form}: {target} ({checked}{note})"
 
 # %% ../../nbs/06_running/03_execution.ipynb #96acc524
 def evaluate_runs(
