@@ -207,7 +207,7 @@ def convergence_table(runs: Sequence[Run]) -> pd.DataFrame:
                 "status": run.status,
             }
         )
-    table = pd.DataFrame(rows)
+    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     whole = ["best_epoch", "epoch_to_90", "epoch_to_90_log"]
     return table.astype(dict.fromkeys(whole, "Int64")) if rows else table
 
@@ -303,12 +303,12 @@ def escape_latex(text: str) -> str:
 
 # %% ../../nbs/01_core/21_tables.ipynb #1e434884
 def to_terminal(
-    rows: pd.DataFrame | Iterable[Mapping[str, Any]],
+    rows: pd.DataFrame | Sequence[Mapping[str, Any]],
     columns: Sequence[str] | None = None,  # those to show, in order; all when None
     width: int | None = None,  # of a terminal; None for a pipe, which gets everything
 ) -> str:
     """Rows as plain text: complete for a pipe; for a terminal long texts are shortened and columns stand in blocks."""
-    table = pd.DataFrame(rows)
+    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     table = table[[column for column in columns if column in table]] if columns else table
     if table.empty:
         return "nothing yet"
