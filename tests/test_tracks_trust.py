@@ -12,7 +12,7 @@ from torch import nn
 from thesis_surrogates.core.config import OptimizerConfig
 from thesis_surrogates.core.data import Data
 from thesis_surrogates.core.errors import DataError
-from thesis_surrogates.core.export.jacobian import DerivativeError, WithJacobian, deploy_with_jacobian
+from thesis_surrogates.core.export.jacobian import DerivativeError, WithJacobian
 from thesis_surrogates.core.export.onnx import export_onnx
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.core.validity import accepted_up_to, set_box
@@ -29,7 +29,12 @@ from thesis_surrogates.tracks.study.explorer import (
     trajectory_figure,
 )
 from thesis_surrogates.tracks.training import fit_scalers, plan
-from thesis_surrogates.tracks.trust.jacobian import jacobian_errors, jacobian_table, surrogate_jacobian
+from thesis_surrogates.tracks.trust.jacobian import (
+    deploy_with_jacobian,
+    jacobian_errors,
+    jacobian_table,
+    surrogate_jacobian,
+)
 from thesis_surrogates.tracks.trust.physics_checks import (
     MIRRORS,
     checks_table,
@@ -156,10 +161,23 @@ def check_jacobian(model):
         assert torch.allclose(jacobian[:, :, column], brute, rtol=1e-4, atol=1e-5 * float(brute.abs().max()) + 1e-9), (
             column
         )
-    together = WithJacobian(model)
+    together = WithJacobian(model, 7, by=5)
     assert all(
         torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(together(inputs), (state, jacobian), strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    "name, activation",
+    [("mlp", "gelu"), ("mlp", "relu"), ("pinn", "tanh"), ("rk_pinn", "softplus")]
+    + [("residual", activation) for activation in ("silu", "elu", "leaky_relu")],
+)
+def test_jacobian_of_every_activation_against_automatic_differentiation(name, activation, few_fixed):
+    torch.manual_seed(0)
+    inputs = torch.randn(50, 7, dtype=torch.float64)
+    model = MODELS[name](size="tiny", activation=activation).build(few_fixed[0]).double()
+    for ours, automatic in zip(WithJacobian(model, 7, by=5)(inputs), surrogate_jacobian(model, inputs), strict=True):
+        assert float((ours - automatic).detach().abs().max() / automatic.abs().max()) < 1e-12
 
 
 def test_state_and_jacobian_leave_together(few, tmp_path):
@@ -178,7 +196,7 @@ def test_an_operation_without_a_rule_is_refused_by_name():
             return torch.cumsum(self.layer(inputs), dim=1)
 
     with pytest.raises(DerivativeError, match="cumsum"):
-        WithJacobian(Odd())
+        WithJacobian(Odd(), 7)
 
 
 def test_jacobian_of_a_trained_network(variable):

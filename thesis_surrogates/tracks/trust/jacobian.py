@@ -12,7 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
+from ...core.export import jacobian as core
+from ...core.export.onnx import Deployable
 from ...core.plots import PALETTE, new_figure, style
 from ..analytic_fields import Field
 from ..limits import JACOBIAN_GOAL, TRIGGER, in_bands, momentum_ticks
@@ -20,7 +23,7 @@ from ..propagation import liouville_ratio, propagate_with_jacobian
 
 # %% auto #0
 __all__ = ['StateMap', 'SCALES', 'surrogate_jacobian', 'liouville_defect', 'relative_distance', 'JacobianErrors',
-           'jacobian_errors', 'jacobian_table', 'jacobian_against_momentum']
+           'jacobian_errors', 'jacobian_table', 'jacobian_against_momentum', 'deploy_with_jacobian']
 
 # %% ../../../nbs/02_tracks/trust/00_jacobian.ipynb #c22e243b
 StateMap = Callable[[torch.Tensor], torch.Tensor]  # inputs [N, 7] to states [N, 4]
@@ -144,3 +147,8 @@ def jacobian_against_momentum(errors: Mapping[str, JacobianErrors], bins: int = 
             panels[0].axhline(limit, color="k", lw=1.2, ls=":")
         panels[0].legend(fontsize=6.5, loc="upper right", bbox_to_anchor=(1.0, 0.58))
     return figure, table
+
+# %% ../../../nbs/02_tracks/trust/00_jacobian.ipynb #c3a10f02
+def deploy_with_jacobian(model: nn.Module, example: torch.Tensor) -> Deployable:
+    """A network with its Jacobian [B, 4, 5] for export; `example` [at least 2, 7] are typical tracks."""
+    return core.deploy_with_jacobian(model, {"state": example}, "extrapolated", by=5)
