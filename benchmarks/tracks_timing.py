@@ -48,7 +48,7 @@ from thesis_surrogates.tracks.field import Field, make_field
 from thesis_surrogates.tracks.figures import accuracy_against_cost
 from thesis_surrogates.tracks.propagation import propagate
 from thesis_surrogates.tracks.steppers import CURVATURE, cash_karp_batch, rk4_batch
-from thesis_surrogates.tracks.study.runtimes import STEPPERS, refusal, runtime_facts
+from thesis_surrogates.tracks.study.runtimes import STEPPERS, reason_not_measurable, runtime_facts
 
 PIECE = 5000  # rows that a network sees at once
 COUNTS = tuple(
@@ -465,7 +465,7 @@ def main() -> None:
     parser.add_argument("--no-facts", action="store_true", help="add nothing to the facts of the runs")
     options = parser.parse_args()
     for run in options.runs:
-        if (why := refusal(run)) is not None:
+        if (why := reason_not_measurable(run, "tracks")) is not None:
             parser.exit(2, f"{why}\n")
     torch.set_num_threads(1)
     numba.set_num_threads(1)

@@ -24,7 +24,7 @@ from thesis_surrogates.running.execution import trained_model
 from thesis_surrogates.tracks.data import TracksData, generate
 from thesis_surrogates.tracks.field import Field, make_field
 from thesis_surrogates.tracks.propagation import propagate
-from thesis_surrogates.tracks.study.runtimes import refusal
+from thesis_surrogates.tracks.study.runtimes import reason_not_measurable
 from thesis_surrogates.tracks.study.trust_tables import trust_facts
 from thesis_surrogates.tracks.trust.jacobian import jacobian_against_momentum, jacobian_errors, jacobian_table
 from thesis_surrogates.tracks.trust.physics_checks import checks_figure, checks_table
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--no-facts", action="store_true", help="add nothing to the facts of the runs")
     options = parser.parse_args()
     for run in options.runs:
-        if (why := refusal(run)) is not None:
+        if (why := reason_not_measurable(run, "tracks")) is not None:
             parser.exit(2, f"{why}\n")
     torch.set_num_threads(1)
     results = []

@@ -27,7 +27,7 @@ from thesis_surrogates.tracks.study.runtimes import (
     measured_batches,
     pooled,
     ratios,
-    refusal,
+    reason_not_measurable,
     runtime_facts,
     runtime_rows,
     runtime_table,
@@ -294,17 +294,17 @@ def test_facts_are_published_and_small(tmp_path):
 
 
 def test_refusals_say_why(tmp_path):
-    assert "config.yaml" in refusal(tmp_path)
+    assert "config.yaml" in reason_not_measurable(tmp_path, "tracks")
     queued = recorded(tmp_path / "run").path
-    assert "best.pt" in refusal(queued)
+    assert "best.pt" in reason_not_measurable(queued, "tracks")
     (queued / "checkpoints").mkdir()
     (queued / "checkpoints" / "best.pt").touch()
-    assert refusal(queued) is None
+    assert reason_not_measurable(queued, "tracks") is None
     config = read_run(queued).config
     with open_run(queued, config, provenance={}):
-        assert "another process" in refusal(queued)
+        assert "another process" in reason_not_measurable(queued, "tracks")
     (queued / "config.yaml").write_text((queued / "config.yaml").read_text().replace("tracks", "orbits"))
-    assert "'orbits'" in refusal(queued)
+    assert "'orbits'" in reason_not_measurable(queued, "tracks")
 
 
 def program(name, *arguments):
