@@ -17,7 +17,8 @@ from .networks.plain import TrackNetwork
 from .propagation import CURVATURE, Method, propagate
 
 # %% auto #0
-__all__ = ['BATCH', 'STEP_COUNTS', 'TOLERANCES', 'parabola', 'axis_frame', 'tabulated', 'runge_kutta', 'baselines', 'surrogate']
+__all__ = ['BATCH', 'STEP_COUNTS', 'TOLERANCES', 'parabola', 'axis_frame', 'tabulated', 'runge_kutta', 'stepper_baselines',
+           'baselines', 'surrogate']
 
 # %% ../../nbs/02_tracks/15_baselines.ipynb #983b9d22
 def parabola(inputs: torch.Tensor, field: Field) -> torch.Tensor:
@@ -59,9 +60,36 @@ def runge_kutta(
     final = propagate(rows[:, :4], rows[:, 4], rows[:, 5], rows[:, 5] + rows[:, 6], field, method, step, tolerance)
     return torch.from_numpy(final)
 
+# %% ../../nbs/02_tracks/15_baselines.ipynb #a1c00f06
+def stepper_baselines(field: Field, longest: float, label: str) -> list[Contender]:
+    """Runge-Kutta at every step count of the longest leg [mm], and Cash-Karp at every tolerance."""
+    fixed = [
+        Contender(
+            name=f"RK4 {n} steps",
+            kind="classical",
+            note=f"compiled, one thread; {label}",
+            predict=lambda t, n=n: {  # type: ignore[misc]
+                "state": runge_kutta(t["inputs"], field, "rk4", longest / n)
+            },
+        )
+        for n in STEP_COUNTS
+    ]
+    adaptive = [
+        Contender(
+            name=f"Cash-Karp {tolerance:g} mm",
+            kind="classical",
+            note=f"compiled, one thread; {label}",
+            predict=lambda t, e=tolerance: {  # type: ignore[misc]
+                "state": runge_kutta(t["inputs"], field, "cash_karp", 1000.0, e)
+            },
+        )
+        for tolerance in TOLERANCES
+    ]
+    return [*fixed, *adaptive]
 
+# %% ../../nbs/02_tracks/15_baselines.ipynb #a1c00f09
 def baselines(data: Data) -> tuple[Contender, ...]:
-    """Straight line, parabola, the tables of the axis in one and two passes, Runge-Kutta at every step count, Cash-Karp at every tolerance."""
+    """Straight line, parabola, axis tables in one and two passes, RK4 and Cash-Karp at every setting."""
     field, longest = field_of(data), float(data.splits["test"]["inputs"][:, 6].abs().max())
     label = f"labels: {data.meta['label']}"
     line = Contender(
@@ -91,33 +119,11 @@ def baselines(data: Data) -> tuple[Contender, ...]:
             note=f"the same along the path of the first pass, with the field's change across the beam; {label}",
         ),
     ]
-    fixed = [
-        Contender(
-            name=f"RK4 {n} steps",
-            kind="classical",
-            note=f"compiled, one thread; {label}",
-            predict=lambda t, n=n: {  # type: ignore[misc]
-                "state": runge_kutta(t["inputs"], field, "rk4", longest / n)
-            },
-        )
-        for n in STEP_COUNTS
-    ]
-    adaptive = [
-        Contender(
-            name=f"Cash-Karp {tolerance:g} mm",
-            kind="classical",
-            note=f"compiled, one thread; {label}",
-            predict=lambda t, e=tolerance: {  # type: ignore[misc]
-                "state": runge_kutta(t["inputs"], field, "cash_karp", 1000.0, e)
-            },
-        )
-        for tolerance in TOLERANCES
-    ]
-    return (line, bent, *tables, *fixed, *adaptive)
+    return (line, bent, *tables, *stepper_baselines(field, longest, label))
 
 # %% ../../nbs/02_tracks/15_baselines.ipynb #bff8b890
 def surrogate(model: TrackNetwork, data: Data) -> Contender:
-    """A trained network as a contender."""
+    """A trained network as an entry of the comparison."""
 
     def predict(tensors: Tensors) -> Tensors:
         device = next(model.parameters()).device

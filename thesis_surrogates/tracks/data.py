@@ -26,7 +26,7 @@ __all__ = ['MOMENTUM_BANDS_GEV', 'PRESETS', 'CHUNK', 'COLUMNS', 'ALONG', 'OPTION
 
 # %% ../../nbs/02_tracks/08_data.ipynb #55bab199
 class TracksData(DataConfig):
-    """One dataset of propagated tracks; the defaults are the leg from the vertex detector's end to the first SciFi station."""
+    """A dataset of propagated tracks; by default the leg from the vertex detector's end to the first SciFi station."""
 
     reading: ClassVar[frozenset[str]] = frozenset({"max_samples", "stream"})
     n_tracks: int = Field(default=300_000, ge=20, description="tracks in the file, after rejection")
@@ -184,11 +184,11 @@ def accepted(config: TracksData, state: np.ndarray) -> np.ndarray:
             np.abs(state[:, 2:]) <= config.largest_slope
         ).all(1)
 
-
+# %% ../../nbs/02_tracks/08_data.ipynb #a1c00e22
 def from_collisions(
     config: TracksData, inputs: np.ndarray, rng: np.random.Generator, field: MagneticField
 ) -> np.ndarray:
-    """A share of the tracks [N, 7], chosen at random, follows the field from a collision to its first plane; [n <= N, 7] arrive."""
+    """A random share of the tracks [N, 7] follows the field from a collision to its first plane; [n <= N, 7] arrive."""
     inputs, chosen = inputs.copy(), rng.random(len(inputs)) < config.vertex_share
     begin = rng.normal(size=(len(inputs), 3)) * [config.vertex_width, config.vertex_width, config.vertex_length]
     born = np.column_stack([begin[:, :2], inputs[:, 2:4]])[chosen]
@@ -197,7 +197,7 @@ def from_collisions(
 
 # %% ../../nbs/02_tracks/08_data.ipynb #9e751521
 def draw_tracks(config: TracksData, chunk: int, field: MagneticField | None = None) -> np.ndarray:
-    """Inputs [n <= CHUNK, 7] of one chunk; float64 values that are exact in float32. Only population 'vertex' needs the field."""
+    """Inputs [n <= CHUNK, 7] of a chunk; float64, exact in float32. Only population 'vertex' needs the field."""
     rng = numpy_rng(config.seed, "tracks", chunk)
     inputs = draw_box(config, rng)
     if config.population == "vertex":
@@ -249,7 +249,7 @@ def follow(config: TracksData, inputs: np.ndarray, fractions: np.ndarray, field:
 
 # %% ../../nbs/02_tracks/08_data.ipynb #fe803dda
 def trajectories(config: TracksData, inputs: np.ndarray, field: MagneticField, planes: int = 50) -> np.ndarray:
-    """States on equally spaced planes from the first to the last: [N, planes, 6] with z [mm], x, y [mm], tx, ty, q/p [1/GeV]."""
+    """States on equally spaced planes of the leg: [N, planes, 6] with z, x, y [mm], tx, ty, q/p [1/GeV]."""
     fractions = np.tile(np.linspace(0, 1, planes), (len(inputs), 1))
     z = inputs[:, 5:6] + fractions * inputs[:, 6:7]
     charge = np.broadcast_to(inputs[:, 4:5], z.shape)
@@ -257,7 +257,7 @@ def trajectories(config: TracksData, inputs: np.ndarray, field: MagneticField, p
 
 # %% ../../nbs/02_tracks/08_data.ipynb #7f02c2ed
 def chunk_tracks(config: TracksData, number: int, field: MagneticField, rows: int = CHUNK) -> dict[str, np.ndarray]:
-    """Accepted tracks among the first `rows` of a chunk: inputs [n, 7], target [n, 4], index [n] in the chunk, drawn []."""
+    """Accepted tracks of the first `rows` of a chunk: inputs [n, 7], target [n, 4], index [n] in it, drawn []."""
     inputs = draw_tracks(config, number, field)[:rows]
     target, inside = label_tracks(config, inputs, field)
     index = np.flatnonzero(inside)
@@ -272,7 +272,7 @@ def chunk_tracks(config: TracksData, number: int, field: MagneticField, rows: in
         piece["trajectory"] = trajectories(config, piece["inputs"], field, config.trajectories)
     return piece
 
-
+# %% ../../nbs/02_tracks/08_data.ipynb #a1c00e26
 def take(piece: Mapping[str, np.ndarray], wanted: int) -> tuple[dict[str, np.ndarray], int]:
     """At most the first `wanted` tracks of a chunk, and how many had to be drawn for them."""
     reach = min(int(piece["drawn"]), rows_for(wanted))
@@ -342,7 +342,7 @@ def columns_of(piece: Mapping[str, np.ndarray], first: int) -> dict[str, np.ndar
     }
     return columns | {name: piece[name] for name in OPTIONAL if name in piece}
 
-
+# %% ../../nbs/02_tracks/08_data.ipynb #a1c00e2a
 def label_note(config: TracksData) -> str:
     """How the labels were made, in words that stand beside every number."""
     how = f"steps of at most {config.label_step:g} mm"
@@ -351,7 +351,7 @@ def label_note(config: TracksData) -> str:
 
 # %% ../../nbs/02_tracks/08_data.ipynb #e786ed70
 def tensors_of(columns: Mapping[str, np.ndarray], rows: np.ndarray | slice) -> Tensors:
-    """inputs [n, 7] float32, target [n, 4] float64 and bend [n, 4] float32 of some rows; fraction and along where the file has them."""
+    """Some rows: inputs [n, 7] float32, target [n, 4] float64, bend [n, 4] float32; fraction and along if present."""
     inputs = np.column_stack([columns[name][rows] for name in ("state", "q_over_p", "z_start", "dz")])
     target = columns["target"][rows]
     rounded = inputs.astype(np.float32)

@@ -79,17 +79,18 @@ def grid_scalar(x, y, z, p):
 
 # %% ../../nbs/02_tracks/01_field_map.ipynb #a59e7b7a
 def check_axes(axes: tuple[np.ndarray, ...], source: str) -> None:
-    """FieldError unless each of x, y, z has at least two nodes and one constant step (to a thousandth of it at every node)."""
+    """FieldError unless each of x, y, z has at least two nodes and one step, constant to a thousandth of it."""
     for name, axis in zip("xyz", axes, strict=True):
         values = np.asarray(axis, dtype=np.float64)
         step = values[1] - values[0] if values.ndim == 1 and len(values) > 1 else 0.0
         if not (step and np.abs(values - values[0] - step * np.arange(len(values))).max() <= 1e-3 * abs(step)):
             raise FieldError(
                 f"{source}: {name} has {values.size} values {values.ravel()[:6].tolist()} mm with steps "
-                f"{np.unique(np.diff(values.ravel()).round(6))[:4].tolist()} mm; a regular grid needs at least two nodes and one constant step"
+                f"{np.unique(np.diff(values.ravel()).round(6))[:4].tolist()} mm; "
+                "a regular grid needs at least two nodes and one constant step"
             )
 
-
+# %% ../../nbs/02_tracks/01_field_map.ipynb #a1c00e03
 def grid_from_table(table: np.ndarray, source: str) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     """Axes (x, y, z) and values [nx, ny, nz, 3] of a table [N, 6]; FieldError unless it is a complete regular grid."""
     if table.ndim != 2 or table.shape[1] != 6 or len(table) == 0:

@@ -16,13 +16,15 @@ from matplotlib.figure import Figure
 from ..core.comparison import Scores
 from ..core.data import Data
 from ..core.plots import PALETTE, accuracy_cost, new_figure, style
+from .analytic_fields import Field
 from .data import field_of
 from .limits import MATERIAL_MM, draw_material, draw_resolutions, momentum_ticks
 from .propagation import propagate
 
 # %% auto #0
 __all__ = ['CLASSICAL', 'NUMBERED', 'LINES', 'look', 'looks', 'shown', 'name_lines', 'error_against_momentum',
-           'residual_distribution', 'trajectories', 'number_points', 'accuracy_against_cost', 'figures']
+           'residual_distribution', 'trajectory_table', 'trajectories', 'number_points', 'accuracy_against_cost',
+           'figures']
 
 # %% ../../nbs/02_tracks/16_figures.ipynb #b25626cb
 CLASSICAL = ("parabola", "axis tables", "RK4", "Cash-Karp")  # first words of the classical contenders' names
@@ -83,7 +85,7 @@ def name_lines(axes: Axes, ends: Sequence[tuple[str, float, float, str]], apart:
 
 # %% ../../nbs/02_tracks/16_figures.ipynb #651f5d5b
 def error_against_momentum(scores: Mapping[str, Scores], bins: int = 10) -> tuple[Figure, pd.DataFrame]:
-    """Median position error in equal steps of log momentum, one line per contender."""
+    """Median position error in equal steps of log momentum, one line per method."""
     momentum = next(iter(scores.values())).samples["momentum_gev"]
     momentum = momentum[np.isfinite(momentum)]
     edges = np.geomspace(momentum.min() * 0.999, momentum.max() * 1.001, bins + 1)
@@ -120,7 +122,7 @@ def error_against_momentum(scores: Mapping[str, Scores], bins: int = 10) -> tupl
 
 # %% ../../nbs/02_tracks/16_figures.ipynb #ff419970
 def residual_distribution(scores: Mapping[str, Scores]) -> tuple[Figure, pd.DataFrame]:
-    """Signed x residuals of the networks and cumulative position errors of all; the table holds the cumulative curves."""
+    """Signed x residuals of the networks, and cumulative position errors of all, which are in the table."""
     names = shown(scores)
     networks = [name for name in names if name != "straight line" and not name.startswith(CLASSICAL)]
     shares = np.concatenate([np.linspace(0.01, 0.99, 50), [0.995, 0.999]])
@@ -151,14 +153,8 @@ def residual_distribution(scores: Mapping[str, Scores]) -> tuple[Figure, pd.Data
     return figure, table
 
 # %% ../../nbs/02_tracks/16_figures.ipynb #50cb8629
-def trajectories(
-    scores: Mapping[str, Scores], data: Data, tracks: int = 6, planes: int = 60
-) -> tuple[Figure, pd.DataFrame]:
-    """x(z) and its distance from the straight line for a few test tracks, with the networks' end points."""
-    field, split = field_of(data), data.splits["test"]
-    inputs, target = split["inputs"].double().cpu().numpy(), split["target"].double().cpu().numpy()
-    order = np.argsort(-np.abs(inputs[:, 4]))
-    chosen = order[np.linspace(0, len(order) - 1, tracks).astype(int)]
+def trajectory_table(inputs: np.ndarray, chosen: np.ndarray, field: Field, planes: int) -> pd.DataFrame:
+    """x and its distance from the straight line on equally spaced planes, for the chosen rows of inputs [N, 7]."""
     rows = []
     for share in np.linspace(0, 1, planes):
         z = inputs[chosen, 5] + share * inputs[chosen, 6]
@@ -174,7 +170,18 @@ def trajectories(
             }
             for k, track in enumerate(chosen)
         ]
-    table = pd.DataFrame(rows)
+    return pd.DataFrame(rows)
+
+# %% ../../nbs/02_tracks/16_figures.ipynb #a1c00f12
+def trajectories(
+    scores: Mapping[str, Scores], data: Data, tracks: int = 6, planes: int = 60
+) -> tuple[Figure, pd.DataFrame]:
+    """x(z) and its distance from the straight line for a few test tracks, with the networks' end points."""
+    split = data.splits["test"]
+    inputs, target = split["inputs"].double().cpu().numpy(), split["target"].double().cpu().numpy()
+    order = np.argsort(-np.abs(inputs[:, 4]))
+    chosen = order[np.linspace(0, len(order) - 1, tracks).astype(int)]
+    table = trajectory_table(inputs, chosen, field_of(data), planes)
     networks = [name for name in shown(scores) if name != "straight line" and not name.startswith(CLASSICAL)]
     with style():
         figure, (left, right) = new_figure(columns=2, width=6.8, height=3.0)
@@ -195,7 +202,7 @@ def trajectories(
 
 # %% ../../nbs/02_tracks/16_figures.ipynb #24b1e2d1
 def number_points(axes: Axes, drawn: pd.DataFrame, family: str, y: str) -> None:
-    """Write the number of 'RK4 8 steps' or 'Cash-Karp 0.01 mm' under points of a family; the best has its name already."""
+    """Write the 8 of 'RK4 8 steps' or 0.01 of 'Cash-Karp 0.01 mm' under points; the best has its name already."""
     members = drawn[drawn.contender.astype(str).str.startswith(f"{family} ")].sort_values(y)
     for name, cost, error in members[["contender", "cost_us", y]].iloc[1:].itertuples(index=False):
         words = str(name).split()
@@ -210,11 +217,11 @@ def number_points(axes: Axes, drawn: pd.DataFrame, family: str, y: str) -> None:
                 color=PALETTE[1],
             )
 
-
+# %% ../../nbs/02_tracks/16_figures.ipynb #a1c00f13
 def accuracy_against_cost(
     rows: Sequence[Mapping[str, Any]], y: str = "position_mean_mm"
 ) -> tuple[Figure, pd.DataFrame]:
-    """Position error `y` against microseconds per track, from the rows of a competition, with the limits of the detector."""
+    """Position error `y` against microseconds per track, from the rows of a comparison, with the detector's limits."""
     figure, drawn = accuracy_cost(pd.DataFrame(rows), x="cost_us", y=y, most_labels=0)
     axes = figure.axes[0]
     figure.draw_without_rendering()  # settles the limits, which the lines below must not widen

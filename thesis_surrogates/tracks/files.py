@@ -41,7 +41,7 @@ def rows_in(path: Path) -> int:
     except (OSError, KeyError) as error:
         raise DataError(f"{path}: not a dataset of tracks ({error}); {UNREADABLE}") from None
 
-
+# %% ../../nbs/02_tracks/09_files.ipynb #a1c00e2e
 def blocks(
     path: Path, names: Iterable[str], first: int = 0, last: int | None = None
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
@@ -85,7 +85,7 @@ def stream_npz(
     rows: int,
     metadata: Mapping[str, Any],
 ) -> None:
-    """Write an .npz of `rows` rows, all or nothing, holding one piece at a time; `pieces` is gone through once per key."""
+    """Write an .npz of `rows` rows, all or nothing, one piece in memory at a time; `pieces` is called for each key."""
     first = next(pieces())
     with atomic(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         for key, array in first.items():
@@ -112,7 +112,7 @@ def write_npz(
 
 
 def to_npz(source: Path, path: str | os.PathLike[str]) -> None:
-    """Write an HDF5 file of tracks in the exchange keys, in bounded memory; particles are told where they have several rows."""
+    """Write an HDF5 file of tracks in the exchange keys, in bounded memory; with particles that have several rows."""
     rows, names = rows_in(source), column_names(source, OPTIONAL)
     last = read_hdf5(source, ["group"], slice(rows - 1, rows))[0]["group"]
     kept = [name for name in names if name != "group" or int(last[0]) != rows - 1]
@@ -136,7 +136,7 @@ def is_object(path: str | os.PathLike[str], name: str) -> bool:
         ]
         return bool(read(member)[2].hasobject)
 
-
+# %% ../../nbs/02_tracks/09_files.ipynb #a1c00e33
 def check_exchange(found: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray], source: str) -> None:
     """DataError where the last plane Z[:, 1] or the momentum P of an .npz contradicts X."""
     if "Z" in found and found["Z"].shape[1] == 2:
@@ -145,7 +145,8 @@ def check_exchange(found: Mapping[str, np.ndarray], columns: Mapping[str, np.nda
         if wrong.any():
             row = int(wrong.argmax())
             raise DataError(
-                f"{source}: row {row} ends at Z[:, 1] = {found['Z'][row, 1]:g} mm, but Z[:, 0] + X[:, 5] is {last[row]:g} mm; correct one"
+                f"{source}: row {row} ends at Z[:, 1] = {found['Z'][row, 1]:g} mm, but Z[:, 0] + X[:, 5] "
+                f"is {last[row]:g} mm; correct one"
             )
     if "P" in found and found["P"].shape == columns["q_over_p"].shape:
         with np.errstate(invalid="ignore"):
@@ -158,10 +159,10 @@ def check_exchange(found: Mapping[str, np.ndarray], columns: Mapping[str, np.nda
             )
 
 # %% ../../nbs/02_tracks/09_files.ipynb #94738460
-def read_npz(
-    path: str | os.PathLike[str], z_start: float | None = None, optional: Iterable[str] = ALONG
+def _exchange_arrays(
+    path: str | os.PathLike[str], z_start: float | None, optional: Iterable[str]
 ) -> dict[str, np.ndarray]:
-    """Columns of a dataset from the exchange keys; a file without Z needs the first plane `z_start` [mm]."""
+    """The arrays of an .npz under their exchange keys; DataError where one is missing or has another shape."""
     wanted = ("X", "Y", "Z", "P", "group", *(EXCHANGE[name] for name in optional))
     try:
         with np.load(path) as stored:
@@ -174,14 +175,25 @@ def read_npz(
         raise DataError(f"{path}: needs X [N, 6] and Y [N, 4]; found { ({k: v.shape for k, v in found.items()}) }")
     if "Z" not in found and z_start is None:
         raise DataError(
-            f"{path}: has no Z, so the first plane is unknown; add Z [N, 2], first and last plane [mm], to the file (a run can set data.z_start)"
+            f"{path}: has no Z, so the first plane is unknown; add Z [N, 2], first and last plane [mm], "
+            "to the file (a run can set data.z_start)"
         )
     if "Z" in found and (
         found["Z"].ndim != 2 or found["Z"].shape[0] != len(found["X"]) or found["Z"].shape[1] not in (1, 2)
     ):
         raise DataError(
-            f"{path}: Z has shape {found['Z'].shape}, expected [N, 2], first and last plane [mm], for {len(found['X'])} rows of X"
+            f"{path}: Z has shape {found['Z'].shape}, expected [N, 2], first and last plane [mm], "
+            f"for {len(found['X'])} rows of X"
         )
+    return found
+
+# %% ../../nbs/02_tracks/09_files.ipynb #a1c00e3a
+def read_npz(
+    path: str | os.PathLike[str], z_start: float | None = None, optional: Iterable[str] = ALONG
+) -> dict[str, np.ndarray]:
+    """Columns of a dataset from the exchange keys; a file without Z needs the first plane `z_start` [mm]."""
+    names = tuple(optional)
+    found = _exchange_arrays(path, z_start, names)
     x = found["X"].astype(np.float64)
     first = found["Z"][:, 0].astype(np.float64) if "Z" in found else np.full(len(x), z_start, dtype=np.float64)
     columns = {
@@ -193,7 +205,7 @@ def read_npz(
         "group": found.get("group", np.arange(len(x))),
     }
     check_exchange(found, columns, str(path))
-    columns |= {name: found[EXCHANGE[name]] for name in optional if EXCHANGE[name] in found}
+    columns |= {name: found[EXCHANGE[name]] for name in names if EXCHANGE[name] in found}
     return columns | ({"trajectory": columns["trajectory"] * [1, 1, 1, 1, 1, 1e3]} if "trajectory" in columns else {})
 
 
@@ -214,7 +226,7 @@ FORMATS: Mapping[str, Callable[[Path], Mapping[str, Any]]] = {**HDF5_FORMATS, ".
 
 # %% ../../nbs/02_tracks/09_files.ipynb #8ab5738b
 def check_columns(columns: Mapping[str, np.ndarray], source: str, first: int = 0) -> None:
-    """DataError unless all columns have their shapes, are finite, and slopes and q/p are physical; rows are counted from `first`."""
+    """DataError unless columns have their shapes, are finite and q/p is physical; rows are counted from `first`."""
     n = len(columns["state"])
     if n == 0:
         raise DataError(f"{source}: holds 0 tracks; write the file again with its rows")
@@ -244,7 +256,7 @@ def check_columns(columns: Mapping[str, np.ndarray], source: str, first: int = 0
 
 # %% ../../nbs/02_tracks/09_files.ipynb #b53f059f
 def map_digest(config: TracksData) -> dict[str, str]:
-    """SHA-256 of the field map of a dataset, for its description; empty where the field has none or the file is gone."""
+    """SHA-256 of the field map of a dataset; empty where the field has none or the file is gone."""
     return (
         {"field_map_sha256": file_fingerprint(config.field_map)}
         if config.field_map and Path(config.field_map).is_file()
@@ -253,16 +265,18 @@ def map_digest(config: TracksData) -> dict[str, str]:
 
 
 def check_made(attrs: Mapping[str, Any], config: TracksData, source: str) -> None:
-    """DataError if the file says that it was made in another field or map than `config` names."""
+    """DataError if the file was made in another field or map than `config` names."""
     made = attrs.get("config", {})
     for name in ("field", "polarity"):
         if name in made and made[name] != getattr(config, name):
             raise DataError(
-                f"{source}: made with {name} {made[name]!r}, but data.{name} is {getattr(config, name)!r}; correct one of them"
+                f"{source}: made with {name} {made[name]!r}, but data.{name} is {getattr(config, name)!r}; "
+                "correct one of them"
             )
     if "field_map_sha256" in attrs and map_digest(config).get("field_map_sha256") != attrs["field_map_sha256"]:
         raise DataError(
-            f"{source}: made with another field map than data.field_map={config.field_map}; give the map that it was made with, or make it again with --again"
+            f"{source}: made with another field map than data.field_map={config.field_map}; "
+            "give the map that it was made with, or make it again with --again"
         )
 
 
@@ -277,15 +291,15 @@ def check_planes(columns: Mapping[str, np.ndarray], config: TracksData, source: 
     first, length = float(columns["z_start"][0]), float(columns["dz"][0])
     if not np.allclose([first, first + length], [config.z_start, config.z_end], rtol=1e-6, atol=1e-3):
         raise DataError(
-            f"{source}: legs from {first:g} to {first + length:g} mm, but data says {config.z_start:g} to {config.z_end:g} mm; set "
-            f"data.z_start={first:g} and data.z_end={first + length:g}, or data.legs=variable"
+            f"{source}: legs from {first:g} to {first + length:g} mm, but data says {config.z_start:g} to "
+            f"{config.z_end:g} mm; set data.z_start={first:g} and data.z_end={first + length:g}, or data.legs=variable"
         )
 
 # %% ../../nbs/02_tracks/09_files.ipynb #6c91003d
 def read_spread(
     path: Path, names: Iterable[str], count: int, first: int = 0, last: int | None = None
 ) -> dict[str, np.ndarray]:
-    """`count` rows spread evenly over the rows `first` to `last`, or all if there are fewer; one block in memory at a time."""
+    """`count` rows spread evenly over the rows `first` to `last`, or all of fewer; one block in memory at a time."""
     last, names = rows_in(path) if last is None else last, list(names)
     if count >= last - first:
         return read_hdf5(path, names, slice(first, last))[0]
@@ -345,8 +359,8 @@ def split_borders(config: TracksData, path: Path) -> tuple[int, int, int, int]:
         group = columns["group"] if before is None else np.r_[before, columns["group"]]
         if (np.diff(group) < 0).any():
             raise DataError(
-                f"{path.name}: the rows of a particle do not lie together, so the file cannot be streamed; sort it by group, "
-                "or set data.stream to false and data.max_samples to what fits"
+                f"{path.name}: the rows of a particle do not lie together, so the file cannot be streamed; "
+                "sort it by group, or set data.stream to false and data.max_samples to what fits"
             )
         begins = start + np.flatnonzero(np.diff(group)) + (1 if before is None else 0)
         for goal in wanted[len(borders) :]:
@@ -360,7 +374,7 @@ def split_borders(config: TracksData, path: Path) -> tuple[int, int, int, int]:
 
 # %% ../../nbs/02_tracks/09_files.ipynb #27c6778d
 def load_stream(config: TracksData, path: Path) -> Data:
-    """Check a whole file block by block, and hold a part of each split; training rows are streamed by `train_source`."""
+    """Check a whole file by blocks, and hold a part of each split; `train_source` streams the training rows."""
     attrs, names = read_hdf5(path, [])[1], column_names(path)
     check_made(attrs, config, path.name)
     for start, columns in blocks(path, COLUMNS):
@@ -388,7 +402,7 @@ def load_data(config: TracksData, path: Path) -> Data:
 # %% ../../nbs/02_tracks/09_files.ipynb #b175c223
 @dataclass(frozen=True)
 class TrackStream:
-    """Batches of a file as a network needs them (inputs, target, bend, prepared), in the reproducible order of their source."""
+    """Batches of a file as a network needs them (inputs, target, bend, prepared), in the order of their source."""
 
     source: Hdf5Source
     prepare: Callable[[Tensors], Tensors]
@@ -405,7 +419,7 @@ class TrackStream:
 
 
 def train_source(data: Data, batch_size: int, seed: int, prepare: Callable[[Tensors], Tensors] = dict) -> Source:
-    """The batches of the training split, from memory or from the file; `prepare` adds what a loss wants to have computed beforehand."""
+    """The batches of the training split, from memory or file; `prepare` adds what a loss needs computed beforehand."""
     where = data.meta.get("stream")
     if where is None:
         return TensorSource(prepare(dict(data.splits["train"])), batch_size, seed)

@@ -50,6 +50,8 @@ RUNGE_KUTTA_V100 = (
     175.0  # million tracks/s of Cash-Karp with the field as a texture, single precision, a million tracks at once
 )
 KEPT_SPEED = 0.9  # share of it that a replacement has to reach
+
+# %% ../../nbs/02_tracks/06_limits.ipynb #a1c00e1a
 TRIGGER: tuple[Limit, ...] = (
     Limit(
         name="Jacobian",
@@ -85,7 +87,7 @@ TRIGGER: tuple[Limit, ...] = (
     ),
 )
 
-
+# %% ../../nbs/02_tracks/06_limits.ipynb #a1c00e19
 def trigger_table() -> pd.DataFrame:
     """The limits of a trigger: name, quantity, value, unit, source."""
     return pd.DataFrame([asdict(limit) for limit in TRIGGER])
@@ -103,7 +105,7 @@ def in_bands(momentum_gev: np.ndarray) -> dict[str, np.ndarray]:
 def draw_resolutions(
     axes: Axes, lines: Mapping[str, float] = RESOLUTION_MM, right: bool = False, color: str = "#777777"
 ) -> None:
-    """Thin dotted lines at the given heights [mm], with names at the left or right edge; names that would collide share a line."""
+    """Thin dotted lines at the given heights [mm], named at the left or right edge; close ones share a name."""
     low, high = axes.get_ylim()
     groups: dict[float, list[str]] = {}
     for name, value in lines.items():
@@ -125,7 +127,7 @@ def draw_resolutions(
 
 
 def draw_material(axes: Axes, color: str = "#777777", label: str = "scattering in matter, median") -> None:
-    """The steps of the material floor over a momentum axis whose limits are set; above them more accuracy still counts."""
+    """The steps of the material floor over a momentum axis whose limits are set; above them accuracy still counts."""
     low, high = axes.get_xlim()
     edges = np.clip(np.array(BAND_EDGES), low, high)
     axes.stairs(np.array(MATERIAL_MM), edges, baseline=None, color=color, lw=4, alpha=0.3, label=label, zorder=0.4)

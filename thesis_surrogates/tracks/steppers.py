@@ -21,7 +21,7 @@ CURVATURE = 0.299792458e-3  # 1/(T mm) for a charge-to-momentum ratio of 1/GeV: 
 
 # %% ../../nbs/02_tracks/03_steppers.ipynb #00b2da21
 def helix(state: np.ndarray, q_over_p: np.ndarray, dz: float, by: float) -> np.ndarray:
-    """Exact states [N, 4] after dz mm in a uniform field of `by` tesla along y; by and q/p not zero, tracks must not turn over. The test of every stepper."""
+    """Exact states [N, 4] after dz mm in `by` tesla along y; by and q/p not zero, and no track turns over."""
     x, y, tx, ty = np.asarray(state, dtype=np.float64).T
     w = CURVATURE * np.asarray(q_over_p, dtype=np.float64) * by
     norm = np.sqrt(1 + tx**2 + ty**2)
@@ -66,7 +66,7 @@ def _next_stop(z, z_end, planes):
             stop = plane
     return stop
 
-
+# %% ../../nbs/02_tracks/03_steppers.ipynb #a1c00e09
 @compiled
 def _rk4_step(b, p, z0, z1, z2, h, x, y, tx, ty, kappa):
     """One step of size h; the field is read at z0, twice at z1 and at z2."""
@@ -184,7 +184,7 @@ def rk4_batch(b, p, planes, z_start, z_end, state, kappa, step, tolerance):
         )
     return final, lookups
 
-
+# %% ../../nbs/02_tracks/03_steppers.ipynb #a1c00e0c
 @compiled
 def cash_karp_batch(b, p, planes, z_start, z_end, state, kappa, step, tolerance):
     """All tracks with adaptive steps: final states [N, 4] and look-ups [N]."""

@@ -49,14 +49,14 @@ SCALES = np.array([1.0, 1.0, 1e-3, 1e-3, 1e-3])  # mm, mm, 1, 1, 1/GeV
 
 
 def liouville_defect(initial: np.ndarray, final: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
-    """|det J (N_i/N_f)^4 - 1| [N] for states [N, 4] and Jacobians [N, 4, 5] or [N, 5, 5]; zero in every magnetic field."""
+    """|det J (N_i/N_f)^4 - 1| [N] for states [N, 4], Jacobians [N, 4, 5] or [N, 5, 5]; zero in any magnetic field."""
     square = np.zeros((len(jacobian), 5, 5))
     square[:, :4] = jacobian[:, :4]
     return np.abs(liouville_ratio(initial, final, square) - 1)
 
 
 def relative_distance(jacobian: np.ndarray, truth: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
-    """Frobenius norm of the difference over that of the truth [N], for Jacobians [N, 4, 5]; `scales` [5] as in SCALES."""
+    """Frobenius norm of the difference over that of the truth [N], for Jacobians [N, 4, 5] and `scales` [5]."""
     weight = np.ones((4, 5)) if scales is None else scales[None, :] / scales[:4, None]
     return np.linalg.norm((jacobian - truth) * weight, axis=(1, 2)) / np.linalg.norm(truth * weight, axis=(1, 2))
 
@@ -73,7 +73,7 @@ class JacobianErrors:
 
 
 def jacobian_errors(model: StateMap, inputs: torch.Tensor, field: Field, step: float = 20.0) -> JacobianErrors:
-    """Compare a model's Jacobian with the propagated one on inputs [N, 7] (RK4 at `step` mm); tracks that turn over are left out."""
+    """Compare a model's Jacobian with that of RK4 at `step` mm on inputs [N, 7]; without tracks that turn over."""
     state, jacobian = (value.double().cpu().numpy() for value in surrogate_jacobian(model, inputs))
     rows = inputs.double().cpu().numpy()
     end, truth = propagate_with_jacobian(rows[:, :4], rows[:, 4], rows[:, 5], rows[:, 5] + rows[:, 6], field, step=step)
@@ -110,7 +110,7 @@ def jacobian_table(errors: JacobianErrors, quantiles: tuple[float, ...] = (0.5, 
 
 # %% ../../../nbs/02_tracks/trust/00_jacobian.ipynb #1d44315b
 def jacobian_against_momentum(errors: Mapping[str, JacobianErrors], bins: int = 10) -> tuple[Figure, pd.DataFrame]:
-    """Median and p95 of the scaled error and of the Liouville defect in equal steps of log momentum, one colour per model."""
+    """Median and p95 of the scaled error and the Liouville defect by log momentum, one colour per model."""
     rows = []
     for name, entry in errors.items():
         keep = np.isfinite(entry.momentum_gev)
