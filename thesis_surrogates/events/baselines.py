@@ -37,7 +37,7 @@ def latent_numbers(model: Autoencoder) -> int:
 
 
 def surrogate(model: Autoencoder, data: Data) -> Contender:
-    """The trained model as a contender; a codebook is counted with its parameters."""
+    """The trained model as a row of the comparison; a codebook is counted with its parameters."""
     quantizer = model.bottleneck if isinstance(model.bottleneck, VectorQuantizer) else None
     vocabulary = 0 if quantizer is None else len(quantizer.codebook)
     stored = 0 if quantizer is None else quantizer.codebook.numel()
@@ -55,7 +55,7 @@ def surrogate(model: Autoencoder, data: Data) -> Contender:
         name="autoencoder", kind="surrogate", predict=predict, parameters=count_parameters(model) + stored, note=note
     )
 
-
+# %% ../../nbs/05_events/09_baselines.ipynb #214aa344
 def baselines(data: Data) -> tuple[Contender, ...]:
     """Nothing, bins, and k-means, fitted on the training split."""
     train = data.splits["train"]

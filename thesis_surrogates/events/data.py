@@ -25,7 +25,7 @@ from .kinematics import magnitude_angle
 
 # %% auto #0
 __all__ = ['Unit', 'COLUMNS', 'LAYOUT', 'MEV_PER_GEV', 'FILE_SPLITS', 'GENERATION', 'FEATURES', 'TYPE_MASS', 'EventsData',
-           'process_counts', 'to_unit', 'from_unit', 'pack', 'check_rows', 'unpack', 'check_energies', 'make_data',
+           'process_counts', 'to_unit', 'from_unit', 'pack', 'check_rows', 'check_energies', 'unpack', 'make_data',
            'to_features', 'from_features', 'read_split', 'dataset_names', 'to_tensors', 'load_data', 'feature_moments',
            'met_scale']
 
@@ -91,6 +91,18 @@ def check_rows(rows: np.ndarray, where: str) -> None:
         )
 
 
+def check_energies(real: np.ndarray, unit: str, where: str) -> None:
+    """DataError unless nearly all of the particles `[M, 4]` have |phi| <= pi and an energy that fits pt and eta."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        ratio = real[:, 3] / (real[:, 0] * np.cosh(real[:, 1]))
+    wrong = ~((ratio > 0.95) & (ratio < 2.0) & (np.abs(real[:, 2]) < 3.15))
+    if wrong.mean() > 0.01:
+        raise DataError(
+            f"{where}: in {wrong.mean():.0%} of the particles E does not fit pt cosh(eta), or phi is no angle. "
+            f"Columns must be (E, pt, eta, phi), energies in {unit}; correct the order or the attribute 'energy_unit'"
+        )
+
+# %% ../../nbs/05_events/03_data.ipynb #727db748
 def unpack(
     rows: np.ndarray,  # [N, 92]
     unit: Unit = "ln(value/MeV)",
@@ -105,18 +117,6 @@ def unpack(
     check_energies(particles[types != 0], unit, where)
     size, angle = from_unit(rows[:, 18].astype(np.float64), unit), rows[:, 19].astype(np.float64)
     return particles, types, np.stack([size * np.cos(angle), size * np.sin(angle)], -1)
-
-
-def check_energies(real: np.ndarray, unit: str, where: str) -> None:
-    """DataError unless nearly all of the particles `[M, 4]` have |phi| <= pi and an energy that fits pt and eta."""
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        ratio = real[:, 3] / (real[:, 0] * np.cosh(real[:, 1]))
-    wrong = ~((ratio > 0.95) & (ratio < 2.0) & (np.abs(real[:, 2]) < 3.15))
-    if wrong.mean() > 0.01:
-        raise DataError(
-            f"{where}: in {wrong.mean():.0%} of the particles E does not fit pt cosh(eta), or phi is no angle. "
-            f"Columns must be (E, pt, eta, phi), energies in {unit}; correct the order or the attribute 'energy_unit'"
-        )
 
 # %% ../../nbs/05_events/03_data.ipynb #26ea7cd4
 FILE_SPLITS = {"train": ("X_train", "Y_train"), "validation": ("X_val", "y_val"), "test": ("X_test", "y_test")}
@@ -163,7 +163,7 @@ def to_features(particles: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
 
 
 def from_features(features: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
-    """Particles `[..., T, 4]` (pt [GeV], eta, phi, E [GeV]) from features; the pair (cos, sin) need not be normalised."""
+    """Particles `[..., T, 4]` (pt [GeV], eta, phi, E [GeV]) from features; (cos, sin) need not be normalised."""
     real = (types != 0)[..., None]
     features = torch.where(real, features, torch.zeros_like(features))
     pt = torch.exp(features[..., 0].clamp(max=12.0))
@@ -200,7 +200,7 @@ def dataset_names(path: Path) -> list[str]:
     with h5py.File(path, "r") as file:
         return list(file)
 
-
+# %% ../../nbs/05_events/03_data.ipynb #a16586bf
 def to_tensors(particles: np.ndarray, types: np.ndarray, met: np.ndarray, process: np.ndarray) -> Tensors:
     """The tensors of a split (float32, int64) with their features."""
     p, t = torch.from_numpy(particles).float(), torch.from_numpy(types)
@@ -232,5 +232,5 @@ def feature_moments(split: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def met_scale(split: Tensors) -> torch.Tensor:
-    """Root mean square of the missing momentum per axis [GeV], 0-dim: one number for x and y, so that turning commutes."""
+    """Root mean square of the missing momentum per axis [GeV], 0-dim: one for x and y, so that turning commutes."""
     return split["met"].pow(2).mean().sqrt()

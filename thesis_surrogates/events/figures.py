@@ -32,7 +32,7 @@ def histogram_table(samples: Mapping[str, np.ndarray], edges: np.ndarray) -> pd.
 
 
 def draw_histograms(axes: Axes, table: pd.DataFrame, label: str) -> None:
-    """A step line per contender."""
+    """A step line per method."""
     for k, name in enumerate(table.columns[1:]):
         axes.step(table["center"], table[name], where="mid", color=PALETTE[k % len(PALETTE)], label=name)
     axes.set(xlabel=label, ylabel="density")
@@ -46,7 +46,7 @@ RESIDUALS = {
 
 
 def residual_figure(scores: Mapping[str, Scores]) -> tuple[Figure, pd.DataFrame]:
-    """Residuals of particles in the three coordinates, a line per contender."""
+    """Residuals of particles in the three coordinates, a line per method."""
     tables = []
     with style():
         figure, panels = new_figure(1, 3, width=9.0, height=3.0)
@@ -83,7 +83,7 @@ def rate_figure(scores: Mapping[str, Scores]) -> tuple[Figure, pd.DataFrame]:
 
 # %% ../../nbs/05_events/10_figures.ipynb #2a9ee3c6
 def code_figure(scores: Mapping[str, Scores]) -> tuple[Figure, pd.DataFrame]:
-    """Relative frequency of tokens, sorted, against their rank; contenders without a vocabulary are left out."""
+    """Relative frequency of tokens, sorted, against their rank; methods without a vocabulary are left out."""
     tables = []
     with style():
         figure, (axes,) = new_figure(width=4.8, height=3.2)

@@ -151,7 +151,7 @@ class Partons:
 
 
 def radiate(rng: np.random.Generator, p4: np.ndarray, mean: float) -> tuple[np.ndarray, np.ndarray]:
-    """Jets that accompany partons `[N, P, 4]`: four-vectors `[N, 6, 4]`, ids `[N, 6]`; the first one takes the recoil."""
+    """Jets beside partons `[N, P, 4]`: four-vectors `[N, 6, 4]`, ids `[N, 6]`; the first one takes the recoil."""
     n = len(p4)
     count = np.minimum(1 + rng.poisson(mean, n), MAX_RADIATION)
     present = np.arange(MAX_RADIATION) < count[:, None]
@@ -274,7 +274,7 @@ def generate(seed: int, split: str, counts: Mapping[str, int], slots: int = SLOT
 
 # %% ../../nbs/05_events/01_generator.ipynb #e06da380
 def summary(events: Events) -> dict[str, float]:
-    """Means over events: objects, jets, b-jets, leptons, |MET| and HT [GeV], fraction of HT > 400 GeV, overflowing events."""
+    """Means over events: objects, jets, b-jets, leptons, |MET| and HT [GeV], shares of HT > 400 GeV and of overflow."""
     real = events.types != PAD
     pt = np.where(real, events.particles[..., 0], 0.0)
     ht = (pt * (events.types <= B_JET)).sum(1)

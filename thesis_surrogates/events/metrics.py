@@ -44,7 +44,7 @@ def particle_residuals(predicted: torch.Tensor, truth: torch.Tensor, real: torch
 
 
 def event_residuals(predicted: torch.Tensor, truth: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Residuals of events: visible momentum sum [GeV] `[N, 2]` and relative HT `[N]` (events without particles left out)."""
+    """Residuals of events that hold particles: visible momentum sum [GeV] `[N, 2]` and relative HT `[N]`."""
     p, q = predicted.double(), truth.double()
     sums = [missing_momentum(v[..., 0], v[..., 2], real) for v in (p, q)]
     ht = [scalar_sum(v[..., 0], real) for v in (p, q)]
@@ -78,17 +78,11 @@ def token_metrics(counts: torch.Tensor) -> dict[str, float]:
     return {"codes_used": used, "perplexity": perplexity, "bits_per_particle": math.log2(perplexity)}
 
 # %% ../../nbs/05_events/06_metrics.ipynb #9a214be0
-def score(predictions: Tensors, truth: Tensors) -> Scores:
-    """All metrics of one contender on one split.
-
-    Args:
-        predictions: particles `[N, T, 4]`, types `[N, T]`, met `[N, 2]` [GeV], codes `[N, T]`, and the 0-dim
-            `vocabulary` (0 without tokens) and `bits` (price of a particle without tokens).
-        truth: the split, see events.data.
-
-    Raises:
-        DataError: a real particle came out as not a number.
-    """
+def score(
+    predictions: Tensors,  # particles [N, T, 4], types [N, T], met [N, 2] [GeV], codes [N, T]; 0-dim vocabulary, bits
+    truth: Tensors,  # the split, see events.data
+) -> Scores:
+    """All metrics of one method on one split; DataError if a real particle came out as not a number."""
     predictions, truth = to_device(predictions, "cpu"), to_device(truth, "cpu")
     real = truth["types"] != 0
     if not torch.isfinite(predictions["particles"][real]).all():

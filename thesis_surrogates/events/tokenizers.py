@@ -83,7 +83,7 @@ class BinnedTokenizer:
         features = torch.stack([pt.log(), eta, phi.cos(), phi.sin()], -1)
         return from_features(features, types), types
 
-
+# %% ../../nbs/05_events/07_tokenizers.ipynb #0901c0a6
 def fit_bins(split: Tensors, bins: int = 5) -> BinnedTokenizer:
     """Bins from the real particles of a split."""
     particles = split["particles"][split["types"] != 0].cpu()
@@ -118,7 +118,7 @@ class KMeansTokenizer:
         types = torch.where(codes >= 0, best, torch.zeros_like(best))
         return from_features(centre[..., :4] * self.std + self.mean, types), types
 
-
+# %% ../../nbs/05_events/07_tokenizers.ipynb #f8977f94
 def fit_k_means(
     split: Tensors, codes: int = 512, type_scale: float = 0.5, seed: int = 0, most: int = 50_000, iterations: int = 15
 ) -> KMeansTokenizer:
@@ -141,7 +141,7 @@ def trust(tokenizer: BinnedTokenizer | KMeansTokenizer, split: Tensors, most: in
     decoded = missing_momentum(particles[..., 0], particles[..., 2], types != 0)
     return float((decoded * few["met"]).sum() / decoded.pow(2).sum())
 
-
+# %% ../../nbs/05_events/07_tokenizers.ipynb #b36c6baf
 def tokenizer_predictions(
     tokenizer: BinnedTokenizer | KMeansTokenizer, factor: float = 1.0
 ) -> Callable[[Tensors], Tensors]:
@@ -164,9 +164,9 @@ def tokenizer_predictions(
 
     return predict
 
-
+# %% ../../nbs/05_events/07_tokenizers.ipynb #50486f66
 def constant_predictions(train: Tensors) -> Callable[[Tensors], Tensors]:
-    """Predictions that cost no bit: the median particle, the most frequent type, the mean missing momentum of `train`."""
+    """Predictions that cost no bit: median particle, most frequent type and mean missing momentum of `train`."""
     train = to_device(train, "cpu")
     real = train["types"] != 0
     median = train["particles"][real].median(0).values

@@ -80,7 +80,7 @@ def _small_side(difference: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray
 
 
 def survival_box3d(difference: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Box3D (Richers et al. 2024, eqs. 20-22): P = 1/3 on the small side, one value on the large side; shape [..., D]."""
+    """Box3D (Richers et al. 2024, eqs. 20-22), [..., D]: P = 1/3 on the small side, one value on the large side."""
     on_small, small, large = _small_side(difference, weights)
     elsewhere = 1 - 2 / 3 * small / np.where(large > 0, large, 1.0)
     return np.where(on_small, 1 / 3, elsewhere)

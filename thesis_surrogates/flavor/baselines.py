@@ -19,7 +19,7 @@ __all__ = ['surrogate', 'baselines']
 
 # %% ../../nbs/04_flavor/10_baselines.ipynb #8aef8fd6
 def surrogate(model: FlavorNet, data: Data) -> Contender:
-    """The network as a contender."""
+    """The network as a row of the comparison."""
     kind = "stochastic" if isinstance(model.mixing, StochasticMixing) else "y-matrix"
     words = "knows the closure" if model.backbone.closure else "four-flux products"
 
@@ -41,7 +41,7 @@ def surrogate(model: FlavorNet, data: Data) -> Contender:
 
 # %% ../../nbs/04_flavor/10_baselines.ipynb #92eff907
 def _analytic(scheme: str, order: int, label_method: str) -> Contender:
-    """An analytic scheme on a Lebedev rule as a contender."""
+    """An analytic scheme on a Lebedev rule as a row of the comparison."""
     rule = lebedev(order)
 
     def predict(tensors: Tensors) -> Tensors:

@@ -73,7 +73,7 @@ def _groups(path: Path, prefix: str, rows: int) -> np.ndarray | None:
 
 
 def grid_groups(names: Sequence[str], block: int = 16) -> np.ndarray:
-    """Same number for cells of one 16 x 16 x 16 block of a merger grid, from names like `rl2_i7_j31_k0`, shape [sim]."""
+    """Same number [sim] for cells of one 16 x 16 x 16 block of a merger grid, from names like `rl2_i7_j31_k0`."""
     keys = []
     for name in names:
         found = re.search(r"rl(\d+)_i(\d+)_j(\d+)_k(\d+)", name)
@@ -84,7 +84,7 @@ def grid_groups(names: Sequence[str], block: int = 16) -> np.ndarray:
 # %% ../../nbs/04_flavor/05_data.ipynb #f3ab3334
 @dataclass
 class Report:
-    """What reading a stream found: rows in the file and kept, dropped rows per field, emptied species, largest violations."""
+    """What reading a stream found: rows and kept rows, dropped rows per field, emptied species, largest violations."""
 
     rows: int
     kept: int
@@ -163,7 +163,7 @@ FLAVOR_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0
 
 
 def permutation_copies(tensors: Tensors) -> Tensors:
-    """Twelve copies of each row: row i becomes rows 12i..12i+11; cells [B, 4, 2, 3] are permuted, other tensors repeated."""
+    """Twelve copies of each row, in rows 12i..12i+11; cells [B, 4, 2, 3] are permuted, other tensors repeated."""
 
     def copies(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.shape[1:] != (4, 2, 3):
@@ -186,7 +186,7 @@ def row_groups(
 
 # %% ../../nbs/04_flavor/05_data.ipynb #35a99a2f
 class FlavorData(DataConfig):
-    """Cells of the fast flavor instability: generated, or a user's asymptotic file (`path`) and stable file (`stable_path`)."""
+    """Cells of the instability: generated, or a user's asymptotic file (`path`) and stable file (`stable_path`)."""
 
     stable_path: str | None = Field(default=None, description="a user's stable file; needed with path")
     cells: int = Field(default=20000, ge=100, description="rows to generate for each of the two streams")

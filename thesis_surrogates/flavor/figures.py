@@ -23,7 +23,7 @@ LEVELS = np.r_[np.linspace(0.01, 0.99, 99), 0.995, 0.999]
 
 
 def tail_figure(samples: Mapping[str, np.ndarray], label: str, floor: float) -> tuple[Figure, pd.DataFrame]:
-    """Share of cells above each value, one curve per contender; values below `floor` are drawn there."""
+    """Share of cells above each value, one curve per method; values below `floor` are drawn there."""
     rows = []
     with style():
         figure, (axes,) = new_figure()
@@ -63,7 +63,7 @@ def law_figure(scores: Mapping[str, Scores]) -> tuple[Figure, pd.DataFrame]:
 
 # %% ../../nbs/04_flavor/11_figures.ipynb #4d926265
 def figures(scores: Mapping[str, Scores], data: Data) -> Iterator[tuple[str, Figure, pd.DataFrame]]:
-    """Named figures with their tables; the label method stands in the axis label, because it decides what an error means."""
+    """Named figures with their tables; the axis label names the label method, which decides what an error means."""
     method = str(data.meta.get("label_method", "unknown")).split(" ")[0]
     errors = {name: one.samples["ne_error"] for name, one in scores.items() if len(one.samples["ne_error"])}
     factors = {name: one.samples["rate_factor"] - 1 for name, one in scores.items() if len(one.samples["rate_factor"])}

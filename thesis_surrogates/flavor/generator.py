@@ -133,7 +133,7 @@ def mixture(seed: int, block: int, patches: int = 300) -> Cells:
 # %% ../../nbs/04_flavor/03_generator.ipynb #2921f85c
 @dataclass(frozen=True)
 class Labelled:
-    """Unstable cells with final state [B, 4, 2, 3] and rate [B] in 1/s, stable cells, and how many had too narrow a crossing."""
+    """Unstable cells with final state [B, 4, 2, 3] and rate [B] in 1/s, stable cells, and how many are too narrow."""
 
     unstable: Cells
     final: np.ndarray

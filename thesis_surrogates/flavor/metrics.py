@@ -55,7 +55,7 @@ def _root_mean_square(values: Tensor) -> float:
 
 # %% ../../nbs/04_flavor/08_metrics.ipynb #ef8b0de6
 def score(predictions: Tensors, truth: Tensors) -> Scores:
-    """All metrics of predicted f4_final, growthrate and stability against a split; samples hold the error of each cell."""
+    """All metrics of predicted f4_final, growthrate and stability against a split, and the error of each cell."""
     initial, moving = truth["f4_initial"], truth["asymptotic"] > 0
     error = in_units_of_total(predictions["f4_final"] - truth["f4_final"], initial)
     change = in_units_of_total(predictions["f4_final"] - initial, initial)

@@ -40,9 +40,9 @@ def step_of(density: Tensor, flux: Tensor, species: Tensor) -> Tensor:
 def largest_physical_step(species: Tensor, step: Tensor) -> Tensor:
     """Largest beta in [0, 1] such that all species + beta * step are physical (N >= |F|), shape [B].
 
-    Physical states form a convex cone, so the way back to the (physical) initial state always helps, and a common beta keeps
-    every linear conservation law, lepton number included. A state that is unphysical to begin with is left alone (beta = 0).
-    The root is kept off zero, where it has no derivative.
+    Physical states form a convex cone, so the way back to the (physical) initial state always helps, and a common beta
+    keeps every linear conservation law, lepton number included. A state that is unphysical to begin with is left alone
+    (beta = 0). The root is kept off zero, where it has no derivative.
     """
     sign = torch.tensor([1.0, 1.0, 1.0, -1.0], dtype=species.dtype, device=species.device)
     a = (step * step * sign).sum(-1)

@@ -42,7 +42,7 @@ def roll_out(propagate: Propagate, orbits: Tensors) -> Tensor:
     states = propagate(orbits["state"][:, 0], wanted_times(orbits).gather(1, order))
     return states.gather(1, order.argsort(1)[..., None].expand_as(states))
 
-
+# %% ../../nbs/03_orbits/10_baselines.ipynb #415fa8eb
 def adaptively(field: Field) -> Propagate:
     """Propagation of a field by the adaptive integrator with one clock per orbit."""
     return lambda start, times: solve_adaptive(field, start, times, RTOL, ATOL).states
@@ -67,7 +67,7 @@ def exact_field(state: Tensor) -> Tensor:
     """Derivative [..., 6] in Newton's field with mu = 1."""
     return torch.cat([state[..., 3:], two_body_acceleration(state[..., :3])], -1)
 
-
+# %% ../../nbs/03_orbits/10_baselines.ipynb #9248ae6a
 def by_kepler(start: Tensor, times: Tensor) -> Tensor:
     """States [N, T, 6] in closed form."""
     return torch.from_numpy(propagate_kepler(start.cpu().numpy(), times.cpu().numpy())).to(start.device)
@@ -87,7 +87,7 @@ def by_dop853(start: Tensor, times: Tensor) -> Tensor:
 def contender(
     name: str, kind: Kind, field: Field, propagate: Propagate, parameters: int = 0, note: str = ""
 ) -> Contender:
-    """A contender that is scored on field and rollout, and timed on the rollout alone."""
+    """A row of the comparison: scored on field and rollout, timed on the rollout alone."""
     return Contender(
         name=name,
         kind=kind,
@@ -97,7 +97,7 @@ def contender(
         timed=lambda orbits: roll_out(propagate, orbits),
     )
 
-
+# %% ../../nbs/03_orbits/10_baselines.ipynb #2e9ac742
 def surrogate(model: NeuralField, data: Data) -> Contender:
     """The trained field, in double precision, rolled out adaptively."""
     field = copy.deepcopy(model).double().eval()

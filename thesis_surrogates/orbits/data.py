@@ -8,11 +8,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ..core.config import DataConfig
 from ..core.data import Data, Tensors, split_by_group
@@ -21,7 +21,7 @@ from ..core.files import file_fingerprint
 from ..core.hdf5 import read_hdf5, write_hdf5
 from ..core.progress import show_progress
 from .coordinates import Normalization2BP, UnitsError
-from .generator import BOXES, Anomaly, make_orbit_set, parse_set_name
+from .generator import BOXES, Anomaly, Box, SetName, make_orbit_set, parse_set_name
 from thesis_surrogates.orbits.kepler import (
     EARTH_MU_KM3_S2,
     EARTH_RADIUS_KM,
@@ -31,15 +31,38 @@ from thesis_surrogates.orbits.kepler import (
 )
 
 # %% auto #0
-__all__ = ['OrbitsData', 'make_data', 'pad_orbits', 'check_orbits', 'normalized_orbits', 'take', 'split_training', 'load_data',
-           'units_of']
+__all__ = ['SetText', 'check_set_name', 'check_pair', 'largest_values', 'OrbitsData', 'make_data', 'pad_orbits', 'check_orbits',
+           'normalized_orbits', 'take', 'split_training', 'load_data', 'units_of']
+
+# %% ../../nbs/03_orbits/05_data.ipynb #388b2bbb
+def check_set_name(name: str) -> str:
+    """The name itself if it is that of a set, else ValueError with the allowed pattern."""
+    return parse_set_name(name).text
+
+
+def check_pair(train: SetName, test: SetName) -> None:
+    """Raise ValueError unless the two are a training set and a test set of one plane."""
+    if (train.role, test.role) != ("train", "test"):
+        raise ValueError(f"train_set must end in _train and test_set in _test, got {train.text}, {test.text}")
+    if train.planar != test.planar:
+        raise ValueError(f"{train.text} and {test.text} do not share a plane; use both planar or both nonplanar")
+
+
+def largest_values(box: Box, mu_km3_s2: float) -> tuple[float, float]:
+    """Largest distance [km] and speed [km/s] of any orbit of a box that stays above the ground (vis-viva equation)."""
+    largest, eccentricity = box.semi_major_axis_km[1], box.eccentricity[1]
+    lowest = max(EARTH_RADIUS_KM, box.semi_major_axis_km[0] * (1 - eccentricity))
+    return largest * (1 + eccentricity), (mu_km3_s2 * (2 / lowest - 1 / largest)) ** 0.5
+
+
+SetText = Annotated[str, AfterValidator(check_set_name)]
 
 # %% ../../nbs/03_orbits/05_data.ipynb #6824d8f7
 class OrbitsData(DataConfig):
     """Which orbits to train and test on, how they are sampled, and the units of the run."""
 
-    train_set: str = Field(default="complex_TBP_planar_100_train", description="<box>_TBP_<plane>_<number>_train")
-    test_set: str = Field(default="complex_TBP_planar_100_test", description="<box>_TBP_<plane>_<number>_test")
+    train_set: SetText = Field(default="complex_TBP_planar_100_train", description="<box>_TBP_<plane>_<number>_train")
+    test_set: SetText = Field(default="complex_TBP_planar_100_test", description="<box>_TBP_<plane>_<number>_test")
     points: int = Field(default=360, ge=2, description="samples on one period, endpoint excluded")
     anomaly: Anomaly = Field(default="mean", description="the angle in which the samples are even")
     training_orbits: int | None = Field(default=None, ge=1, description="use only the first n; null uses all")
@@ -48,19 +71,10 @@ class OrbitsData(DataConfig):
     length_km: float = Field(default=EARTH_RADIUS_KM, gt=0, description="unit of length [km]")
     mu_km3_s2: float = Field(default=EARTH_MU_KM3_S2, gt=0, description="gravitational parameter [km^3/s^2]")
 
-    @field_validator("train_set", "test_set")
-    @classmethod
-    def _is_a_set(cls, value: str) -> str:
-        parse_set_name(value)
-        return value
-
     @model_validator(mode="after")
     def _fit_together(self) -> OrbitsData:
         train, test = parse_set_name(self.train_set), parse_set_name(self.test_set)
-        if (train.role, test.role) != ("train", "test"):
-            raise ValueError(f"train_set must end in _train and test_set in _test, got {train.text}, {test.text}")
-        if train.planar != test.planar:
-            raise ValueError(f"{train.text} and {test.text} do not share a plane; use both planar or both nonplanar")
+        check_pair(train, test)
         if self.planar is not None and self.path is None and self.planar != train.planar:
             raise ValueError(f"planar={self.planar} contradicts {train.text}; leave planar null")
         return self
@@ -79,12 +93,9 @@ class OrbitsData(DataConfig):
         """Largest distance [km] and speed [km/s] of any orbit of the training box, for each component."""
         if self.path is not None:
             return {}
-        box = BOXES[parse_set_name(self.train_set).box]
-        largest, eccentricity = box.semi_major_axis_km[1], box.eccentricity[1]
-        lowest = max(EARTH_RADIUS_KM, box.semi_major_axis_km[0] * (1 - eccentricity))
-        reach, speed = largest * (1 + eccentricity), (self.mu_km3_s2 * (2 / lowest - 1 / largest)) ** 0.5
+        far, fast = largest_values(BOXES[parse_set_name(self.train_set).box], self.mu_km3_s2)
         upright = 0.0 if self.is_planar else 1.0
-        bounds = {"x": reach, "y": reach, "z": reach * upright, "vx": speed, "vy": speed, "vz": speed * upright}
+        bounds = {"x": far, "y": far, "z": far * upright, "vx": fast, "vy": fast, "vz": fast * upright}
         return {name: (-bound, bound) for name, bound in bounds.items()}
 
 # %% ../../nbs/03_orbits/05_data.ipynb #e004bcf4

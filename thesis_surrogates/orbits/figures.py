@@ -97,7 +97,7 @@ def error_figure(scores: Mapping[str, Scores]) -> tuple[Figure, pd.DataFrame]:
 
 # %% ../../nbs/03_orbits/11_figures.ipynb #ddcdc235
 def law_figure(scores: Mapping[str, Scores], data: Data, points: int = 400) -> tuple[Figure, pd.DataFrame]:
-    """Predicted |a| against r at the true test states (normalised), with slopes and the reach of the training orbits."""
+    """Predicted |a| against r at the true test states (normalised), with slopes and the largest training orbit."""
     frames = []
     for name, one in scores.items():
         radius, size = one.samples["radius"].ravel(), one.samples["acceleration"].ravel()
@@ -123,7 +123,7 @@ def law_figure(scores: Mapping[str, Scores], data: Data, points: int = 400) -> t
 
 # %% ../../nbs/03_orbits/11_figures.ipynb #1e22c5ae
 def figures(scores: Mapping[str, Scores], data: Data) -> Iterator[tuple[str, Figure, pd.DataFrame]]:
-    """Name, figure and table of every figure, from the scores of all contenders on the test orbits."""
+    """Name, figure and table of every figure, from the scores of all methods on the test orbits."""
     moving = {name: one for name, one in scores.items() if np.nanmax(one.samples["acceleration"]) > 0}
     wrong = {name: one for name, one in moving.items() if np.nanmax(one.samples["error_percent"]) > 1e-3}
     exact = {name: one for name, one in moving.items() if name not in wrong}

@@ -52,7 +52,7 @@ BOXES: dict[str, Box] = {
 # %% ../../nbs/03_orbits/02_generator.ipynb #8730fad0
 @dataclass(frozen=True, kw_only=True)
 class SetName:
-    """What the name of a set says."""
+    """The parts of the name of a set."""
 
     text: str
     box: str

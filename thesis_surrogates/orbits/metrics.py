@@ -127,7 +127,7 @@ def flip_percent(acceleration: Tensor, mask: Tensor) -> float:
 
 # %% ../../nbs/03_orbits/08_metrics.ipynb #22dd9157
 def score(predictions: Tensors, truth: Tensors) -> Scores:
-    """All metrics of a contender on orbits; samples are per orbit. Raises UnitsError for raw kilometres."""
+    """All metrics of a method on orbits; samples are per orbit. Raises UnitsError for raw kilometres."""
     predictions = {name: value.detach().cpu().double() for name, value in predictions.items()}
     truth = {name: value.cpu() for name, value in truth.items()}
     samples = field_errors(predictions, truth)
