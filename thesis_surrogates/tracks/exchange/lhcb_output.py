@@ -24,6 +24,7 @@ NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf|nan)"
 QUADRUPLE = rf"\(\s*({NUMBER}),\s*({NUMBER}),\s*({NUMBER}),\s*({NUMBER})\s*\)"
 TRACK = re.compile(rf"Propagating\s+{QUADRUPLE} with q\*p = ({NUMBER}) GeV from z = ({NUMBER}) to ({NUMBER})\s*$")
 RESULT = re.compile(rf"(?:^|\s)(\S+) -> {QUADRUPLE}\s*$")
+COLUMNS = tuple("track extrapolator x0_mm y0_mm tx0 ty0 q_over_p z0_mm z1_mm x_mm y_mm tx ty".split())
 
 
 class LhcbOutputError(SurrogatesError, ValueError):
@@ -43,23 +44,6 @@ def numbered_lines(source: str | Path) -> list[tuple[int, str]]:
     return list(enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1))
 
 # %% ../../../nbs/02_tracks/exchange/02_lhcb_output.ipynb #1f79fcee
-COLUMNS = (
-    "track",
-    "extrapolator",
-    "x0_mm",
-    "y0_mm",
-    "tx0",
-    "ty0",
-    "q_over_p",
-    "z0_mm",
-    "z1_mm",
-    "x_mm",
-    "y_mm",
-    "tx",
-    "ty",
-)
-
-
 def parse_extrapolator_test(source: str | Path) -> pd.DataFrame:  # columns COLUMNS
     """All results of the extrapolator test in a log file; LhcbOutputError for a line that is broken or out of place."""
     name, rows, count = Path(source).name, [], -1
@@ -79,14 +63,8 @@ def parse_extrapolator_test(source: str | Path) -> pd.DataFrame:  # columns COLU
             if match is None:
                 raise complain(name, number, "'NAME -> ( x, y, tx, ty )'", line)
             if track is None or match[1] in seen:
-                raise complain(
-                    name,
-                    number,
-                    "a line 'Propagating ...' before it"
-                    if track is None
-                    else f"one result of {match[1]} for this track",
-                    line,
-                )
+                lacking = "a line 'Propagating ...' before it"
+                raise complain(name, number, f"one result of {match[1]} for this track" if track else lacking, line)
             seen.add(match[1])
             rows.append((count, match[1], *track, *(float(word) for word in match.groups()[1:])))
     if not rows:
@@ -108,11 +86,12 @@ def statistics(dx: pd.Series, dy: pd.Series, dtx: pd.Series, dty: pd.Series) -> 
         "slope_mean": slope.mean(),
     }
 
-
+# %% ../../../nbs/02_tracks/exchange/02_lhcb_output.ipynb #a1c00f42
 def accuracy_rows(test: pd.DataFrame, reference: str = "Reference", neutral: bool = False) -> pd.DataFrame:
     """Distance to the reference for each other extrapolator and leg; rows can stand beside those of this package.
 
-    Columns: contender, kind, z0_mm, z1_mm, tracks, missing, unjudged (answered, but not by the reference), position_{mean,median,p95,p99,max}_mm, slope_mean.
+    Columns: contender, kind, z0_mm, z1_mm, tracks, missing, unjudged (with a result, but none of the reference),
+    position_{mean,median,p95,p99,max}_mm, slope_mean.
     """
     names = sorted(set(test.extrapolator))
     if reference not in names:
@@ -144,7 +123,7 @@ def accuracy_rows(test: pd.DataFrame, reference: str = "Reference", neutral: boo
 
 # %% ../../../nbs/02_tracks/exchange/02_lhcb_output.ipynb #7bd9470c
 def inputs_of(test: pd.DataFrame, reference: str = "Reference") -> tuple[np.ndarray, np.ndarray]:  # [N, 7], [N, 4]
-    """Inputs of every track (x, y, tx, ty, q/p [1/GeV], z0, dz) and the answer of the reference, in mm and slopes."""
+    """Inputs of every track (x, y, tx, ty, q/p [1/GeV], z0, dz) and the reference's result, in mm and slopes."""
     rows = test[test.extrapolator == reference]
     if rows.empty:
         raise LhcbOutputError(
@@ -155,10 +134,12 @@ def inputs_of(test: pd.DataFrame, reference: str = "Reference") -> tuple[np.ndar
 
 # %% ../../../nbs/02_tracks/exchange/02_lhcb_output.ipynb #a135e431
 SEQUENCER_HEAD = re.compile(
-    r"Algorithm\s+\(millisec\)\s*\|\s*<user>\s*\|\s*<clock>\s*\|\s*min\s+max(\s+sigma)?\s*\|\s*entries\s*\|\s*total \(s\)\s*\|"
+    r"Algorithm\s+\(millisec\)\s*\|\s*<user>\s*\|\s*<clock>\s*\|\s*min\s+max(\s+sigma)?\s*\|\s*entries\s*\|"
+    r"\s*total \(s\)\s*\|"
 )
 SEQUENCER_ROW = re.compile(
-    rf"^(?:\S+\s+(?:VERBOSE|DEBUG|INFO|SUCCESS|WARNING|ALWAYS) )?(\s*)(\S.*?)\s*\|\s*({NUMBER})\s*\|\s*({NUMBER})\s*\|\s*{NUMBER}\s+{NUMBER}(\s+{NUMBER})?\s*\|\s*(\d+)\s*\|\s*({NUMBER})\s*\|\s*$"
+    rf"^(?:\S+\s+(?:VERBOSE|DEBUG|INFO|SUCCESS|WARNING|ALWAYS) )?(\s*)(\S.*?)\s*\|\s*({NUMBER})\s*\|\s*({NUMBER})\s*\|"
+    rf"\s*{NUMBER}\s+{NUMBER}(\s+{NUMBER})?\s*\|\s*(\d+)\s*\|\s*({NUMBER})\s*\|\s*$"
 )
 FLOW_HEAD = re.compile(
     r"\|\s*Name of Algorithm\s*\|\s*Execution Count\s*\|\s*Total Time / s\s*\|\s*Avg\. Time / us\s*\|"
@@ -166,9 +147,9 @@ FLOW_HEAD = re.compile(
 COUNTS_HEAD = re.compile(r"\|\s*Name of Algorithm\s*\|\s*Execution Count\s*$")
 FLOW_ROW = re.compile(rf"\|(\s*)\"?([^\"|]+?)\"?\s*\|\s*({NUMBER})\s*\|\s*({NUMBER})\s*\|\s*({NUMBER})\s*\|\s*$")
 
-
+# %% ../../../nbs/02_tracks/exchange/02_lhcb_output.ipynb #a1c00f45
 def parse_timing(source: str | Path) -> pd.DataFrame:  # table, algorithm, ms_per_event, entries, total_s
-    """All rows of all timing tables in a log file, of either form; LhcbOutputError for a row that does not fit its table."""
+    """All rows of all timing tables in a log file; LhcbOutputError for a row that does not fit its table."""
     name, mode, begun = Path(source).name, "", 0  # begun: rows before the table that is being read
     rows: list[tuple[str, str, float, int, float]] = []
     for number, line in numbered_lines(source):
@@ -194,13 +175,14 @@ def parse_timing(source: str | Path) -> pd.DataFrame:  # table, algorithm, ms_pe
             mode = ""
     if not rows:
         raise LhcbOutputError(
-            f"{name}: no timing table; expected a line 'Algorithm (millisec) | ...' or '| Name of Algorithm | ...' and rows below"
+            f"{name}: no timing table; expected a line 'Algorithm (millisec) | ...' or '| Name of Algorithm | ...' "
+            "and rows below"
         )
     return pd.DataFrame(rows, columns=["table", "algorithm", "ms_per_event", "entries", "total_s"])
 
 # %% ../../../nbs/02_tracks/exchange/02_lhcb_output.ipynb #775745c0
 def comparable(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows with us_per_track, and what a comparison table says of its rows beside: status, seeds, cost_us."""
+    """Rows with us_per_track, and what a comparison table has beside: status, seeds, cost_us."""
     return table.assign(status="done", seeds=1, cost_us=table.us_per_track)
 
 
@@ -208,8 +190,7 @@ def lhcb_rows(
     accuracy: pd.DataFrame,  # of accuracy_rows
     timing: pd.DataFrame,  # of parse_timing
     algorithms: Mapping[str, str],  # {"TestCashKarp": "CashKarp"}: which algorithm ran which extrapolator
-    tracks: int
-    | None = None,  # tracks that one event of the test follows (1331 in LHCb's grid); no cost per track when None
+    tracks: int | None = None,  # of one event of the test (1331 in LHCb's grid); no cost per track when None
     frame: str | None = None,  # algorithm whose time is subtracted, that of a straight line
 ) -> pd.DataFrame:  # the columns of accuracy with ms_per_event, us_per_track and those of a comparison table
     """Accuracy and cost of LHCb's extrapolators as rows of a comparison; NaN where there is no time."""
@@ -239,7 +220,8 @@ def ntuple_rows(
 ) -> pd.DataFrame:
     """Accuracy and cost of each extrapolator in the ntuples of TrackExtrapolatorTesterSOA, as rows of a comparison.
 
-    Failed calls are counted as missing and enter neither accuracy nor time. us_per_track is the mean, us_median the median of single calls.
+    Failed calls are counted as missing and enter neither accuracy nor time. us_per_track is the mean of single calls,
+    us_median their median.
     """
     rows = []
     for name, columns in ntuples.items():

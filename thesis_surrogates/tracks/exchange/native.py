@@ -75,7 +75,7 @@ def build_native(
     header: str | Path | None = None,  # an exported header for `from_header`; that of the golden vector when None
     exact: bool = False,  # round as Python does: no fused multiply-add
 ) -> Path:
-    """Configure and build the programs; returns their folder. Raises NativeError when something is missing or refused."""
+    """Configure and build the programs; returns their folder. NativeError when something is missing or refused."""
     if (lacking := missing_tools()) is not None:
         raise NativeError(lacking)
     folder = Path(folder)
@@ -172,7 +172,7 @@ def time_native(
         ]
         return dict(json.loads(call(command, Path(program).name)))
 
-
+# %% ../../../nbs/02_tracks/exchange/03_native.ipynb #a1c00f54
 def native_rows(
     folder: str | Path,  # of build_native
     states: np.ndarray,  # [N, 7]

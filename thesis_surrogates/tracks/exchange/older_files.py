@@ -27,8 +27,8 @@ from ..networks.plain import STAGES, TrackModel
 from ..networks.residual import SolvedModel
 
 # %% auto #0
-__all__ = ['VALIDATION_KEYS', 'INPUT_NAMES', 'finite', 'epochs_of', 'train_row', 'judged', 'history', 'data_path', 'older_config',
-           'model_of', 'hidden_dims', 'weight_named', 'normalization', 'model_config', 'as_bytes', 'kept_epochs',
+__all__ = ['VALIDATION_KEYS', 'INPUT_NAMES', 'finite', 'epochs_of', 'train_row', 'judged', 'history', 'data_path', 'model_of',
+           'hidden_dims', 'older_config', 'weight_named', 'normalization', 'model_config', 'as_bytes', 'kept_epochs',
            'optimizer_of', 'kept_checkpoint', 'best_checkpoint', 'as_json', 'views', 'read_model']
 
 # %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #af1560dc
@@ -113,6 +113,21 @@ def data_path(run: Run) -> str:
     return data.path or data.file_name("tracks")
 
 
+def model_of(run: Run) -> TrackModel | None:
+    """The checked configuration of a run's model; None for a model that somebody added outside this package."""
+    values = run.config["model"]
+    return check(MODELS[values["name"]], values, "model") if values["name"] in MODELS else None
+
+
+def hidden_dims(run: Run) -> list[int] | None:
+    """Hidden widths of the network, empty for a polynomial, None for a model that says nothing of them."""
+    model = model_of(run)
+    if isinstance(model, SolvedModel):
+        return []  # solved, not trained: there is no hidden layer
+    widths = run.config["model"].get("hidden") if model is None else model.widths
+    return None if widths is None else list(widths)
+
+# %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #a1c00f2d
 def older_config(run: Run) -> dict[str, Any]:
     """Content of config.json."""
     model, data, train = run.config["model"], run.config["data"], run.config["train"]
@@ -151,21 +166,6 @@ def older_config(run: Run) -> dict[str, Any]:
         "pin_memory": False,
     }
 
-
-def model_of(run: Run) -> TrackModel | None:
-    """The checked configuration of a run's model; None for a model that somebody added outside this package."""
-    values = run.config["model"]
-    return check(MODELS[values["name"]], values, "model") if values["name"] in MODELS else None
-
-
-def hidden_dims(run: Run) -> list[int] | None:
-    """Hidden widths of the network, empty for a polynomial, None for a model that says nothing of them."""
-    model = model_of(run)
-    if isinstance(model, SolvedModel):
-        return []  # solved, not trained: there is no hidden layer
-    widths = run.config["model"].get("hidden") if model is None else model.widths
-    return None if widths is None else list(widths)
-
 # %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #dfcf3438
 INPUT_NAMES = ("x [mm]", "y [mm]", "tx", "ty", "q_over_p [1/GeV]", "z0 [mm]", "dz [mm]")
 
@@ -192,7 +192,7 @@ def normalization(run: Run, weights: Mapping[str, torch.Tensor]) -> dict[str, An
         for key, name in moments.items()
     } | {"input_names": None if columns is None else [INPUT_NAMES[column] for column in columns]}
 
-
+# %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #a1c00f2e
 def model_config(run: Run, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Content of model_config.json: the stages of an rk_pinn, the collocation points of the others."""
     model, train = run.config["model"], run.config["train"]

@@ -49,7 +49,7 @@ def charge_defect(predict: StateMap, inputs: torch.Tensor) -> np.ndarray:
 
 
 def wrong_way(predict: StateMap, inputs: torch.Tensor, field: Field, planes: int = 33) -> float:
-    """Share of charged tracks whose tx changes against the sign that the integral of By along their straight line demands."""
+    """Share of charged tracks whose tx changes against the sign of the integral of By along their straight line."""
     rows = inputs.double().cpu().numpy()
     share = np.linspace(0, 1, planes)
     along = rows[:, 6:7] * share
@@ -95,14 +95,14 @@ def physics_checks(
         checks["wrong way"] = np.array([wrong_way(predict, inputs, field)])
     return checks
 
-
+# %% ../../../nbs/02_tracks/trust/02_physics_checks.ipynb #a1c00f22
 def checks_table(
     contenders: Mapping[str, StateMap], inputs: torch.Tensor, field: Field, both_directions: bool
 ) -> pd.DataFrame:
-    """One row per contender and check: median, p99 and largest defect in mm ('wrong way' is a share of tracks).
+    """One row per surrogate and check: median, p99 and largest defect in mm ('wrong way' is a share of tracks).
 
-    All are judged on the same tracks, those where the first contender, the exact one, has an answer; how many that leaves out stands in `left_out`.
-    An answer that is not a number counts as infinitely wrong.
+    All are compared on the same tracks, those where the first, the exact one, has a result; `left_out` counts the rest.
+    A result that is not a number counts as infinitely wrong.
     """
     found = {name: physics_checks(predict, inputs, field, both_directions) for name, predict in contenders.items()}
     known = {check: np.isfinite(values) for check, values in next(iter(found.values())).items()}
@@ -128,7 +128,7 @@ def checks_table(
 
 # %% ../../../nbs/02_tracks/trust/02_physics_checks.ipynb #cf910eb1
 def checks_figure(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Median to p99 of every defect as a bar, one colour per contender; exact zeros sit on the left edge."""
+    """Median to p99 of every defect as a bar, one colour per surrogate; exact zeros sit on the left edge."""
     drawn = table[table.unit == "mm"].reset_index(drop=True)
     checks, names = list(dict.fromkeys(drawn.check)), list(dict.fromkeys(drawn.contender))
     edge = 1e-13
