@@ -56,8 +56,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], source: str | Pat
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         lines = str(error).splitlines()
+        reason = lines[min(1, len(lines) - 1)].strip()[:160]
         raise DataError(
-            f"{source}: its weights do not belong to this {type(model).__name__} ({lines[min(1, len(lines) - 1)].strip()[:160]}); "
+            f"{source}: its weights do not belong to this {type(model).__name__} ({reason}); "
             "train it again, or read it with the version that wrote it"
         ) from None
 

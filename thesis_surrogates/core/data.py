@@ -33,7 +33,7 @@ def to_device(batch: Any, device: str | torch.device) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """The three splits of one dataset, its fingerprint and whatever its reader must tell (labels, units, counts)."""
+    """The three splits of one dataset, its fingerprint and what its reader adds (labels, units, counts)."""
 
     splits: Mapping[str, Tensors]
     fingerprint: str
@@ -123,21 +123,13 @@ class Source(Protocol):
 # %% ../../nbs/01_core/04_data.ipynb #78b27fba
 @dataclass(frozen=True)
 class TensorSource:
-    """Batches by index from tensors that are already on the device.
+    """Batches by index from tensors that are already on the device."""
 
-    Args:
-        tensors: named tensors of equal length, shape [N, ...].
-        batch_size: rows in a batch; larger than N means all rows.
-        seed: names the order of the rows.
-        shuffle: a new permutation each pass; False keeps the order of the rows.
-        weights: if given, shape [N], rows are drawn with replacement in proportion.
-    """
-
-    tensors: Tensors
-    batch_size: int
-    seed: int
-    shuffle: bool = True
-    weights: torch.Tensor | None = None
+    tensors: Tensors  # of one length, shape [N, ...]
+    batch_size: int  # rows in a batch; larger than N means all rows
+    seed: int  # names the order of the rows
+    shuffle: bool = True  # a new permutation each pass; False keeps the order of the rows
+    weights: torch.Tensor | None = None  # [N]; if given, rows are drawn with replacement in proportion
 
     def __post_init__(self) -> None:
         sizes = {name: len(tensor) for name, tensor in self.tensors.items()}
@@ -156,22 +148,16 @@ class TensorSource:
 
     def order(self, number: int) -> torch.Tensor:
         """Row indices of pass `number`, shape [N]."""
+        generator = torch_rng(self.seed, number)
         if self.weights is not None:
-            return torch.multinomial(
-                self.weights.cpu().double(), self.size, True, generator=torch_rng(self.seed, number)
-            )
-        return (
-            torch.randperm(self.size, generator=torch_rng(self.seed, number))
-            if self.shuffle
-            else torch.arange(self.size)
-        )
+            return torch.multinomial(self.weights.cpu().double(), self.size, True, generator=generator)
+        return torch.randperm(self.size, generator=generator) if self.shuffle else torch.arange(self.size)
 
     def batches(self, start: int = 0) -> Iterator[Tensors]:
         """Batches from step `start` on, without end."""
-        device = next(iter(self.tensors.values())).device
         number, first = divmod(start, self.batches_per_pass)
         while True:
-            order = self.order(number).to(device)
+            order = self.order(number).to(next(iter(self.tensors.values())).device)
             for index in order.split(self.batch_size)[first:]:
                 yield {name: tensor.index_select(0, index) for name, tensor in self.tensors.items()}
             number, first = number + 1, 0

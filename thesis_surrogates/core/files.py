@@ -31,7 +31,7 @@ def _flush(place: Path) -> None:
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A name beside `path` to write to: it replaces `path` when the `with` ends well, and is removed when it does not."""
+    """A name beside `path` to write to: it replaces `path` when the `with` ends well, and is removed otherwise."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")  # libraries go by the ending
@@ -49,6 +49,15 @@ def replace_text(path: str | Path, text: str) -> None:
     """Write a small text file at once."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+# %% ../../nbs/01_core/01_files.ipynb #657d6945
+def _locks(descriptor: int, kind: int) -> bool:
+    """Whether the kernel gives this lock now."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 # %% ../../nbs/01_core/01_files.ipynb #e6da97a5
 class FileLock:
@@ -108,15 +117,6 @@ class FileLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
-
-
-def _locks(descriptor: int, kind: int) -> bool:
-    """Whether the kernel gives this lock now."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 # %% ../../nbs/01_core/01_files.ipynb #ec970e2a
 def file_fingerprint(path: str | Path) -> str:

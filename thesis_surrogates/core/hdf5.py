@@ -20,18 +20,14 @@ from .errors import DataError
 from .files import atomic
 
 # %% auto #0
-__all__ = ['UNREADABLE', 'Hdf5Writer', 'write_hdf5', 'read_hdf5', 'window_starts', 'read_window', 'Hdf5Source']
+__all__ = ['UNREADABLE', 'Hdf5Writer', 'write_hdf5', 'read_hdf5', 'window_starts', 'count_rows', 'read_window', 'Hdf5Source']
 
 # %% ../../nbs/01_core/05_hdf5.ipynb #9b644374
 class Hdf5Writer:
-    """Write an HDF5 file piece by piece; it appears under its name only when the `with` block ends well.
-
-    Args:
-        path: the final name; parent folders are made.
-        attrs: root attributes (units, seeds, label method); nested values are stored as JSON.
-    """
+    """Write an HDF5 file piece by piece; it appears under its name only when the `with` block ends well."""
 
     def __init__(self, path: str | Path, attrs: Mapping[str, Any] | None = None):
+        """Choose the final name and the root attributes (units, seeds); nested values are stored as JSON."""
         self._place = atomic(path)
         self._first_attrs = attrs or {}
 
@@ -47,12 +43,9 @@ class Hdf5Writer:
             array = np.asarray(array)
             if name not in self._file:
                 rows = max(1, min(len(array), 2**20 // max(1, array[:1].nbytes)))
+                chunks = (rows, *array.shape[1:])
                 self._file.create_dataset(
-                    name,
-                    data=array,
-                    maxshape=(None, *array.shape[1:]),
-                    chunks=(rows, *array.shape[1:]),
-                    fletcher32=True,
+                    name, data=array, maxshape=(None, *array.shape[1:]), chunks=chunks, fletcher32=True
                 )
             else:
                 dataset = self._file[name]
@@ -69,7 +62,10 @@ class Hdf5Writer:
         self._place.__exit__(kind, error, trace)
 
 # %% ../../nbs/01_core/05_hdf5.ipynb #fcae83b1
-UNREADABLE = "a generated file is made again with --again; a file of your own has to be copied or written again where it comes from"
+UNREADABLE = (
+    "a generated file is made again with --again; "
+    "a file of your own has to be copied or written again where it comes from"
+)
 
 
 def write_hdf5(path: str | Path, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, Any] | None = None) -> None:
@@ -113,7 +109,7 @@ def _plain(value: Any) -> Any:
 
 # %% ../../nbs/01_core/05_hdf5.ipynb #14024c8e
 def window_starts(first: int, last: int, block: int, window: int, seed: int, number: int) -> list[np.ndarray]:
-    """First rows of the blocks of rows `first` to `last`, in the order of pass `number`, `window` at a time; a short last block comes last."""
+    """First rows of the blocks, `window` at a time, in the order of pass `number`; a short last block stays last."""
     starts = np.arange(first, last, block)
     short = len(starts) > 1 and (last - first) % block
     head = starts[:-1] if short else starts
@@ -122,6 +118,15 @@ def window_starts(first: int, last: int, block: int, window: int, seed: int, num
     return np.array_split(starts, range(window, len(starts), window))
 
 # %% ../../nbs/01_core/05_hdf5.ipynb #5c99947e
+def count_rows(path: Path, name: str) -> int:
+    """Rows of a dataset; DataError where it cannot be read."""
+    try:
+        with h5py.File(path, "r") as file:
+            return len(file[name])
+    except (OSError, KeyError) as error:
+        raise DataError(f"{path}: cannot stream {name!r} ({error}); check data.path") from None
+
+
 def read_window(
     file: h5py.File, names: Sequence[str], starts: np.ndarray, block: int, last: int, order: torch.Generator
 ) -> Tensors:
@@ -138,32 +143,18 @@ def read_window(
 # %% ../../nbs/01_core/05_hdf5.ipynb #295c3bf2
 @dataclass(frozen=True)
 class Hdf5Source:
-    """Batches streamed from an HDF5 file in bounded memory.
+    """Batches streamed from an HDF5 file in bounded memory, which holds `block` x `window` rows."""
 
-    Args:
-        path: file with datasets of equal length, rows first.
-        names: datasets to read; rows are handed out as tensors of the same names.
-        batch_size, seed: as in `TensorSource`.
-        block: rows read at once (contiguous); window: blocks shuffled together. Memory holds block x window rows.
-        rows: first and last row of the part to use, so that a split can be a range of rows.
-    """
-
-    path: Path
-    names: tuple[str, ...]
-    batch_size: int
+    path: Path  # file with datasets of one length, rows first
+    names: tuple[str, ...]  # datasets to read; a batch has tensors of the same names
+    batch_size: int  # as in `TensorSource`
     seed: int
-    block: int = 16384
-    window: int = 16
-    rows: tuple[int, int] | None = None
+    block: int = 16384  # rows read at once, contiguous
+    window: int = 16  # blocks shuffled together
+    rows: tuple[int, int] | None = None  # first and last row of a part, so that a split can be a range of rows
 
     def _range(self) -> tuple[int, int]:
-        if self.rows is not None:
-            return self.rows
-        try:
-            with h5py.File(self.path, "r") as file:
-                return 0, len(file[self.names[0]])
-        except (OSError, KeyError) as error:
-            raise DataError(f"{self.path}: cannot stream {self.names[0]!r} ({error}); check data.path") from None
+        return self.rows if self.rows is not None else (0, count_rows(self.path, self.names[0]))
 
     @property
     def batches_per_pass(self) -> int:
@@ -181,13 +172,10 @@ class Hdf5Source:
                 for k, starts in enumerate(window_starts(first, last, self.block, self.window, self.seed, number)):
                     count = -(-int(np.minimum(self.block, last - starts).sum()) // self.batch_size)
                     if skip < count:
-                        tensors = read_window(
-                            file, self.names, starts, self.block, last, torch_rng(self.seed, number, k)
-                        )
+                        order = torch_rng(self.seed, number, k)
+                        tensors = read_window(file, self.names, starts, self.block, last, order)
                         for i in range(skip, count):
-                            yield {
-                                name: tensor[i * self.batch_size : (i + 1) * self.batch_size]
-                                for name, tensor in tensors.items()
-                            }
+                            rows = slice(i * self.batch_size, (i + 1) * self.batch_size)
+                            yield {name: tensor[rows] for name, tensor in tensors.items()}
                     skip = max(0, skip - count)
                 number += 1

@@ -20,7 +20,7 @@ from .plan import LossTerms, Phase, Update
 from .soap import Soap
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'make_optimizer', 'Schedule', 'guard_gradients', 'Mover', 'compiled', 'Sums', 'prefixes']
+__all__ = ['OPTIMIZERS', 'make_optimizer', 'Schedule', 'guard_gradients', 'compiled', 'Mover', 'Sums', 'prefixes']
 
 # %% ../../nbs/01_core/11_optimization.ipynb #2524a048
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -62,7 +62,7 @@ class Schedule:
         return self.base * shape
 
     def epoch_end(self, value: float) -> None:
-        """Tell the plateau schedule the monitored validation value of an epoch."""
+        """Let the plateau schedule see the monitored validation value of an epoch."""
         if self.config.name != "plateau":
             return
         state, config = self.state, self.config
@@ -90,6 +90,13 @@ def guard_gradients(parameters: Sequence[torch.nn.Parameter], loss: torch.Tensor
     for gradient in gradients:
         gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
     return sound
+
+# %% ../../nbs/01_core/11_optimization.ipynb #7f0bdef7
+def compiled(function: LossTerms) -> LossTerms:
+    """Compile a loss with its model; needs a C++ compiler on this machine."""
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        raise ConfigError("train.compile needs a C++ compiler on the PATH; install one or set train.compile to false")
+    return torch.compile(function)
 
 # %% ../../nbs/01_core/11_optimization.ipynb #d5cbc1c8
 class Mover:
@@ -135,13 +142,6 @@ class Mover:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.state = dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-
-
-def compiled(function: LossTerms) -> LossTerms:
-    """Compile a loss with its model; needs a C++ compiler on this machine."""
-    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        raise ConfigError("train.compile needs a C++ compiler on the PATH; install one or set train.compile to false")
-    return torch.compile(function)
 
 # %% ../../nbs/01_core/11_optimization.ipynb #9093bfe0
 class Sums:

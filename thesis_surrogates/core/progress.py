@@ -34,7 +34,7 @@ def new_progress(stream: TextIO) -> Progress:
 # %% ../../nbs/01_core/01b_progress.ipynb #79441f45
 @contextmanager
 def show_progress(title: str, total: int, stream: TextIO | None = None) -> Iterator[Callable[[int], None]]:
-    """Yields a function to tell how many are done; without a `stream` a line is shown where standard error is a terminal."""
+    """Yields a function that takes how many are done; without a `stream` the line is for a terminal only."""
     shown = sys.stderr if stream is None else stream
     progress = new_progress(shown)
     progress.disable = stream is None and not shown.isatty()

@@ -61,17 +61,12 @@ def strip(value: Any, secrets: Sequence[str]) -> Any:
     return PATH.sub(lambda found: re.split(r"[/\\]", found.group().rstrip("/\\"))[-1], value)
 
 # %% ../../nbs/01_core/23_publishing.ipynb #3e41a0c1
-RETOLD = (
-    "opened",
-    "provenance",
-    "epoch_end",
-    "phase_end",
-    "finished",
-)  # moments whose content stands elsewhere in what is published
+# moments whose content stands elsewhere in what is published
+RETOLD = ("opened", "provenance", "epoch_end", "phase_end", "finished")
 
 
 def kept_events(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The last event of each moment, all beginnings of phases, and the event that says how long the training took."""
+    """The last event of each moment, all beginnings of phases, and the event that holds how long the training took."""
     last = {event.get("moment"): event for event in events}
     longest = max(events, key=lambda event: event.get("seconds") or 0.0, default=None)
     return [
@@ -100,7 +95,7 @@ def thin_curve(curve: pd.DataFrame, points: int = CURVE_POINTS) -> pd.DataFrame:
 
 
 def with_curves(run: Run, points: int) -> Run:
-    """A copy with curves of at most `points` points, of none with 0; what the whole curve says becomes the event `convergence`."""
+    """A copy with curves of at most `points` points (0: none); the event `convergence` keeps what is lost."""
     groups = [
         thin_curve(curve, points) if points else curve.head(0)
         for _, curve in run.scalars.groupby(["split", "metric"], sort=False)
@@ -116,24 +111,14 @@ def with_curves(run: Run, points: int) -> Run:
     return replace(run, scalars=scalars.reset_index(drop=True), events=events)
 
 # %% ../../nbs/01_core/23_publishing.ipynb #3e41a0c7
-KEPT = (
-    "run_id",
-    "config_hash",
-    "status",
-    "attempt",
-    "started",
-    "finished",
-    "config",
-    "provenance",
-    "error",
-)  # of a `Run`, as they are
-Baselines = dict[
-    tuple[str, str], dict[str, Any]
-]  # fingerprint of the data, name (with #2 for a second set) -> row without a cost
+# fields of a `Run` that are kept as they are
+KEPT = ("run_id", "config_hash", "status", "attempt", "started", "finished", "config", "provenance", "error")
+# fingerprint of the data, name (with #2 for a second set) -> row without a cost
+Baselines = dict[tuple[str, str], dict[str, Any]]
 
 
 def add_baseline(known: Baselines, data: str, row: Mapping[str, Any], taken: Iterable[str]) -> str:
-    """The name under which the metrics of a baseline stand; adds them where they are new. Names in `taken` are another row's."""
+    """The name of the metrics of a baseline, which are added where they are new; names in `taken` are another row's."""
     metrics = {key: value for key, value in row.items() if key != "cost_us"}
     for number in itertools.count(1):
         name = str(row.get("contender")) + (f"#{number}" if number > 1 else "")
@@ -185,7 +170,8 @@ def parse_run(text: str, known: Baselines, scalars: Mapping[str, pd.DataFrame], 
         raise
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise FactsError(
-            f"{place}: a line that is not a run ({type(error).__name__}: {error}); restore the file, or publish the run again"
+            f"{place}: a line that is not a run ({type(error).__name__}: {error}); "
+            "restore the file, or publish the run again"
         ) from None
 
 # %% ../../nbs/01_core/23_publishing.ipynb #3e41a0d0
@@ -275,11 +261,12 @@ def curve_lines(curves: Mapping[str, Rows]) -> str:
 
 # %% ../../nbs/01_core/23_publishing.ipynb #3e41a0e9
 def write_suite(folder: Path, new: Sequence[Run]) -> None:
-    """Merge runs into the files of a folder; a large suite loses its curves, as `LARGE_SUITE_RUNS` says."""
+    """Merge runs into the files of a folder; a suite of more than `LARGE_SUITE_RUNS` runs loses its curves."""
     there = read_suite(folder)
     if there.torn:
         raise FactsError(
-            f"{folder}: {there.torn} lines of baselines.jsonl or scalars.csv cannot be read; restore the files, then publish again"
+            f"{folder}: {there.torn} lines of baselines.jsonl or scalars.csv cannot be read; "
+            "restore the files, then publish again"
         )
     merged = {run.config_hash: run for run in (*there.runs, *new)}
     unread = [line for line, _ in there.unread if not any(f'"config_hash":"{run.config_hash}"' in line for run in new)]
@@ -334,12 +321,12 @@ def stripped_run(run_dir: Path) -> Run:
 def publish(
     run_dirs: Iterable[str | Path],
     published_dir: str | Path,
-    suite_of: Callable[[Mapping[str, Any]], str] = lambda config: (
-        "other"
-    ),  # configuration -> suite, `running.results.suite_of`
+    # configuration -> suite, as `running.results.suite_of`
+    suite_of: Callable[[Mapping[str, Any]], str] = lambda config: "other",
 ) -> list[Path]:
-    """Put the facts of ended runs, stripped, into `published_dir/<system>/<suite>`; returns a name `<suite>/<name>-<hash>` for each.
+    """Put the facts of ended runs, stripped, into `published_dir/<system>/<suite>`.
 
+    Returns a name `<suite>/<name>-<hash>` for each run.
     A suite of more than `LARGE_SUITE_RUNS` runs is published without curves; other curves keep `CURVE_POINTS` points.
     """
     groups: dict[Path, list[Run]] = {}

@@ -49,20 +49,6 @@ __all__ = ['PACKAGES', 'OF_EVENT', 'OF_LOOP', 'MOMENTS', 'LONGEST_EPOCH_RECORD',
            'error_record', 'new_state', 'open_run', 'append_event']
 
 # %% ../../nbs/01_core/14_recorder.ipynb #aa9ed003
-PACKAGES = (
-    "thesis_surrogates",
-    "torch",
-    "numpy",
-    "scipy",
-    "numba",
-    "h5py",
-    "pandas",
-    "pydantic",
-    "papermill",
-    "onnxruntime",
-)
-
-
 def git_state(folder: Path) -> dict[str, Any]:
     """`{"commit": full hash or None, "dirty": bool or None}` of the checkout that tracks the package in `folder`."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
@@ -82,6 +68,20 @@ def git_state(folder: Path) -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
+
+# %% ../../nbs/01_core/14_recorder.ipynb #c0e1a0ce
+PACKAGES = (
+    "thesis_surrogates",
+    "torch",
+    "numpy",
+    "scipy",
+    "numba",
+    "h5py",
+    "pandas",
+    "pydantic",
+    "papermill",
+    "onnxruntime",
+)
 
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
@@ -208,7 +208,7 @@ class RunRecorder:
         self.event(event.moment, {**payload, "metrics": event.metrics, **event.details})
 
     def event(self, moment: str, payload: Mapping[str, Any]) -> None:
-        """Record anything else, such as "evaluated" with the rows of the competition."""
+        """Record anything else, such as "evaluated" with the rows of the comparison."""
         self.events.write(event_line(self.state, moment, payload))
 
     def add_provenance(self, values: Mapping[str, Any]) -> None:
@@ -292,8 +292,8 @@ def open_run(
 ) -> RunRecorder:
     """Create or reopen a run directory and start an attempt.
 
-    Raises FactsError when the directory belongs to another configuration and RunBusy while another process writes to it;
-    neither touches anything.
+    Raises FactsError when the directory belongs to another configuration and RunBusy while another process writes.
+    Neither changes anything.
     """
     files = RunFiles(Path(run_dir))
     identity = config_hash(config)

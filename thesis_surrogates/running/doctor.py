@@ -46,7 +46,7 @@ class Check:
     good: bool
     needed: bool = True
 
-
+# %% ../../nbs/06_running/10_doctor.ipynb #29b5390f
 def _packages() -> Iterator[Check]:
     for name in PACKAGES:
         try:
@@ -71,12 +71,13 @@ def examine(folder: str | Path = ".") -> list[Check]:
     free = shutil.disk_usage(folder).free / 1e9
     compilers = [name for name in ("c++", "g++", "clang++") if shutil.which(name)]
     version = platform.python_version()
+    writable = os.access(folder, os.W_OK)
+    space = f"{free:.1f} GB free here" + ("" if free > 2 else "; runs need room, delete something")
+    site = "found" if shutil.which("quarto") else "not on the PATH; the site is built with pandoc"
+    compiler = compilers[0] if compilers else "none; train.compile will be refused"
     try:
-        templates = Check(
-            "templates",
-            f"{len(list(experiments_folder().glob('*.ipynb')))} notebooks, {len(suites())} suites",
-            bool(suites()),
-        )
+        found = f"{len(list(experiments_folder().glob('*.ipynb')))} notebooks, {len(suites())} suites"
+        templates = Check("templates", found, bool(suites()))
     except ValueError as error:
         templates = Check("templates", str(error), False)
     return [
@@ -85,25 +86,11 @@ def examine(folder: str | Path = ".") -> list[Check]:
         templates,
         Check("systems", ", ".join(SYSTEMS), True),
         Check("processors", str(os.cpu_count()), True),
+        Check("disk", space, free > 2),
         Check(
-            "disk", f"{free:.1f} GB free here" + ("" if free > 2 else "; runs need room, delete something"), free > 2
-        ),
-        Check(
-            "writable",
-            "this folder can be written" if os.access(folder, os.W_OK) else "cannot write here; change the folder",
-            os.access(folder, os.W_OK),
+            "writable", "this folder can be written" if writable else "cannot write here; change the folder", writable
         ),
         _accelerator(),
-        Check(
-            "C++ compiler",
-            compilers[0] if compilers else "none; train.compile will be refused",
-            bool(compilers),
-            needed=False,
-        ),
-        Check(
-            "Quarto",
-            shutil.which("quarto") and "found" or "not on the PATH; the site is built with pandoc",
-            bool(shutil.which("quarto")),
-            needed=False,
-        ),
+        Check("C++ compiler", compiler, bool(compilers), needed=False),
+        Check("Quarto", site, bool(shutil.which("quarto")), needed=False),
     ]

@@ -39,7 +39,7 @@ def wanted(progress: bool | None) -> bool:
 
 # %% ../../nbs/06_running/02_epoch_bar.ipynb #5d1c70ab
 class EpochBar:
-    """A training callback that shows epochs, time spent and time left; `stream` is standard error, or the cell, unless given."""
+    """A training callback that shows epochs, time spent and time left, on a stream or below the cell."""
 
     def __init__(self, title: str = "", stream: TextIO | None = None):
         self.title, self.drawn_at_second = title, 0.0

@@ -29,8 +29,8 @@ from ..run_files import to_json
 
 # %% auto #0
 __all__ = ['PREAMBLE', 'FUNCTIONS', 'CONSTANT_MEMORY', 'places', 'header_text', 'read_graph', 'find_compiler', 'compile_source',
-           'row_program', 'run_rows', 'load_header', 'HeaderReport', 'check_memory', 'export_header',
-           'compiler_version']
+           'row_program', 'run_rows', 'load_header', 'HeaderReport', 'check_memory', 'report_header', 'call_of',
+           'export_header', 'compiler_version']
 
 # %% ../../../nbs/01_core/export/03_cpp_header.ipynb #52f82c82
 PREAMBLE = r"""
@@ -98,7 +98,7 @@ inline float tanh(float x) {
   const float small = x + x * s * ((((-5.70498872745e-3f * s + 2.06390887954e-2f) * s - 5.37397155531e-2f) * s + 1.33314422036e-1f) * s - 3.33332819422e-1f);
   return s < 0.390625f ? small : x < 0 ? -large : large;
 }
-"""
+"""  # noqa: E501 (the text of headers that are in use)
 
 # %% ../../../nbs/01_core/export/03_cpp_header.ipynb #db7b308b
 def places(tensors: Mapping[str, Sequence[int]], array: str) -> list[str]:
@@ -111,7 +111,7 @@ def places(tensors: Mapping[str, Sequence[int]], array: str) -> list[str]:
         start += size
     return lines
 
-
+# %% ../../../nbs/01_core/export/03_cpp_header.ipynb #046caf59
 def header_text(
     program: Program, outputs: Mapping[str, Cells], inputs: Mapping[str, Sequence[int]], namespace: str, function: str
 ) -> str:
@@ -120,15 +120,10 @@ def header_text(
     sizes = [sum(int(np.prod(shape)) for shape in group.values()) for group in (inputs, shapes)]
     scalar = "double" if program.double else "float"
     body = "\n".join("  " + line for line in program.lines)
-    about = "\n".join(
-        [
-            f"// {program.model}, in physical units; one state a call, no state between calls, no allocation.",
-            *places(inputs, "in"),
-            *places(shapes, "out"),
-            "// True is 1 and false is 0. Compile with -O3 -march=native, or the like.",
-        ]
-    )
-    return f"""{about}
+    arrays = "\n".join([*places(inputs, "in"), *places(shapes, "out")])
+    return f"""// {program.model}, in physical units; one state a call, no state between calls, no allocation.
+{arrays}
+// True is 1 and false is 0. Compile with -O3 -march=native, or the like.
 #pragma once
 #include <cmath>
 #include <cstddef>
@@ -197,9 +192,9 @@ def compile_source(source: str, target: Path, compiler: str, flags: Sequence[str
         errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[-1:]
         raise ExportError(f"{Path(compiler).name} refuses the header: {errors[0] if errors else 'no message'}")
 
-
+# %% ../../../nbs/01_core/export/03_cpp_header.ipynb #ca09d7dc
 def row_program(header: Path, call: str, scalar: str) -> str:
-    """A program that reads rows of numbers from standard input and writes the answers of `call` to standard output, both raw."""
+    """A program from rows of raw numbers on standard input to the answers of `call` on standard output."""
     space = call.split("::")[0]
     return f"""#include "{header.resolve()}"
 #include <cstdio>
@@ -219,7 +214,8 @@ def run_rows(program: Path, rows: np.ndarray, outputs: int) -> np.ndarray:
     answer = np.frombuffer(done.stdout, dtype=rows.dtype)
     if done.returncode or answer.size != len(rows) * outputs:
         raise ExportError(
-            f"the compiled header ended with code {done.returncode} after {answer.size // max(outputs, 1)} of {len(rows)} states"
+            f"the compiled header ended with code {done.returncode} "
+            f"after {answer.size // max(outputs, 1)} of {len(rows)} states"
         )
     return answer.reshape(len(rows), outputs)
 
@@ -264,11 +260,34 @@ def check_memory(program: Program, limit_bytes: int | None) -> None:
     """ExportError when the constants of a program need more than the limit."""
     if limit_bytes is not None and program.constant_bytes > limit_bytes:
         raise ExportError(
-            f"{program.model} needs {program.constant_bytes:,} B of constants, more than the limit of {limit_bytes:,} B; "
-            "take narrower layers, or give no limit"
+            f"{program.model} needs {program.constant_bytes:,} B of constants, "
+            f"more than the limit of {limit_bytes:,} B; take narrower layers, or give no limit"
         )
 
 # %% ../../../nbs/01_core/export/03_cpp_header.ipynb #400c0448
+def report_header(parity: Parity, deployable: Deployable, program: Program, call: str, compiled: bool) -> HeaderReport:
+    """The comparison with the memory that was counted; call is `namespace::function`."""
+    namespace, function = call.split("::")
+    return HeaderReport(
+        **vars(parity),
+        compiled=compiled,
+        namespace=namespace,
+        function=function,
+        scalar="double" if program.double else "float",
+        constant_bytes=program.constant_bytes,
+        parameter_bytes=4 * count_parameters(deployable.module),
+        work_bytes=program.work_numbers * (8 if program.double else 4),
+    )
+
+
+def call_of(path: Path, namespace: str | None, function: str) -> str:
+    """`namespace::function`, the namespace being the name of the file when None; ExportError when C++ forbids it."""
+    space = namespace or re.sub(r"\W", "_", path.name.split(".")[0])
+    if not (re.fullmatch(r"[A-Za-z_]\w*", space) and re.fullmatch(r"[A-Za-z_]\w*", function)):
+        raise ExportError(f"namespace {space!r} and function {function!r} must be C++ names; give another namespace=")
+    return f"{space}::{function}"
+
+# %% ../../../nbs/01_core/export/03_cpp_header.ipynb #b08599f2
 def export_header(
     deployable: Deployable,
     path: str | Path,
@@ -278,58 +297,34 @@ def export_header(
     tolerance: float | None = None,  # largest relative difference that passes; that of the deployable when None
     limit_bytes: int | None = None,  # refuse a header whose arrays are larger, e.g. CONSTANT_MEMORY
 ) -> HeaderReport:
-    """Write the surrogate as one C++17 header, compile it and check it against torch.
+    """Write the surrogate as one C++17 header with its report `<path>.json`, compile it and check it against torch.
 
-    The report lies beside it as `<path>.json`. Raises ExportError, leaving no new file, when anything fails, an operation
-    has no translation, or the constants are larger than the limit.
+    Raises ExportError, leaving no new file, when anything fails or the limit is passed.
     """
     path, compiler = Path(path), find_compiler()
-    space = namespace or re.sub(r"\W", "_", path.name.split(".")[0])
-    if not (re.fullmatch(r"[A-Za-z_]\w*", space) and re.fullmatch(r"[A-Za-z_]\w*", function)):
-        raise ExportError(f"namespace {space!r} and function {function!r} must be C++ names; give another namespace=")
-    seen: dict[str, Any] = {}
+    call, names = call_of(path, namespace, function), list(deployable.inputs)
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in deployable.inputs.items()}
+    seen: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
 
         def write(module: nn.Module, examples: tuple[Tensor, ...], target: Path) -> None:
-            program, outputs = read_graph(module, examples, list(deployable.inputs), deployable.outputs)
+            program, outputs = read_graph(module, examples, names, deployable.outputs)
             check_memory(program, limit_bytes)
-            target.write_text(header_text(program, outputs, shapes, space, function), encoding="utf-8")
-            seen.update(program=program, outputs=outputs, examples=examples, module=module)
+            target.write_text(header_text(program, outputs, shapes, *call.split("::")), encoding="utf-8")
+            seen.update(program=program, outputs=outputs, original=(module, examples))
 
         def load(target: Path) -> Callable[..., Any]:
             if compiler is not None:
-                return load_header(
-                    target, f"{space}::{function}", seen["outputs"], seen["program"].double, compiler, Path(folder)
-                )
-            write_onnx(
-                seen["module"],
-                seen["examples"],
-                Path(folder) / "graph.onnx",
-                list(deployable.inputs),
-                deployable.outputs,
-                18,
-            )
+                return load_header(target, call, seen["outputs"], seen["program"].double, compiler, Path(folder))
+            module, examples = seen["original"]
+            write_onnx(module, examples, Path(folder) / "graph.onnx", names, deployable.outputs, 18)
             return load_onnx(Path(folder) / "graph.onnx")
 
-        about = {
-            "format": "header",
-            "versions": {"torch": metadata.version("torch"), "compiler": compiler_version(compiler)},
-        }
-        parity = checked_export(
-            deployable, path, write, load, states, deployable.tolerance if tolerance is None else tolerance, about
-        )
-    program: Program = seen["program"]
-    report = HeaderReport(
-        **{**vars(parity)},
-        compiled=compiler is not None,
-        namespace=space,
-        function=function,
-        scalar="double" if program.double else "float",
-        constant_bytes=program.constant_bytes,
-        parameter_bytes=4 * count_parameters(deployable.module),
-        work_bytes=program.work_numbers * (8 if program.double else 4),
-    )
+        versions = {"torch": metadata.version("torch"), "compiler": compiler_version(compiler)}
+        allowed = deployable.tolerance if tolerance is None else tolerance
+        about = {"format": "header", "versions": versions}
+        parity = checked_export(deployable, path, write, load, states, allowed, about)
+    report = report_header(parity, deployable, seen["program"], call, compiler is not None)
     replace_text(path.with_name(path.name + ".json"), to_json(asdict(report)))
     return report
 

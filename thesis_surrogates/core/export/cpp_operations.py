@@ -17,34 +17,18 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 # %% auto #0
-__all__ = ['MOVES', 'ELEMENTWISE', 'PAIRWISE', 'TRUTH', 'DEFAULTS', 'REDUCTIONS', 'attributes', 'evaluate_node', 'elementwise',
-           'power', 'simple', 'reduce', 'softmax', 'look_up', 'look_up_many', 'product', 'affine_stride',
-           'general_product', 'step', 'translate']
+__all__ = ['MOVES', 'ARITHMETIC', 'COMPARISONS', 'ELEMENTWISE', 'PAIRWISE', 'DEFAULTS', 'TRUTH', 'REDUCTIONS', 'attributes',
+           'evaluate_node', 'elementwise', 'power', 'clip', 'normalize_batch', 'simple', 'reduce', 'softmax', 'look_up',
+           'look_up_many', 'product', 'affine_stride', 'general_product', 'step', 'translate']
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #6becc970
 MOVES = frozenset(
-    {
-        "Reshape",
-        "Transpose",
-        "Squeeze",
-        "Unsqueeze",
-        "Expand",
-        "Concat",
-        "Slice",
-        "Gather",
-        "GatherND",
-        "GatherElements",
-        "Split",
-        "Flatten",
-        "Identity",
-        "Tile",
-        "ScatterElements",
-        "ScatterND",
-        "Compress",
-        "Dropout",
-    }
+    ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Flatten", "Identity", "Tile", "Dropout")
+    + ("Concat", "Slice", "Split", "Compress", "Gather", "GatherND", "GatherElements", "ScatterElements", "ScatterND")
 )
-ELEMENTWISE: Mapping[str, str] = {  # {0}, {1}, ... are the inputs; truth is 1 and falsehood 0
+
+# %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #057aea2e
+ARITHMETIC: Mapping[str, str] = {  # {0}, {1}, ... are the inputs
     "Add": "{0} + {1}",
     "Sub": "{0} - {1}",
     "Mul": "{0} * {1}",
@@ -76,6 +60,13 @@ ELEMENTWISE: Mapping[str, str] = {  # {0}, {1}, ... are the inputs; truth is 1 a
     "Round": "std::nearbyint({0})",
     "Sign": "T(({0} > 0) - ({0} < 0))",
     "Pow": "std::pow({0}, {1})",
+    "Where": "({0} != 0 ? {1} : {2})",
+    "Cast": "{0}",
+    "Gelu": "T(0.5) * {0} * (T(1) + std::erf({0} * T(0.70710678118654752)))",
+}
+
+# %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #a63dca02
+COMPARISONS: Mapping[str, str] = {  # truth is 1 and falsehood 0
     "Equal": "T({0} == {1})",
     "Less": "T({0} < {1})",
     "LessOrEqual": "T({0} <= {1})",
@@ -85,17 +76,15 @@ ELEMENTWISE: Mapping[str, str] = {  # {0}, {1}, ... are the inputs; truth is 1 a
     "And": "T({0} != 0 && {1} != 0)",
     "Or": "T({0} != 0 || {1} != 0)",
     "Xor": "T(({0} != 0) != ({1} != 0))",
-    "Where": "({0} != 0 ? {1} : {2})",
     "IsNaN": "T(std::isnan({0}))",
     "IsInf": "T(std::isinf({0}))",
-    "Cast": "{0}",
-    "Gelu": "T(0.5) * {0} * (T(1) + std::erf({0} * T(0.70710678118654752)))",
 }
+ELEMENTWISE: Mapping[str, str] = {**ARITHMETIC, **COMPARISONS}
 PAIRWISE: Mapping[str, str] = {"Min": "({1} < {0} ? {1} : {0})", "Max": "({0} < {1} ? {1} : {0})", "Sum": "{0} + {1}"}
-TRUTH = frozenset(
-    {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "Xor", "IsNaN", "IsInf"}
-)
 DEFAULTS: Mapping[str, float] = {"LeakyRelu": 0.01, "Elu": 1.0}
+TRUTH = frozenset(COMPARISONS)
+
+# %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #245ad806
 REDUCTIONS: Mapping[str, tuple[str, str, str]] = {  # start, step with {x}, result with {n}; {0} is the first number
     "ReduceSum": ("T(0)", "s += {x};", "s"),
     "ReduceMean": ("T(0)", "s += {x};", "s / {n}"),
@@ -158,6 +147,27 @@ def power(exponent: Value) -> str:
             return f"detail::power<{int(value)}>({{0}})"
     return ELEMENTWISE["Pow"]
 
+# %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #b437292d
+def clip(program: Program, given: Sequence[Value | None], kind: np.dtype, hint: str) -> Cells:
+    """A `Clip`: values between two limits, of which each may be missing."""
+    low, high = (
+        np.float64(default) if len(given) <= place or given[place] is None else given[place]
+        for place, default in ((1, -np.inf), (2, np.inf))
+    )
+    text = "({0} < {1} ? {1} : {2} < {0} ? {2} : {0})"
+    inputs = (given[0], np.asarray(low), np.asarray(high))
+    return elementwise(program, text, inputs, kind, hint)  # type: ignore[arg-type]
+
+
+def normalize_batch(program: Program, node: NodeProto, present: Sequence[Value], kind: np.dtype) -> Cells:
+    """A `BatchNormalization` with its stored moments: one factor and one shift for each feature."""
+    scale, bias, mean, variance = (np.asarray(value, np.float64) for value in present[1:5])
+    factor = scale / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
+    shape = (-1, *[1] * (program.cells(present[0]).at.ndim - 2))
+    shift = np.asarray(bias - mean * factor, np.float32).reshape(shape)
+    inputs = (present[0], np.asarray(factor, np.float32).reshape(shape), shift)
+    return elementwise(program, "{0} * {1} + {2}", inputs, kind, node.output[0])
+
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #30da66b9
 def simple(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Cells:
     """A node of the table ELEMENTWISE or PAIRWISE, `Clip` or `BatchNormalization`."""
@@ -172,25 +182,9 @@ def simple(program: Program, node: NodeProto, given: Sequence[Value | None]) -> 
             result = elementwise(program, PAIRWISE[op], (result, value), kind, hint)
         return program.cells(result)
     if op == "Clip":
-        low, high = (
-            given[i] if len(given) > i and given[i] is not None else np.float64(v)
-            for i, v in ((1, -np.inf), (2, np.inf))
-        )
-        return elementwise(
-            program,
-            "({0} < {1} ? {1} : {2} < {0} ? {2} : {0})",
-            (present[0], np.asarray(low), np.asarray(high)),
-            kind,
-            hint,
-        )
+        return clip(program, given, kind, hint)
     if op == "BatchNormalization":
-        scale, bias, mean, variance = (np.asarray(value, np.float64) for value in present[1:5])
-        factor = scale / np.sqrt(variance + known.get("epsilon", 1e-5))
-        shape = (-1, *[1] * (program.cells(present[0]).at.ndim - 2))
-        shift = np.asarray(bias - mean * factor, np.float32).reshape(shape)
-        return elementwise(
-            program, "{0} * {1} + {2}", (present[0], np.asarray(factor, np.float32).reshape(shape), shift), kind, hint
-        )
+        return normalize_batch(program, node, present, kind)
     expression = power(present[1]) if op == "Pow" else ELEMENTWISE[op]
     if op == "Cast":
         source, kind = kind, np.dtype(helper.tensor_dtype_to_np_dtype(known["to"]))
@@ -272,14 +266,16 @@ def product(program: Program, node: NodeProto, given: Sequence[Value | None]) ->
     """`Gemm` or `MatMul`: rows [..., K] times [K, N]."""
     known, hint = attributes(node), node.output[0]
     left, right = program.cells(given[0]), given[1]  # type: ignore[arg-type]
+    if right is None:
+        raise ExportError(f"{program.model}: {node.op_type} without a second factor has no translation")
     bias = given[2] if len(given) > 2 else None
     at = left.at.T if known.get("transA", 0) else left.at
     if known.get("transB", 0):
-        right = right.T if isinstance(right, np.ndarray) else Cells(program.cells(right).at.T, left.kind)  # type: ignore[arg-type]
+        right = right.T if isinstance(right, np.ndarray) else Cells(right.at.T, left.kind)
     if known.get("alpha", 1.0) != 1.0 or known.get("beta", 1.0) != 1.0:
         raise ExportError(f"{program.model}: Gemm with alpha or beta other than 1 has no translation")
     if not isinstance(right, np.ndarray) or right.ndim != 2 or not (bias is None or isinstance(bias, np.ndarray)):
-        return general_product(program, Cells(at, left.kind), program.cells(right), bias, hint)  # type: ignore[arg-type]
+        return general_product(program, Cells(at, left.kind), program.cells(right), bias, hint)
     inner, outer, rows = right.shape[0], right.shape[1], at.size // right.shape[0]
     x = read(program, together(program, Cells(at, left.kind), hint) if affine_stride(at) != 1 else Cells(at, left.kind))
     weights = program.place(right if outer >= 8 else right.T, f"{hint}_weight")
@@ -346,8 +342,8 @@ def step(program: Program, node: NodeProto, given: Sequence[Value | None], opset
     if op in ("Gemm", "MatMul"):
         return [product(program, node, given)]
     raise ExportError(
-        f"{program.model}: the operation {op} (node {node.name or node.output[0]}) has no translation to C++ for these inputs; "
-        "export as onnx, or add it to the tables of core.export.cpp_operations"
+        f"{program.model}: the operation {op} (node {node.name or node.output[0]}) has no translation to C++ "
+        "for these inputs; export as onnx, or add it to the tables of core.export.cpp_operations"
     )
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #a636ef57

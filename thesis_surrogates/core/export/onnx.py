@@ -26,18 +26,14 @@ from ..files import atomic, file_fingerprint, replace_text
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['ExportError', 'Column', 'Deployable', 'check_examples', 'as_tuple', 'call', 'random_states', 'Parity',
+__all__ = ['Column', 'Deployable', 'ExportError', 'check_examples', 'as_tuple', 'call', 'random_states', 'Parity',
            'split_batches', 'compare', 'silent', 'checked_export', 'signature', 'write_onnx', 'load_onnx',
            'export_onnx', 'write_torchscript', 'load_torchscript', 'export_torchscript']
-
-# %% ../../../nbs/01_core/export/00_onnx.ipynb #c4ac1fb9
-class ExportError(SurrogatesError, RuntimeError):
-    """The surrogate could not be exported, or the exported file does not agree with torch; no file was written."""
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #c704a6a0
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One number of an input row: its name and unit, and the range that a user may expect it to cover (None: not known)."""
+    """One number of an input row: its name, its unit, and the range that it should cover (None: not known)."""
 
     name: str
     unit: str
@@ -53,9 +49,9 @@ class Deployable:
         module: takes the inputs in order, returns one tensor or a tuple as long as `outputs`.
         inputs: example tensors by name, batch first, at least two rows.
         outputs: names of the results.
-        columns: for each input the numbers of one row, the last axis fastest; they name the columns of a table of inputs.
-        tolerance: relative difference between runtimes that an export may show; more than the default only where an output
-            is ill-conditioned (an angle of a vector that may vanish).
+        columns: for each input the numbers of one row, the last axis fastest; they name the columns of a table.
+        tolerance: relative difference between runtimes that an export may show; more than the default only where an
+            output is ill-conditioned (an angle of a vector that may vanish).
     """
 
     module: nn.Module
@@ -63,6 +59,10 @@ class Deployable:
     outputs: tuple[str, ...]
     columns: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
     tolerance: float = 1e-5
+
+# %% ../../../nbs/01_core/export/00_onnx.ipynb #c4ac1fb9
+class ExportError(SurrogatesError, RuntimeError):
+    """The surrogate could not be exported, or the exported file does not agree with torch; no file was written."""
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #91df9180
 def check_examples(deployable: Deployable) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -86,7 +86,7 @@ def as_tuple(value: Any) -> tuple[Tensor, ...]:
 
 
 def call(module: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
-    """The module's answer without gradients kept."""
+    """Outputs of the module, without gradients."""
     with torch.no_grad():
         return module(*inputs)
 
@@ -161,7 +161,7 @@ def compare(
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #d5f3502e
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Exporters talk a lot: warnings, log lines and prints are dropped, exceptions are not."""
+    """Drop the warnings, log lines and prints of an exporter; exceptions pass."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -251,13 +251,8 @@ def write_onnx(
     if program is None:
         raise ExportError("the exporter returned nothing")
     graph = program.model_proto
-    for part in (
-        graph,
-        graph.graph,
-        *graph.graph.node,
-        *graph.functions,
-        *(n for f in graph.functions for n in f.node),
-    ):
+    nodes = [*graph.graph.node, *(node for function in graph.functions for node in function.node)]
+    for part in (graph, graph.graph, *graph.functions, *nodes):
         del part.metadata_props[:]
         part.doc_string = ""
     for value in (*graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.graph.initializer):
