@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +20,7 @@ import pandas as pd
 
 from .errors import FactsError
 from .facts import Run, natural, read_run
-from .files import replace_text
+from .files import FileLock, replace_text
 from thesis_surrogates.core.run_files import (
     COLUMNS,
     FACTS_FORMAT,
@@ -299,12 +297,8 @@ def write_suite(folder: Path, new: Sequence[Run]) -> None:
 def alone(folder: Path) -> Iterator[None]:
     """Make a folder and wait until no other process writes in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def stripped_run(run_dir: Path) -> Run:
