@@ -26,7 +26,7 @@ Kind = Literal["surrogate", "classical", "nothing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """One way to answer the question of a system; all contenders see the same tensors."""
+    """One way to answer the question of a system; all of them get the same tensors."""
 
     name: str
     kind: Kind
@@ -53,7 +53,7 @@ def score_all(
     tensors: Tensors,  # inputs and truth of one split
     score: Callable[[Tensors, Tensors], Scores],  # (predictions, split) -> Scores
 ) -> dict[str, Scores]:
-    """Scores of every contender on the same tensors, by name; a name that occurs twice is an error."""
+    """Scores of every method on the same tensors, by name; a name that occurs twice is an error."""
     scores: dict[str, Scores] = {}
     for contender in contenders:
         if contender.name in scores:
@@ -78,7 +78,7 @@ def compete(
     items: int,  # how many items (tracks, orbits, ...) the tensors hold
     scores: Mapping[str, Scores] | None = None,  # what `score_all` returned, when it was already called
 ) -> list[dict[str, Any]]:
-    """One row per contender: contender, kind, parameters, note, cost_us (per item), and the metrics."""
+    """One row per method: contender (its name), kind, parameters, note, cost_us (per item), and the metrics."""
     if items < 1:
         raise ValueError(f"items is {items}; a competition needs at least one item")
     known = score_all(contenders, tensors, score) if scores is None else scores
@@ -93,6 +93,6 @@ def compete(
 
 # %% ../../nbs/01_core/18_comparison.ipynb #79c8044b
 def cheapest_as_accurate(baselines: pd.DataFrame, headline: str, error: float) -> pd.Series | None:
-    """Of the baselines whose `headline` is at most `error` the one with the smallest `cost_us`; None where there is none."""
+    """Of the baselines whose `headline` is at most `error` the cheapest by `cost_us`; None where there is none."""
     accurate = baselines[baselines[headline] <= error]
     return accurate.sort_values("cost_us").iloc[0] if len(accurate) else None

@@ -113,7 +113,7 @@ class StrictModel(BaseModel):
 
 # %% ../../nbs/01_core/02_config.ipynb #e310496b
 class ModelConfig(StrictModel):
-    """One surrogate architecture; subclasses fix `name` to a literal, add their hyperparameters, and build themselves."""
+    """One surrogate architecture; subclasses fix `name` to a literal, add hyperparameters and build the network."""
 
     ignores: ClassVar[frozenset[str]] = frozenset()  # dotted keys of a run that this model makes no use of
     name: str
@@ -124,9 +124,9 @@ class ModelConfig(StrictModel):
 
 
 class DataConfig(StrictModel):
-    """One dataset; subclasses add what the generator of their system needs. Keys in `reading` change how a file is read, not what is in it."""
+    """One dataset; subclasses add what the generator of their system needs."""
 
-    reading: ClassVar[frozenset[str]] = frozenset()
+    reading: ClassVar[frozenset[str]] = frozenset()  # keys of how a file is read, not of what is in it
     seed: int = Field(default=0, ge=0, description="seed of the dataset, not of the training")
     path: str | None = Field(default=None, description="a user's own file instead of the generated one")
 
@@ -144,7 +144,7 @@ class DataConfig(StrictModel):
 
 # %% ../../nbs/01_core/02_config.ipynb #58ba7449
 def as_before(value: Any) -> Callable[[Any], bool]:
-    """For `Field(exclude_if=as_before(default))` of a key added after runs were published: at its default it is not part of the identity."""
+    """For `Field(exclude_if=as_before(default))` of a later key: at its default it is not part of the identity."""
     return lambda found: found == value
 
 # %% ../../nbs/01_core/02_config.ipynb #275fee75

@@ -25,7 +25,7 @@ from .files import atomic
 
 # %% auto #0
 __all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'UNITS', 'style', 'Drawing', 'new_figure', 'save_figure', 'few_colors',
-           'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'family', 'drawable', 'axis_label',
+           'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'family', 'axis_label', 'drawable',
            'accuracy_cost', 'draw_family', 'seed_spread']
 
 # %% ../../nbs/01_core/20_plots.ipynb #52806515
@@ -135,12 +135,12 @@ def few_colors(figure: Figure) -> bytes:
     )
     return small.getvalue()
 
-# %% ../../nbs/01_core/20_plots.ipynb #5792a97c
+# %% ../../nbs/01_core/20_plots.ipynb #a2c1d0a9
 def phase_starts(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """First epoch of each phase, from the events of a run."""
     return {str(event["phase"]): int(event["epoch"]) for event in events if event.get("moment") == "phase_start"}
 
-
+# %% ../../nbs/01_core/20_plots.ipynb #5792a97c
 def loss_curves(
     scalars: pd.DataFrame,  # epoch, split, metric, value, and optionally run
     metric: str = "loss",
@@ -174,7 +174,7 @@ def loss_curves(
 
 # %% ../../nbs/01_core/20_plots.ipynb #e9b35de1
 def draw_curve(axes: Axes, curve: pd.DataFrame, group: str, split: str, color: str, alone: bool) -> None:
-    """One run and split: training thin, everything else thick; one group alone is told apart by split."""
+    """One run and split: training thin, everything else thick; where there is one group, the label names the split."""
     thin = split == "train"
     label = " ".join(word for word in (group, split) if word) if alone else group
     axes.plot(
@@ -196,27 +196,13 @@ def mark_phases(axes: Axes, phases: Mapping[str, int]) -> None:
         axes.axvline(epoch - 0.5, color="#777777", lw=0.8, ls=":")
         axes.text(epoch - 0.3, 0.98, name, transform=axes.get_xaxis_transform(), va="top", fontsize=7, color="#777777")
 
-# %% ../../nbs/01_core/20_plots.ipynb #232414cf
+# %% ../../nbs/01_core/20_plots.ipynb #93c36d62
 def family(name: str) -> str:
     """Name of a method without its working point: `RK4 20 steps` and `RK4 5 steps` belong to `RK4`."""
     words = re.split(r"[\s,(=]+(?=[-+.]?\d)", name, maxsplit=1)
     return words[0].strip()
 
-
-def drawable(table: pd.DataFrame, x: str, y: str) -> pd.Series:
-    """Which rows have a place on two logarithmic axes."""
-    numbers = table[[x, y]].apply(pd.to_numeric, errors="coerce")
-    return (np.isfinite(numbers) & (numbers > 0)).all(axis=1)
-
-
-def axis_label(name: str) -> str:
-    """`position_mean_mm` as `position mean [mm]`; `cost_us` as `cost per item [µs]`."""
-    if name == "cost_us":
-        return "cost per item [µs]"
-    *words, last = name.split("_")
-    return f"{' '.join(words)} [{UNITS[last]}]" if words and last in UNITS else name.replace("_", " ")
-
-
+# %% ../../nbs/01_core/20_plots.ipynb #232414cf
 UNITS = {
     "mm": "mm",
     "um": "µm",
@@ -234,6 +220,20 @@ UNITS = {
     "tesla": "T",
     "per": "per item",
 }
+
+
+def axis_label(name: str) -> str:
+    """`position_mean_mm` as `position mean [mm]`; `cost_us` as `cost per item [µs]`."""
+    if name == "cost_us":
+        return "cost per item [µs]"
+    *words, last = name.split("_")
+    return f"{' '.join(words)} [{UNITS[last]}]" if words and last in UNITS else name.replace("_", " ")
+
+# %% ../../nbs/01_core/20_plots.ipynb #1862b888
+def drawable(table: pd.DataFrame, x: str, y: str) -> pd.Series:
+    """Which rows have a place on two logarithmic axes."""
+    numbers = table[[x, y]].apply(pd.to_numeric, errors="coerce")
+    return (np.isfinite(numbers) & (numbers > 0)).all(axis=1)
 
 # %% ../../nbs/01_core/20_plots.ipynb #68d1a561
 def accuracy_cost(

@@ -54,7 +54,7 @@ class StoredPart:
 
 
 def take_rows(part: StoredPart, wanted: int) -> tuple[int, int]:
-    """How many rows of a part serve when `wanted` are missing, and how many were drawn for them: all, if not too many."""
+    """How many rows of a part serve when `wanted` are missing, and how many were drawn for them."""
     return min(part.rows, wanted), part.drawn
 
 # %% ../../nbs/01_core/06_production.ipynb #32ae959a

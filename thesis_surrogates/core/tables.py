@@ -20,8 +20,8 @@ from .facts import Run, natural, read_run
 from .metrics import epoch_to_fraction, format_value, median_and_spread, overfit_flag
 
 # %% auto #0
-__all__ = ['LATEX', 'ReportError', 'Problem', 'gather', 'explain', 'label', 'fingerprint', 'summarise', 'baseline_rows',
-           'surrogate_rows', 'build_table', 'comparison_table', 'convergence_row', 'convergence_table', 'reached',
+__all__ = ['LATEX', 'ReportError', 'Problem', 'explain', 'label', 'fingerprint', 'gather', 'summarise', 'baseline_rows',
+           'surrogate_rows', 'build_table', 'comparison_table', 'reached', 'convergence_row', 'convergence_table',
            'cell', 'readable', 'to_csv', 'to_markdown', 'to_latex', 'escape_latex', 'to_terminal']
 
 # %% ../../nbs/01_core/21_tables.ipynb #716cf5d4
@@ -36,6 +36,26 @@ class Problem:
     name: str
     status: str  # missing, unreadable, failed, killed, stale, paused, running, queued, duplicate, "not evaluated"
     reason: str = ""
+
+# %% ../../nbs/01_core/21_tables.ipynb #49fdbc5f
+def explain(run: Run) -> Problem:
+    """Why a readable run has no result."""
+    status = "not evaluated" if run.status == "done" else run.status
+    error = run.error or {}
+    words = [f"{error.get('type')}: {error.get('message')}"] if error else []
+    words += [f"in epoch {error['epoch']}"] if error.get("epoch") is not None else []
+    return Problem(name=str(run.config.get("name") or run.path.name), status=status, reason=" ".join(words))
+
+# %% ../../nbs/01_core/21_tables.ipynb #f7c06f39
+def label(run: Run) -> str:
+    """Name of a run without its seed: `mlp-seed=3` and `mlp,seed=1` are both `mlp`."""
+    name = str(run.config.get("name") or run.path.name)
+    return re.sub(r"[-,_ ]?\bseed[=_-]?\d+", "", name).strip("-,_ ") or str(run.config.get("system"))
+
+
+def fingerprint(run: Run) -> str:
+    """Fingerprint of the data that the run was scored on."""
+    return str(run.provenance.get("data_fingerprint") or "unknown")
 
 # %% ../../nbs/01_core/21_tables.ipynb #dd3f0b9f
 def gather(run_dirs: Iterable[str | Path | Run]) -> tuple[list[Run], list[Problem]]:
@@ -64,26 +84,6 @@ def gather(run_dirs: Iterable[str | Path | Run]) -> tuple[list[Run], list[Proble
             )
         runs[run.config_hash] = run
     return list(runs.values()), sorted(problems, key=lambda problem: (natural(problem.name), problem.status))
-
-# %% ../../nbs/01_core/21_tables.ipynb #49fdbc5f
-def explain(run: Run) -> Problem:
-    """Why a readable run has no result."""
-    status = "not evaluated" if run.status == "done" else run.status
-    error = run.error or {}
-    words = [f"{error.get('type')}: {error.get('message')}"] if error else []
-    words += [f"in epoch {error['epoch']}"] if error.get("epoch") is not None else []
-    return Problem(name=str(run.config.get("name") or run.path.name), status=status, reason=" ".join(words))
-
-# %% ../../nbs/01_core/21_tables.ipynb #f7c06f39
-def label(run: Run) -> str:
-    """Name of a run without its seed: `mlp-seed=3` and `mlp,seed=1` are both `mlp`."""
-    name = str(run.config.get("name") or run.path.name)
-    return re.sub(r"[-,_ ]?\bseed[=_-]?\d+", "", name).strip("-,_ ") or str(run.config.get("system"))
-
-
-def fingerprint(run: Run) -> str:
-    """Fingerprint of the data that the run was scored on."""
-    return str(run.provenance.get("data_fingerprint") or "unknown")
 
 # %% ../../nbs/01_core/21_tables.ipynb #abf2a567
 def summarise(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], spread: bool) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def baseline_rows(runs: Sequence[Run], columns: Sequence[str]) -> list[dict[str,
 
 # %% ../../nbs/01_core/21_tables.ipynb #f05bc396
 def surrogate_rows(runs: Sequence[Run], columns: Sequence[str], headline: str) -> list[dict[str, Any]]:
-    """One row per recipe, best headline first; a run may enter several surrogates into its competition."""
+    """One row per recipe, best headline first; a run may compare several surrogates."""
     groups: dict[tuple[str, str], list[tuple[Run, Mapping[str, Any]]]] = {}
     for run in runs:
         own = [row for row in run.evaluated if row.get("kind") == "surrogate"]
@@ -164,7 +164,7 @@ def build_table(
 
 # %% ../../nbs/01_core/21_tables.ipynb #4ca0da18
 def comparison_table(run_dirs: Iterable[str | Path | Run], columns: Sequence[str], headline: str) -> pd.DataFrame:
-    """Nothing, classical and surrogate contenders of all runs, grouped by data; runs without a result come last.
+    """Doing nothing, classical methods and surrogates, grouped by data; runs without a result come last.
 
     `headline` is the metric that orders the surrogates, lower is better. Raises ReportError without any run.
     """
@@ -174,7 +174,13 @@ def comparison_table(run_dirs: Iterable[str | Path | Run], columns: Sequence[str
         raise ReportError(f"no runs to compare among {len(folders)} directories; train some first")
     return build_table(runs, problems, columns, headline)
 
-# %% ../../nbs/01_core/21_tables.ipynb #ce1a7b9b
+# %% ../../nbs/01_core/21_tables.ipynb #60822c22
+def reached(curve: pd.Series, scale: Any) -> int | None:
+    """Epoch at which a curve has covered 90 % of its fall."""
+    place = epoch_to_fraction(curve.tolist(), 0.9, scale)
+    return None if place is None else int(curve.index.to_numpy()[place])
+
+
 def convergence_row(run: Run) -> dict[str, Any]:
     """Epochs, best epoch and value, epoch of 90 % of the fall (linear, in decades), overfit flag of one whole curve."""
     monitor = str(run.last_event("start").get("monitor", "loss"))
@@ -191,9 +197,9 @@ def convergence_row(run: Run) -> dict[str, Any]:
         "overfit": overfit_flag(train[both].tolist(), validation[both].tolist()),
     }
 
-
+# %% ../../nbs/01_core/21_tables.ipynb #ce1a7b9b
 def convergence_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per run: `convergence_row`, kept as a fact where the curve was thinned or left out, with seconds and status."""
+    """One row per run: `convergence_row`, or the fact where the curve was thinned, with seconds and status."""
     rows = []
     for run in runs:
         kept = run.last_event("convergence")
@@ -207,15 +213,9 @@ def convergence_table(runs: Sequence[Run]) -> pd.DataFrame:
                 "status": run.status,
             }
         )
-    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    table = pd.DataFrame(rows)
     whole = ["best_epoch", "epoch_to_90", "epoch_to_90_log"]
     return table.astype(dict.fromkeys(whole, "Int64")) if rows else table
-
-
-def reached(curve: pd.Series, scale: Any) -> int | None:
-    """Epoch at which a curve has covered 90 % of its fall."""
-    place = epoch_to_fraction(curve.tolist(), 0.9, scale)
-    return None if place is None else int(curve.index.to_numpy()[place])
 
 # %% ../../nbs/01_core/21_tables.ipynb #1f9bbde5
 def cell(row: Mapping[Any, Any], name: str) -> str:

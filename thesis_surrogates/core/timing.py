@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 # %% auto #0
-__all__ = ['synchronize', 'seconds_once', 'seconds_per_call', 'warm_up', 'time_in_turns', 'describe_times', 'in_pieces']
+__all__ = ['synchronize', 'seconds_once', 'seconds_per_call', 'warm_up', 'describe_times', 'time_in_turns', 'in_pieces']
 
 # %% ../../nbs/01_core/17_timing.ipynb #4317e6e9
 def synchronize() -> None:
@@ -32,7 +32,7 @@ def seconds_once(fn: Callable[[], Any], calls: int = 1) -> float:
     synchronize()
     return (time.perf_counter() - start) / calls
 
-
+# %% ../../nbs/01_core/17_timing.ipynb #56d21b52
 def seconds_per_call(fn: Callable[[], Any], repeats: int = 5, budget: float = 10.0) -> float:
     """Median wall-clock seconds of one call after a warm-up; stops repeating once `budget` seconds are spent."""
     seconds_once(fn)
@@ -54,7 +54,21 @@ def warm_up(call: Callable[[], Any], budget: float, most: int = 200) -> tuple[in
         count += 1
     return count, max(1, math.ceil(5e-4 / max(last, 1e-9)))
 
+# %% ../../nbs/01_core/17_timing.ipynb #37bd230c
+def describe_times(taken: Sequence[float], warm_up_calls: int, calls_per_repeat: int) -> dict[str, float]:
+    """Median, quartiles and least of repeated times, with the counts behind them."""
+    low, median, high = np.quantile(taken, [0.25, 0.5, 0.75])
+    return {
+        "seconds": float(median),
+        "q25": float(low),
+        "q75": float(high),
+        "least": min(taken),
+        "warm_up": warm_up_calls,
+        "repeats": len(taken),
+        "calls_per_repeat": calls_per_repeat,
+    }
 
+# %% ../../nbs/01_core/17_timing.ipynb #6532c925
 def time_in_turns(
     calls: Sequence[Callable[[], Any]],  # each waits for its own result, on a GPU too
     budget: float,  # seconds for each call
@@ -80,21 +94,7 @@ def time_in_turns(
             times[number].append(seconds / inner)
     return [describe_times(taken, count, inner) for taken, (count, inner) in zip(times, warm, strict=True)]
 
-# %% ../../nbs/01_core/17_timing.ipynb #37bd230c
-def describe_times(taken: Sequence[float], warm_up_calls: int, calls_per_repeat: int) -> dict[str, float]:
-    """Median, quartiles and least of repeated times, with the counts behind them."""
-    low, median, high = np.quantile(taken, [0.25, 0.5, 0.75])
-    return {
-        "seconds": float(median),
-        "q25": float(low),
-        "q75": float(high),
-        "least": min(taken),
-        "warm_up": warm_up_calls,
-        "repeats": len(taken),
-        "calls_per_repeat": calls_per_repeat,
-    }
-
-
+# %% ../../nbs/01_core/17_timing.ipynb #c0893fff
 def in_pieces(call: Callable[[Any], Any], rows: int) -> Callable[[Any], Any]:
     """The call with large batches, arrays or tensors, in pieces of `rows` rows."""
 

@@ -125,7 +125,7 @@ class _Best:
 
 # %% ../../nbs/01_core/12_training.ipynb #9d19d113
 class _Resumable:
-    """What a training is made of, how it is told, saved and taken up again; `_Training` adds the loop."""
+    """What a training is made of, how it is reported, saved and taken up again; `_Training` adds the loop."""
 
     def __init__(
         self,
@@ -314,7 +314,7 @@ class _Training(_Resumable):
         return self.at.step_in_epoch == total
 
     def end_epoch(self, stage: _Stage) -> None:
-        """Validate, compare with the best, tell, save."""
+        """Validate, compare with the best, report, save."""
         means, bad = stage.means(self.sums)
         value = _validate(self, stage, means)
         _check_sound(self.at, stage.phase, self.plan.monitor, value, bad)
@@ -325,7 +325,7 @@ class _Training(_Resumable):
 
 # %% ../../nbs/01_core/12_training.ipynb #41b67453
 def _validate(work: _Training, stage: _Stage, means: Mapping[str, float]) -> float:
-    """Validate, keep the weights if they are the best, tell the epoch; return the monitored value."""
+    """Validate, keep the weights if they are the best, report the epoch; return the monitored value."""
     work.model.eval()
     with torch.no_grad():
         validation = {name: float(value) for name, value in work.plan.validate(work.model).items()}
@@ -344,8 +344,9 @@ def _check_sound(at: _Progress, phase: Phase, monitor: str, value: float, bad: i
     """Raise TrainingDiverged where going on is pointless."""
     if at.bad_validations >= PATIENCE or 2 * bad > phase.epoch_steps * len(phase.updates):
         raise TrainingDiverged(
-            f"phase {phase.name!r}, epoch {at.epoch}: validation {monitor} is {value} ({at.bad_validations} validations "
-            f"in a row were not finite), {bad} steps without a finite gradient; {REMEDY}"
+            f"phase {phase.name!r}, epoch {at.epoch}: validation {monitor} is {value} "
+            f"({at.bad_validations} validations in a row were not finite), "
+            f"{bad} steps without a finite gradient; {REMEDY}"
         )
 
 # %% ../../nbs/01_core/12_training.ipynb #c0ab7652

@@ -141,10 +141,10 @@ def accepted_up_to(
     first: float = 0.1,  # share of items at which the trials begin
     trials: int = 181,
 ) -> float:
-    """Largest score at which bad items among the accepted are at most `risk` with `confidence`; -inf if there is none."""
+    """Largest score up to which at most a share `risk` is bad with `confidence`; -inf if there is none."""
     order = np.argsort(score, kind="stable")
     wrong, best = np.cumsum(bad[order]), -np.inf
-    least = 2 * np.log(1 - confidence) / np.log(1 - risk)  # half as many could not pass even without a bad one
+    least = 2 * np.log(1 - confidence) / np.log(1 - risk)  # half as many could not pass
     start = min(1.0, max(first, least / max(len(score), 1)))
     for n in np.unique(np.ceil(np.linspace(start, 1.0, trials) * len(score)).astype(int)):
         if wrong[n - 1] == n or beta.ppf(confidence, wrong[n - 1] + 1, n - wrong[n - 1]) > risk:
@@ -194,7 +194,7 @@ def with_fallback(
     validity: Validity,
     solve: Callable[[torch.Tensor, float], torch.Tensor],  # (inputs, tolerance) to answers in double precision
     tolerance: float,
-    share: float = 0.1,  # of the tolerance that the solver is asked for
+    share: float = 0.1,  # of the tolerance, at which the solver works
 ) -> Callable[[torch.Tensor], Answer]:
     """A surrogate whose flagged items are answered by a solver; NaN for inputs that are not finite."""
     validity.threshold(tolerance)  # a tolerance that was not calibrated is an error now, not at the first item
@@ -222,7 +222,7 @@ def fallback_table(
     cost_name: str = "cost",
     share: float = 0.1,
 ) -> pd.DataFrame:
-    """One row per tolerance: share flagged; p99 and largest error before, of the accepted, and after; price per item."""
+    """One row per tolerance: share flagged; p99 and maximum before, of the accepted, and after; price per item."""
     inputs, target = tensors["inputs"], tensors["target"]
     suffix = f"_{validity.unit}" if validity.unit else ""
     table = []
