@@ -41,7 +41,7 @@ def typed_for_words(annotation: Any) -> Any:
 
 
 def open_value(annotation: Any, value: Any) -> Any:
-    """A path, or each of a list, opened where the annotation asks for a run or a surrogate; other values as they are."""
+    """A path, or each of a list, opened where the annotation names a run or a surrogate; other values as they are."""
     opener = next((OPENERS[kind] for kind in (annotation, *get_args(annotation)) if kind in OPENERS), None)
     if opener is None or value is None:
         return value
@@ -63,7 +63,7 @@ def comments_of(function: Callable[..., Any]) -> dict[str, str]:
 
 # %% ../../nbs/06_running/12_commands.ipynb #b258bc37
 def command_of(function: Callable[..., str | Iterable[str] | None]) -> Callable[..., None]:
-    """A function that typer reads like one written for it: it opens what paths name, calls `function` and prints its lines."""
+    """A function in the form that typer reads: it opens what paths name, calls `function` and prints its lines."""
     kinds, helps, known = get_type_hints(function), comments_of(function), inspect.signature(function).parameters
     free = [name for name, parameter in known.items() if parameter.kind is not parameter.KEYWORD_ONLY]
     words = []

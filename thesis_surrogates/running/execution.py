@@ -34,8 +34,9 @@ from .epoch_bar import EpochBar, wanted
 from .registry import get_system, load_run, resolve
 
 # %% auto #0
-__all__ = ['OWN_FILES', 'run_directory', 'pick_device', 'threads', 'new_model', 'items_in', 'evaluate', 'write_views', 'run',
-           'check_fingerprint', 'trained_model', 'load_surrogate', 'export_surrogate', 'evaluate_runs']
+__all__ = ['OWN_FILES', 'run_directory', 'pick_device', 'threads', 'new_model', 'items_in', 'check_fingerprint', 'evaluate',
+           'write_views', 'train_and_evaluate', 'run', 'trained_model', 'load_surrogate', 'export_surrogate',
+           'record_together', 'evaluate_runs']
 
 # %% ../../nbs/06_running/03_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
@@ -87,13 +88,27 @@ def items_in(split: Mapping[str, Any]) -> int:
     first = next(iter(split.values()))
     return items_in(first) if isinstance(first, Mapping) else len(first)
 
-# %% ../../nbs/06_running/03_execution.ipynb #0ae965a2
-def evaluate(system: System, model: nn.Module, data: Data, figures: Path | None = None) -> list[dict[str, Any]]:
-    """Rows of the competition on the test split: doing nothing, the classical methods, and the model, on the same inputs.
+# %% ../../nbs/06_running/03_execution.ipynb #bec7a898
+def check_fingerprint(run_dir: Path, data: Data) -> None:
+    """Refuse to go on with other data than those the run began with.
 
-    Args:
-        figures: if given, the folder for the system's figures.
+    Raises:
+        DataError: the file has changed since the first attempt.
     """
+    first = [event["data_fingerprint"] for event in read_run(run_dir).events if event.get("data_fingerprint")]
+    if first and first[0] != data.fingerprint:
+        raise DataError(
+            f"{run_dir.name}: the dataset is not the one the run began with; restore it or delete the run directory"
+        )
+
+# %% ../../nbs/06_running/03_execution.ipynb #0ae965a2
+def evaluate(
+    system: System,
+    model: nn.Module,
+    data: Data,
+    figures: Path | None = None,  # folder for the system's figures, if they are wanted
+) -> list[dict[str, Any]]:
+    """Rows of the comparison on the test split: doing nothing, classical methods and the model, on the same inputs."""
     test = data.splits["test"]
     contenders = (*system.baselines(data), system.surrogate(model.eval(), data))
     scores = score_all(contenders, test, system.score)
@@ -125,57 +140,28 @@ def write_views(run_dir: str | Path) -> list[Path]:
     return written
 
 # %% ../../nbs/06_running/03_execution.ipynb #d2ea1b0b
-def run(
-    config: Mapping[str, Any] | RunConfig | str | Path,
-    out: str | Path = "outputs/runs",
-    *,
-    data_dir: str | Path = "data",
-    device: str = "auto",
-    budget_seconds: float | None = None,
-    progress: bool | None = None,
+def train_and_evaluate(
+    config: RunConfig,
+    run_dir: Path,
+    dataset: Path,
+    device: torch.device,
     callbacks: Sequence[Callback] = (),
-) -> Run:
-    """Train and evaluate one run, going on where an earlier attempt stopped; return its facts.
-
-    Args:
-        config: one run's mapping (`system, model, data, train, seed, question, name`), a checked configuration, or a name as on
-            the command line: a YAML file, or one run of a suite such as `tracks/demo:mlp`.
-        out: folder of the run directories.
-        data_dir: folder of the generated datasets.
-        budget_seconds: pause cleanly after this much training time.
-        progress: show a bar; None shows it when standard error is a terminal.
-        callbacks: functions of a training event, beside the recorder of facts.
-
-    Raises:
-        ConfigError, DataError, FactsError: before anything is written.
-        TrainingDiverged: recorded as the run's failure and raised.
-    """
-    config = load_run(config) if isinstance(config, str | Path) else resolve(config)
-    chosen, system, run_dir = pick_device(device), get_system(config.system), run_directory(config, out)
-    values = as_mapping(config)
-    if RunFiles(run_dir).config.exists():
-        prepare_run(run_dir, values)  # refuses the directory of another configuration
-        if read_run(run_dir).status == "done":
-            return read_run(run_dir)
-    for key, value in useless_keys(config).items():
-        warnings.warn(
-            f"{config.name}: {key} = {value!r} has no use for {config.model.name}; leave it out", stacklevel=2
-        )
-    path = ensure_dataset(system, config.data, data_dir)
-    known = provenance(device=str(chosen), threads=config.train.threads)
-    with open_run(run_dir, values, provenance=known) as recorder, threads(config.train.threads):
-        data = system.load_data(config.data, path)
+    budget_seconds: float | None = None,
+) -> None:
+    """One attempt of a checked run: record where it happens, train from the last checkpoint, evaluate the result."""
+    system, known = get_system(config.system), provenance(device=str(device), threads=config.train.threads)
+    with open_run(run_dir, as_mapping(config), provenance=known) as recorder, threads(config.train.threads):
+        data = system.load_data(config.data, dataset)
         check_fingerprint(run_dir, data)
         recorder.add_provenance({"data_fingerprint": data.fingerprint})
-        model = new_model(config).to(chosen)
+        model = new_model(config).to(device)
         recorder.event("model", {"parameters": count_parameters(model), "data": data.meta})
-        bars = [EpochBar(f"{config.system}/{config.name}")] if wanted(progress) else []
         result = fit(
             model,
-            system.plan(model, data.to(chosen), config.model, config.train, config.seed),
+            system.plan(model, data.to(device), config.model, config.train, config.seed),
             seed=config.seed,
             train=config.train,
-            callbacks=(recorder, *bars, *callbacks),
+            callbacks=(recorder, *callbacks),
             checkpoints=run_dir / "checkpoints",
             budget_seconds=budget_seconds,
         )
@@ -184,20 +170,38 @@ def run(
             recorder.event("evaluated", {"split": "test", "headline": system.headline, "rows": rows})
             write_views(run_dir)
         recorder.finish("done" if result.status == "done" else "paused")
-    return read_run(run_dir)
 
-# %% ../../nbs/06_running/03_execution.ipynb #bec7a898
-def check_fingerprint(run_dir: Path, data: Data) -> None:
-    """Refuse to go on with other data than those the run began with.
+# %% ../../nbs/06_running/03_execution.ipynb #616a655b
+def run(
+    config: Mapping[str, Any] | RunConfig | str | Path,  # keys and values, a YAML file, or `tracks/demo:mlp`
+    out: str | Path = "outputs/runs",  # folder of the run directories
+    *,
+    data_dir: str | Path = "data",  # folder of the generated datasets
+    device: str = "auto",  # the GPU if there is one
+    budget_seconds: float | None = None,  # pause cleanly after this much training time
+    progress: bool | None = None,  # show a bar; None shows it when standard error is a terminal
+    callbacks: Sequence[Callback] = (),  # functions of a training event, beside the recorder of facts
+) -> Run:
+    """Train and evaluate one run, going on where an earlier attempt stopped; return its facts.
 
     Raises:
-        DataError: the file has changed since the first attempt.
+        ConfigError, DataError, FactsError: before anything is written.
+        TrainingDiverged: recorded as the run's failure and raised.
     """
-    first = [event["data_fingerprint"] for event in read_run(run_dir).events if event.get("data_fingerprint")]
-    if first and first[0] != data.fingerprint:
-        raise DataError(
-            f"{run_dir.name}: the dataset is not the one the run began with; restore it or delete the run directory"
+    config = load_run(config) if isinstance(config, str | Path) else resolve(config)
+    chosen, run_dir = pick_device(device), run_directory(config, out)
+    if RunFiles(run_dir).config.exists():
+        prepare_run(run_dir, as_mapping(config))  # refuses the directory of another configuration
+        if read_run(run_dir).status == "done":
+            return read_run(run_dir)
+    for key, value in useless_keys(config).items():
+        warnings.warn(
+            f"{config.name}: {key} = {value!r} has no use for {config.model.name}; leave it out", stacklevel=2
         )
+    dataset = ensure_dataset(get_system(config.system), config.data, data_dir)
+    bars = [EpochBar(f"{config.system}/{config.name}")] if wanted(progress) else []
+    train_and_evaluate(config, run_dir, dataset, chosen, (*bars, *callbacks), budget_seconds)
+    return read_run(run_dir)
 
 # %% ../../nbs/06_running/03_execution.ipynb #bef2b4c8
 def trained_model(run_dir: str | Path) -> tuple[System, RunConfig, nn.Module]:
@@ -221,13 +225,13 @@ def load_surrogate(run_dir: str | Path) -> Surrogate:
 
 # %% ../../nbs/06_running/03_execution.ipynb #ffe91bd9
 def export_surrogate(
-    run_dir: str | Path, form: str = "onnx", path: str | Path | None = None, *, limit_bytes: int | None = None
+    run_dir: str | Path,
+    form: str = "onnx",
+    path: str | Path | None = None,  # where to write; in the run directory by default
+    *,
+    limit_bytes: int | None = None,  # refuse a header with more bytes of constants
 ) -> str:
-    """Write the trained model of a run as `onnx`, `torchscript` or `header`, and say in one line what was written.
-
-    Args:
-        path: where to write; in the run directory by default.
-        limit_bytes: refuse a header with more bytes of constants.
+    """Write the trained model of a run as `onnx`, `torchscript` or `header`; returns one line about what was written.
 
     Raises:
         ConfigError: an unknown form, or a limit for one that has no constants to count.
@@ -254,6 +258,15 @@ def export_surrogate(
     return f"{form}: {target} ({checked}{note})"
 
 # %% ../../nbs/06_running/03_execution.ipynb #96acc524
+def record_together(rows: Sequence[dict[str, Any]], names: Mapping[Path, str], headline: str) -> None:
+    """Add rows that were measured together to the facts of each run: the baselines, and its own row under its name."""
+    shared = [row for row in rows if row["kind"] != "surrogate"]
+    for run_dir, name in names.items():
+        own = next(row for row in rows if row["contender"] == run_dir.name)
+        event = {"split": "test", "headline": headline, "together": len(names)}
+        append_event(run_dir, "evaluated", {**event, "rows": [*shared, {**own, "contender": name}]})
+
+# %% ../../nbs/06_running/03_execution.ipynb #c774f6b0
 def evaluate_runs(
     run_dirs: Sequence[str | Path], data_dir: str | Path = "data", on: str | Path | None = None
 ) -> list[dict[str, Any]]:
@@ -282,18 +295,7 @@ def evaluate_runs(
             rows = compete(
                 (*system.baselines(data), *models), data.splits["test"], system.score, items_in(data.splits["test"])
             )
-        shared = [row for row in rows if row["kind"] != "surrogate"]
-        for run_dir, _, config, _ in members if on is None else ():
-            own = next(row for row in rows if row["contender"] == run_dir.name)
-            append_event(
-                run_dir,
-                "evaluated",
-                {
-                    "split": "test",
-                    "headline": system.headline,
-                    "together": len(members),
-                    "rows": [*shared, {**own, "contender": config.name}],
-                },
-            )
+        if on is None:
+            record_together(rows, {run_dir: config.name for run_dir, _, config, _ in members}, system.headline)
         result += rows
     return result

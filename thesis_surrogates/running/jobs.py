@@ -40,7 +40,8 @@ class Request:
             )
         if self.cpus < 1 or self.gpus < 0 or self.memory_gb < 1:
             raise ConfigError(
-                f"a job needs at least one processor and 1 GB, got cpus={self.cpus}, gpus={self.gpus}, memory_gb={self.memory_gb}"
+                "a job needs at least one processor and 1 GB, "
+                f"got cpus={self.cpus}, gpus={self.gpus}, memory_gb={self.memory_gb}"
             )
 
     @property
@@ -56,7 +57,8 @@ def plain(what: str, text: str) -> str:
     """The text itself; ConfigError where a shell or a scheduler could read more than a name in it."""
     if not PLAIN.fullmatch(text) or text.startswith("-"):
         raise ConfigError(
-            f"{what} {text!r}: job files take letters, digits and _ . / + , @ = - only, with no - in front; choose another name"
+            f"{what} {text!r}: job files take letters, digits and _ . / + , @ = - only, with no - in front; "
+            "choose another name"
         )
     return text
 
@@ -77,7 +79,7 @@ def run_files(suite: str | Path, seeds: Sequence[int] = ()) -> dict[str, str]:
 
 # %% ../../nbs/06_running/09_jobs.ipynb #c25d11af
 def slurm_text(folder: str, runs: int, request: Request, program: str) -> str:
-    """Text of an array job that executes the files listed in `folder/runs.txt`; it is submitted from where `folder` is."""
+    """Text of an array job that executes the files of `folder/runs.txt`; it is submitted from where `folder` is."""
     gpus = f"#SBATCH --gpus={request.gpus}\n" if request.gpus else ""
     return f"""#!/bin/bash
 #SBATCH --array=1-{runs}
@@ -91,7 +93,7 @@ exec {program} run "{folder}/$file" --budget {request.budget}
 
 # %% ../../nbs/06_running/09_jobs.ipynb #34dcf0cc
 def condor_text(folder: str, request: Request, program: str) -> str:
-    """Text of a submit file that executes the files listed in `folder/runs.txt`, in a pool whose machines share the file system."""
+    """Text of a submit file for the files of `folder/runs.txt`; the machines of the pool share the file system."""
     gpus = f"request_gpus = {request.gpus}\n" if request.gpus else ""
     return f"""executable = {program}
 arguments = "run {folder}/$(file) --budget {request.budget}"
@@ -117,17 +119,13 @@ SCHEDULERS: Mapping[str, tuple[str, str]] = {
 def job_files(
     suite: str | Path,
     scheduler: str,
-    folder: str,
+    folder: str,  # where the files will lie, as seen from the folder that jobs are submitted from
     *,
     seeds: Sequence[int] = (),
     request: Request | None = None,
-    program: str = "surrogates",
+    program: str = "surrogates",  # the command as the machines of the cluster find it
 ) -> dict[str, str]:
     """File name and text of everything that a scheduler needs to execute a suite.
-
-    Args:
-        folder: where the files will lie, as seen from the folder that jobs are submitted from.
-        program: the command `surrogates` as the machines of the cluster find it.
 
     Raises:
         ConfigError: an unknown scheduler, a wrong run, or a name that cannot stand in a job file.

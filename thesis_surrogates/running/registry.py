@@ -99,7 +99,10 @@ def suite_path(name: str | Path) -> Path:
 
 
 def named_runs(target: str | Path) -> list[dict[str, Any]]:
-    """The runs that a target names, not checked yet: a suite, one run of it (`tracks/demo:mlp`), or a YAML file of one run."""
+    """The runs that a target names, not checked yet.
+
+    A target is a suite, one run of it (`tracks/demo:mlp`), or a YAML file of one run.
+    """
     whole = Path(target).is_file() or ":" not in str(target)
     suite, _, name = (str(target), "", "") if whole else str(target).rpartition(":")
     path = suite_path(suite)

@@ -95,7 +95,7 @@ def make_reports(
 def compare_runs(
     target: str | Path, out: str | Path = "outputs/runs"
 ) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """For each system of a target: its title, the keys that differ between its runs, and how they did beside the baselines."""
+    """For each system of a target: its title, keys that differ between its runs, their rows beside the baselines."""
     for name, run_dirs in by_system(runs_of(target, out)).items():
         system, configs = get_system(name), [read_run(path).config for path in run_dirs]
         labels = [config["name"] for config in configs]

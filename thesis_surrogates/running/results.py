@@ -32,7 +32,7 @@ __all__ = ['AT_A_GLANCE', 'published_folder', 'recipe_of', 'read_system', 'publi
 
 # %% ../../nbs/06_running/08_results.ipynb #c94a47b1
 def published_folder(start: str | Path = ".") -> Path | None:
-    """`outputs/published` of the checkout that `start` lies in; None outside a checkout or before anything was published."""
+    """`outputs/published` of the checkout that `start` lies in; None outside, or before anything was published."""
     here = Path(start).resolve()
     for folder in (here, *here.parents):
         if (folder / "settings.ini").is_file():
@@ -42,7 +42,11 @@ def published_folder(start: str | Path = ".") -> Path | None:
 # %% ../../nbs/06_running/08_results.ipynb #6b0d44a1
 @lru_cache(maxsize=4096)
 def recipe_of(config: str) -> str:
-    """Hash of a configuration (as JSON) whose seed does not count. Raises ConfigError where this version does not understand it."""
+    """Hash of a configuration (as JSON) whose seed does not count.
+
+    Raises:
+        ConfigError: this version does not understand it.
+    """
     return recipe_hash(resolve(json.loads(config)))
 
 
@@ -107,14 +111,20 @@ def suite_of(config: Mapping[str, Any]) -> str:
 
 # %% ../../nbs/06_running/08_results.ipynb #b9627c52
 def published_table(system: str, folder: str | Path | None, suite: str | None = None) -> pd.DataFrame:
-    """Comparison table of a system's published runs, or of one suite's (`core.tables.comparison_table`); empty where there are none."""
+    """Comparison table (`core.tables.comparison_table`) of a system's published runs, or of one suite's.
+
+    It is empty where there are none.
+    """
     runs = published_runs(system, folder) if suite is None else suite_runs(system, suite, folder)
     record = get_system(system) if runs else None
     return comparison_table(runs, record.columns, record.headline) if record else pd.DataFrame()
 
 
 def declared(table: pd.DataFrame) -> str:
-    """Markdown lists of what contenders declare about their numbers, one for each kind of labels, contenders with the same words together."""
+    """Markdown lists of what contenders declare about their numbers, one for each kind of labels.
+
+    Contenders with the same words stand together.
+    """
     if table.empty or not (table.note.fillna("") != "").any():
         return "*Nothing declared.*"
 
@@ -122,13 +132,13 @@ def declared(table: pd.DataFrame) -> str:
         different = list(dict.fromkeys(names))
         return ", ".join(different[:6]) + (f" and {len(different) - 6} more" if len(different) > 6 else "")
 
-    said = table[table.note.fillna("") != ""]
-    split = said.note.str.rpartition("labels: ")
-    said = said.assign(
-        own=split[0].str.rstrip("; ").where(split[1] != "", said.note), label=split[2].where(split[1] != "", "")
+    notes = table[table.note.fillna("") != ""]
+    split = notes.note.str.rpartition("labels: ")
+    notes = notes.assign(
+        own=split[0].str.rstrip("; ").where(split[1] != "", notes.note), label=split[2].where(split[1] != "", "")
     )
     lines = []
-    for label, group in said.groupby("label", sort=False):
+    for label, group in notes.groupby("label", sort=False):
         lines += ["\nLabels: " + str(label) + ".\n"] if label else []
         lines += [
             f"- **{some(part.contender)}**: " + str(part.own.iloc[0])
@@ -136,7 +146,7 @@ def declared(table: pd.DataFrame) -> str:
         ]
     return "\n".join(lines)
 
-
+# %% ../../nbs/06_running/08_results.ipynb #156db687
 def scalars_of(runs: Sequence[Run]) -> pd.DataFrame:
     """Scalars of several runs in one table, with the run's name in the column `run`; empty where there are no runs."""
     tables = [run.scalars.assign(run=str(run.config.get("name"))) for run in runs]
@@ -144,14 +154,17 @@ def scalars_of(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def shown(table: pd.DataFrame, columns: tuple[str, ...], headline: str) -> str:
-    """The table as markdown, best surrogate in bold; a sentence that says how to publish where it is empty."""
+    """The table as markdown, best surrogate in bold; where it is empty, a sentence on how to publish."""
     if table.empty:
-        return "*Nothing has been published for this system yet. `surrogates sweep`, then `surrogates publish`, fills this page.*"
+        return (
+            "*Nothing has been published for this system yet. "
+            "`surrogates sweep`, then `surrogates publish`, fills this page.*"
+        )
     return to_markdown(readable(table, columns, headline, lambda text: f"**{text}**"))
 
 # %% ../../nbs/06_running/08_results.ipynb #493549ef
 def quantity(value: float, name: str) -> str:
-    """`0.123, "position_mean_mm"` -> `0.123 mm`: three digits and the unit that stands in the axis label; small lengths in micrometres."""
+    """`0.123, "position_mean_mm"` -> `0.123 mm`: three digits and the unit in the axis label; small lengths in µm."""
     label = axis_label(name)
     unit = label[label.rindex("[") + 1 : label.rindex("]")] if "[" in label else ""
     value, unit = (1e3 * value, "µm") if unit == "mm" and 0 < abs(value) < 0.1 else (value, unit)
@@ -170,38 +183,42 @@ def against_nothing(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
     idle = table[table.kind == "nothing"]
     if idle.empty:
         return "The table does not say what doing nothing gives."
-    rival = idle.sort_values(headline).iloc[0]
-    ratio = rival[headline] / best[headline]
+    start = idle.sort_values(headline).iloc[0]
+    ratio = start[headline] / best[headline]
     if ratio <= 1:
-        return f"**It is no better than doing nothing** ({rival.contender}: {quantity(rival[headline], headline)})."
-    return f"Doing nothing ({rival.contender}) has {quantity(rival[headline], headline)}, {factor(ratio)} the error."
+        return f"**It is no better than doing nothing** ({start.contender}: {quantity(start[headline], headline)})."
+    return f"Doing nothing ({start.contender}) has {quantity(start[headline], headline)}, {factor(ratio)} the error."
 
 # %% ../../nbs/06_running/08_results.ipynb #1a5c8795
 def against_classical(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
-    """Whether a classical method is as exact as the best surrogate, and what the cheapest of these costs."""
+    """Whether a classical method is at least as accurate as the best surrogate, and what the cheapest one costs."""
     classical = table[table.kind == "classical"]
     if classical.empty:
         return "The table holds no classical method to compare with."
     exact = cheapest_as_accurate(classical, headline, best[headline])
     if exact is None:
-        rival = classical.sort_values(headline).iloc[0]
-        return f"No classical method in the table is as exact; the closest, {rival.contender}, has {quantity(rival[headline], headline)}."
+        closest = classical.sort_values(headline).iloc[0]
+        error = quantity(closest[headline], headline)
+        return f"No classical method in the table is as exact; the closest, {closest.contender}, has {error}."
     ratio = exact.cost_us / best.cost_us
     sharper = best[headline] / exact[headline] if exact[headline] > 0 else math.inf
-    name = f"The cheapest classical method that is at least as exact, {exact.contender} ({quantity(exact[headline], headline)}),"
+    method = f"{exact.contender} ({quantity(exact[headline], headline)})"
+    name = f"The cheapest classical method that is at least as exact, {method},"
     less = f" and is {factor(sharper)} as exact" if sharper > 1.05 else ""
     less = " and has no error at all" if math.isinf(sharper) else less
-    if ratio >= 2:
-        return f"{name} costs {factor(ratio)} the surrogate's time{less}: **the surrogate pays** where its error is small enough."
     if ratio > 1.05:
-        return f"{name} costs {factor(ratio)} the surrogate's time{less}: **the surrogate saves little**."
+        pays = (
+            "**the surrogate pays** where its error is small enough" if ratio >= 2 else "**the surrogate saves little**"
+        )
+        return f"{name} costs {factor(ratio)} the surrogate's time{less}: {pays}."
     if ratio >= 0.95:
         return f"{name} costs the same{less}: **the surrogate does not pay yet**."
-    return f"{name} is faster{less}, and the surrogate costs {factor(1 / ratio)} its time: **the surrogate does not pay yet**."
+    slower = f"the surrogate costs {factor(1 / ratio)} its time"
+    return f"{name} is faster{less}, and {slower}: **the surrogate does not pay yet**."
 
 # %% ../../nbs/06_running/08_results.ipynb #92b89a51
 def verdict(table: pd.DataFrame, headline: str, item: str) -> str:
-    """One paragraph of markdown for each dataset in the table: the best surrogate, doing nothing, the classical method."""
+    """One paragraph for each dataset in the table: the best surrogate, doing nothing, the classical method."""
     paragraphs = []
     done = table[table.status == "done"] if len(table) else table
     for data in dict.fromkeys(done.data) if len(done) else ():
@@ -214,7 +231,8 @@ def verdict(table: pd.DataFrame, headline: str, item: str) -> str:
         seeds = (
             f"the median of {int(best.seeds)} seeds" if best.seeds > 1 else "one seed only, so its spread is unknown"
         )
-        first = f"The best surrogate, **{best.contender}**, has {axis_label(headline).split(' [')[0]} {quantity(best[headline], headline)} ({seeds})"
+        error = f"{axis_label(headline).split(' [')[0]} {quantity(best[headline], headline)}"
+        first = f"The best surrogate, **{best.contender}**, has {error} ({seeds})"
         first += f" and takes {best.cost_us:.3g} µs per {item}."
         paragraphs.append(
             " ".join([first, against_nothing(best, group, headline), against_classical(best, group, headline)])
@@ -223,29 +241,31 @@ def verdict(table: pd.DataFrame, headline: str, item: str) -> str:
 
 # %% ../../nbs/06_running/08_results.ipynb #012f4f0f
 def savings(table: pd.DataFrame, headline: str) -> pd.DataFrame:
-    """One row per surrogate with a result: its error and cost, the cheapest classical method as exact, and the ratio of their costs."""
+    """One row per surrogate with a result: its error and cost, and the cheapest classical method at least as accurate.
+
+    The last column is the ratio of their costs.
+    """
     rows = []
     done = table[(table.status == "done")].dropna(subset=[headline]) if len(table) else table
     for own in done[done.kind == "surrogate"].itertuples() if len(done) else ():
         classical = done[(done.kind == "classical") & (done.data == own.data)]
-        rival = cheapest_as_accurate(classical, headline, getattr(own, headline))
+        method = cheapest_as_accurate(classical, headline, getattr(own, headline))
         rows.append(
             {
                 "surrogate": own.contender,
                 "numbers": own.parameters,
                 axis_label(headline): getattr(own, headline),
                 "cost [µs]": own.cost_us,
-                "classical, as exact": rival.contender if rival is not None else "none",
-                "its cost [µs]": rival.cost_us if rival is not None else math.nan,
-                "ratio": rival.cost_us / own.cost_us if rival is not None else math.inf,
+                "classical, as exact": method.contender if method is not None else "none",
+                "its cost [µs]": method.cost_us if method is not None else math.nan,
+                "ratio": method.cost_us / own.cost_us if method is not None else math.inf,
             }
         )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/06_running/08_results.ipynb #1dcddbfa
-AT_A_GLANCE = {
-    "tracks": "frontier"
-}  # the suite that stands for a system where there is room for one table; "comparison" elsewhere
+# The suite that stands for a system where there is room for one table; "comparison" elsewhere.
+AT_A_GLANCE = {"tracks": "frontier"}
 
 
 def glance_table(system: str, folder: str | Path | None) -> pd.DataFrame:
@@ -255,7 +275,7 @@ def glance_table(system: str, folder: str | Path | None) -> pd.DataFrame:
 
 
 def glance(folder: str | Path | None) -> pd.DataFrame:
-    """One row per system, kind and dataset of the suite that stands for the system: the best of its kind by the system's headline."""
+    """One row per system, kind and dataset of the suite that stands for it: the best of its kind by the headline."""
     rows = []
     for name in SYSTEMS:
         table = glance_table(name, folder)
@@ -268,15 +288,13 @@ def glance(folder: str | Path | None) -> pd.DataFrame:
                 rows.append([name, data, kind, best.contender, axis_label(headline), best[headline], best.cost_us])
     return pd.DataFrame(rows, columns=["system", "data", "kind", "contender", "error", "value", "cost_us"])
 
-
+# %% ../../nbs/06_running/08_results.ipynb #56819283
 def glance_markdown(folder: str | Path | None) -> str:
-    """`glance` as a markdown table, and what could not be read; a sentence that says how to publish where there is nothing."""
+    """`glance` as a markdown table, and what could not be read; with nothing, a sentence on how to publish."""
     table = glance(folder)
     if table.empty:
-        return (
-            "*Nothing has been published yet. `surrogates sweep SUITE`, then `surrogates publish SUITE`, fills this table.*"
-            + left_out(folder, list(SYSTEMS))
-        )
+        remedy = "`surrogates sweep SUITE`, then `surrogates publish SUITE`, fills this table."
+        return f"*Nothing has been published yet. {remedy}*" + left_out(folder, list(SYSTEMS))
     head = ["system", "kind", "best of its kind", "error", "value", "cost [µs]"]
     rows = [
         [str(r.system), str(r.kind), str(r.contender), str(r.error), f"{r.value:.3g}", f"{r.cost_us:.3g}"]

@@ -71,7 +71,7 @@ def look(job: Job) -> None:
 
 
 def settle(job: Job) -> None:
-    """Name the end of a job whose process has ended: the facts decide, the exit code only tells of a busy run."""
+    """Name the end of a job whose process has ended: the facts decide, the exit code only marks a busy run."""
     code = job.process.returncode if job.process is not None else None
     job.process = None
     if code == BUSY:
@@ -96,17 +96,13 @@ def sweep(
     out: str | Path = "outputs/runs",
     *,
     data_dir: str | Path = "data",
-    workers: int = 2,
+    workers: int = 2,  # processes at a time
     budget_seconds: float | None = None,
     device: str = "auto",
-    watch: Watcher = lambda jobs: None,
-    period: float = 0.5,
+    watch: Watcher = lambda jobs: None,  # called with all jobs, for a progress display
+    period: float = 0.5,  # seconds between two calls
 ) -> list[Job]:
     """Execute runs side by side, each in its own process; skip those that are done.
-
-    Args:
-        workers: processes at a time.
-        watch: called with all jobs every `period` seconds, for a progress display.
 
     Raises:
         ConfigError: no runs, fewer than one worker, or a device that is not there.

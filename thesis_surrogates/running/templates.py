@@ -27,7 +27,7 @@ __all__ = ['BUSY', 'this_python', 'execute_notebook', 'refuse_undeclared', 'to_s
 
 # %% ../../nbs/06_running/04_templates.ipynb #eafcf2e2
 def this_python(sockets: str) -> type:
-    """A kernel manager for the running interpreter with its sockets in a private folder, independent of installed kernelspecs."""
+    """A kernel manager for this interpreter, its sockets in a private folder; installed kernelspecs do not count."""
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -70,7 +70,7 @@ def execute_notebook(template: Path, output: Path, parameters: Mapping[str, Any]
 
 # %% ../../nbs/06_running/04_templates.ipynb #5b1dfa02
 def refuse_undeclared(namespace: MutableMapping[str, Any], declared: Sequence[str]) -> None:
-    """Refuse what papermill has set and a template does not declare; called with `globals()` right after the parameters.
+    """Refuse what papermill has set and a template does not declare; called with `globals()` after the parameters.
 
     Raises:
         ConfigError: naming each such parameter and the nearest that is declared.
@@ -117,13 +117,8 @@ def start_run(
     }
     request = {"run_dir": str(run_dir.resolve()), "parameters": parameters}
     threads = str(config.train.threads)
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "NUMBA_NUM_THREADS": threads,
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), threads)
+    environment = {**os.environ, **counts, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     with RunFiles(run_dir).log.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "thesis_surrogates.running.templates"],
@@ -139,7 +134,7 @@ def start_run(
     return process
 
 # %% ../../nbs/06_running/04_templates.ipynb #1ab7791a
-BUSY = 75  # "temporary failure" of sysexits.h: somebody else is running it
+BUSY = 75  # "temporary failure" of sysexits.h: another process runs it
 
 
 def serve(request: Mapping[str, Any]) -> int:

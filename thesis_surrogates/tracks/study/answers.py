@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,8 @@ from ...core.metrics import format_value, median_and_spread
 from ...core.tables import convergence_table, label
 
 # %% auto #0
-__all__ = ['NOTHING', 'TERMS', 'BANDS', 'WEIGHTS', 'digits', 'described', 'middle', 'budget', 'against_plain', 'physics_helps',
-           'convergence_speed', 'physics_converges', 'size_pays', 'overfits']
+__all__ = ['NOTHING', 'TERMS', 'BANDS', 'DESCRIBED', 'WEIGHTS', 'digits', 'describe_run', 'described', 'middle', 'budget',
+           'against_plain', 'physics_helps', 'convergence_speed', 'physics_converges', 'size_pays', 'overfits']
 
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #a2e20564
 NOTHING = "*No published run can answer this yet.*"
@@ -28,56 +29,46 @@ def digits(value: float, places: int = 2) -> str:
     """`12,300`, `0.0924`: a few significant digits without an exponent; a dash where there is no number."""
     return format_value(value, digits=places, exponent=False)
 
-
+# %% ../../../nbs/02_tracks/study/00_answers.ipynb #e81f9f34
 BANDS = ("low", "mid", "high")  # of momentum, as the scores name them
+
+
+def describe_run(one: Run) -> dict[str, Any] | None:
+    """The row of one run in `described`; None where it has no result."""
+    own = next((row for row in one.evaluated if row.get("kind") == "surrogate"), None)
+    if own is None:
+        return None
+    model, train, data = one.config["model"], one.config["train"], one.config["data"]
+    return {
+        "name": label(one),
+        "model": model["name"],
+        "size": model.get("size"),
+        "physics": float(train["lambda_pde"]),
+        "data": float(train["lambda_data"]),
+        "seed": one.config["seed"],
+        "p_low": data["p_low"],
+        "p_high": data["p_high"],
+        "tracks": round(data["n_tracks"] * data["train_share"]),
+        "steps": train["epochs"] * (train["steps_per_epoch"] or math.nan),
+        "error_mm": own["position_mean_mm"],
+        **{band: own.get(f"position_mean_{band}_p_mm") for band in BANDS},
+        "parameters": own["parameters"],
+        "seconds": one.seconds,
+    }
+
+# %% ../../../nbs/02_tracks/study/00_answers.ipynb #734930e1
+DESCRIBED = ("name", "model", "size", "physics", "data", "seed", "p_low", "p_high", "tracks", "steps", "error_mm")
 
 
 def described(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run that has a result.
 
-    Columns: name, model, size, seed, parameters and seconds of the training; weights of the terms `physics` and `data`; momenta `p_low`, `p_high` [GeV] and
-    numbers of training `tracks` and of `steps` of the optimizer (not a number where epochs are whole passes); mean position error on the test tracks,
-    `error_mm` and in each band `low`, `mid`, `high` [mm].
+    Columns: name, model, size, seed, parameters and seconds of the training; weights of the terms `physics` and `data`;
+    momenta `p_low`, `p_high` [GeV] and numbers of training `tracks` and of `steps` of the optimizer (not a number where
+    epochs are whole passes); mean position error on the test tracks [mm], `error_mm`, and `low`, `mid`, `high` by band.
     """
-    columns = [
-        "name",
-        "model",
-        "size",
-        "physics",
-        "data",
-        "seed",
-        "p_low",
-        "p_high",
-        "tracks",
-        "steps",
-        "error_mm",
-        *BANDS,
-        "parameters",
-        "seconds",
-    ]
-    rows = []
-    for one in runs:
-        own = next((row for row in one.evaluated if row.get("kind") == "surrogate"), None)
-        if own is not None:
-            model, train, data = one.config["model"], one.config["train"], one.config["data"]
-            rows.append(
-                [
-                    label(one),
-                    model["name"],
-                    model.get("size"),
-                    float(train["lambda_pde"]),
-                    float(train["lambda_data"]),
-                    one.config["seed"],
-                    data["p_low"],
-                    data["p_high"],
-                    round(data["n_tracks"] * data["train_share"]),
-                    train["epochs"] * (train["steps_per_epoch"] or math.nan),
-                    own["position_mean_mm"],
-                    *(own.get(f"position_mean_{band}_p_mm") for band in BANDS),
-                    own["parameters"],
-                    one.seconds,
-                ]
-            )
+    rows = [row for one in runs if (row := describe_run(one)) is not None]
+    columns = [*DESCRIBED, *BANDS, "parameters", "seconds"]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(BANDS, float))
 
 
@@ -125,34 +116,33 @@ def against_plain(table: pd.DataFrame, model: str) -> list[tuple[str, float]]:
         for size, error, other in zip(inside["size"], inside.error, known, strict=True)
     ]
 
-
+# %% ../../../nbs/02_tracks/study/00_answers.ipynb #92b0188c
 def physics_helps(core: Sequence[Run], ablation: Sequence[Run] = ()) -> str:
-    """Error of pinn and rk_pinn over that of a plain network with as many parameters, and of each physics weight over that of data alone."""
-    table, said = described(core), []
+    """Error of pinn and rk_pinn over a plain network's of their size, and of each physics weight over data alone."""
+    table, words = described(core), []
     for model in ("pinn", "rk_pinn"):
         pairs = against_plain(table, model)
         if pairs:
             won = [size for size, ratio in pairs if ratio < 1]
             verdict = f"beats it at {', '.join(won)}" if won else "beats it at no size"
-            said.append(
-                f"against an *mlp* with as many parameters, *{model}* {verdict} ({', '.join(f'{size} {ratio:.2g}' for size, ratio in pairs)} times its error)"
-            )
+            ratios = ", ".join(f"{size} {ratio:.2g}" for size, ratio in pairs)
+            words.append(f"against an *mlp* with as many parameters, *{model}* {verdict} ({ratios} times its error)")
     for name, group in described(ablation).groupby("model", sort=False):
         keys = zip(group.data, group.physics, strict=True)
         errors = middle(group.assign(weight=[WEIGHTS.get(key, f"{key[0]:g} to {key[1]:g}") for key in keys]), "weight")
         if "data only" in errors and len(errors) > 1:
-            ratios = (errors / errors["data only"]).drop("data only").sort_values()
-            verdict = "helps" if ratios.iloc[0] < 0.9 else "does not help"
-            said.append(
+            over = (errors / errors["data only"]).drop("data only").sort_values()
+            verdict = "helps" if over.iloc[0] < 0.9 else "does not help"
+            words.append(
                 f"against *{name}* trained on data alone ({errors['data only']:.3g} mm), physics {verdict}: "
-                + ", ".join(f"{weight} {ratio:.2g}" for weight, ratio in ratios.items())
+                + ", ".join(f"{weight} {ratio:.2g}" for weight, ratio in over.items())
                 + " times its error"
             )
-    return "; ".join(said) + "." if said else NOTHING
+    return "; ".join(words) + "." if words else NOTHING
 
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #da6abbf3
 def convergence_speed(runs: Sequence[Run]) -> str:
-    """Median share of the training after which 90 % of the fall (of the logarithm of the validation loss) is done, by model."""
+    """Median share of training that 90 % of the fall of the logarithmic validation loss takes, by model."""
     if not runs:
         return NOTHING
     table = convergence_table(runs).dropna(subset=["epoch_to_90_log"])
@@ -184,15 +174,14 @@ def physics_converges(runs: Sequence[Run]) -> str:
     for key, values in falls.items():
         spread = median_and_spread(values)
         verb = "falls" if spread.median > 2 else "hardly moves" if spread.median > 0.5 else "grows"
-        words.append(
-            f"*{key}* {verb} (by a factor {digits(spread.median)}, {digits(spread.low)} to {digits(spread.high)} over {spread.n} curves)"
-        )
+        ends = f"{digits(spread.low)} to {digits(spread.high)} over {spread.n} curves"
+        words.append(f"*{key}* {verb} (by a factor {digits(spread.median)}, {ends})")
     return "First to last epoch: " + "; ".join(words) + "."
 
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #ddd728b4
 def size_pays(runs: Sequence[Run]) -> str:
-    """A power law of error against parameters, and by size the share of the training that 90 % of the fall takes and the training time."""
-    said = []
+    """A power law of error against parameters; by size, the share of training for 90 % of the fall, and the time."""
+    words = []
     shares = (
         convergence_table(runs).dropna(subset=["epoch_to_90_log"])
         if runs
@@ -205,16 +194,17 @@ def size_pays(runs: Sequence[Run]) -> str:
         )
         if len(sizes) > 1:
             slope = np.polyfit(np.log(sizes.index.to_numpy(float)), np.log(sizes.error.to_numpy()), 1)[0]
-            best = int(sizes.error.to_numpy().argmin())
+            best, names = int(sizes.error.to_numpy().argmin()), list(sizes["size"])
             speed = [
                 f"{size} {done[name]:.0%}" for size, name in zip(sizes["size"], sizes.name, strict=True) if name in done
             ]
-            said.append(
-                f"*{model}*: a fit to {len(sizes)} sizes gives error ~ parameters^({slope:.2f}); best is *{sizes['size'].iloc[best]}* with "
-                f"{sizes.error.iloc[best]:.3g} mm; 90 % of the fall takes {', '.join(speed)} of the epochs; "
-                f"{sizes['size'].iloc[-1]} trains {sizes.seconds.iloc[-1] / sizes.seconds.iloc[0]:.2g} times as long as {sizes['size'].iloc[0]}"
+            words.append(
+                f"*{model}*: a fit to {len(sizes)} sizes gives error ~ parameters^({slope:.2f}); "
+                f"best is *{names[best]}* with {sizes.error.iloc[best]:.3g} mm; "
+                f"90 % of the fall takes {', '.join(speed)} of the epochs; "
+                f"{names[-1]} trains {sizes.seconds.iloc[-1] / sizes.seconds.iloc[0]:.2g} times as long as {names[0]}"
             )
-    return "; ".join(said) + "." if said else NOTHING
+    return "; ".join(words) + "." if words else NOTHING
 
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #18bc331b
 def overfits(runs: Sequence[Run]) -> str:

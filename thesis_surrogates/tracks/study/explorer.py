@@ -21,8 +21,8 @@ from ..limits import draw_material, draw_resolutions, momentum_ticks
 from ..propagation import propagate
 
 # %% auto #0
-__all__ = ['StateMap', 'chosen_field', 'path_table', 'trajectory_figure', 'momentum_figure', 'trajectory_explorer',
-           'momentum_explorer']
+__all__ = ['StateMap', 'chosen_field', 'path_table', 'track_title', 'trajectory_figure', 'momentum_table', 'momentum_figure',
+           'start_sliders', 'trajectory_explorer', 'momentum_explorer']
 
 # %% ../../../nbs/02_tracks/study/05_explorer.ipynb #b1cf83fe
 StateMap = Callable[[torch.Tensor], torch.Tensor]  # inputs [N, 7] to states [N, 4]
@@ -54,6 +54,12 @@ def path_table(
     )
 
 # %% ../../../nbs/02_tracks/study/05_explorer.ipynb #fb658d4f
+def track_title(momentum_gev: float, charge: int, field: str, polarity: int) -> str:
+    """Charge, momentum and field of a track in words."""
+    turned = " turned over" if polarity < 0 else ""
+    return f"{'+' if charge > 0 else '−'}{momentum_gev:.3g} GeV, field {field if polarity else 'off'}{turned}"
+
+# %% ../../../nbs/02_tracks/study/05_explorer.ipynb #86abf49a
 def trajectory_figure(
     start: Sequence[float] = (0.0, 0.0, 0.05, 0.02),  # x, y [mm], tx, ty
     momentum_gev: float = 5.0,
@@ -86,9 +92,7 @@ def trajectory_figure(
                 axes.plot(z_end, ends[number], "x", color=PALETTE[0], ms=9, mew=2, label="surrogate")
             axes.set(xlabel="z [mm]", ylabel=f"{name} [mm]")
         views[0].legend(fontsize=7)
-        title = f"{'+' if charge > 0 else '−'}{momentum_gev:.3g} GeV, field {field if polarity else 'off'}" + (
-            " turned over" if polarity < 0 else ""
-        )
+        title = track_title(momentum_gev, charge, field, polarity)
         if ends is not None:
             miss = float(np.hypot(ends[0] - table.x_mm.iloc[-1], ends[1] - table.y_mm.iloc[-1]))
             title += f"; surrogate misses by {1000 * miss:.3g} µm"
@@ -96,6 +100,31 @@ def trajectory_figure(
     return figure, table
 
 # %% ../../../nbs/02_tracks/study/05_explorer.ipynb #7cd2491e
+def momentum_table(
+    contenders: Mapping[str, StateMap],  # name to a map from inputs [N, 7] to states [N, 4]
+    start: Sequence[float],
+    momentum: np.ndarray,  # GeV
+    charge: int = 1,
+    z_start: float = 2665.0,  # mm
+    z_end: float = 7826.0,  # mm
+    field: str = "lhcb_like",
+) -> pd.DataFrame:
+    """Position error [mm] for one start; one row per contender and momentum."""
+    points = len(momentum)
+    state = np.tile(np.asarray(start, dtype=np.float64), (points, 1))
+    truth = propagate(state, charge / momentum, z_start, z_end, make_field(field), step=2.0)
+    inputs = torch.tensor(
+        np.column_stack([state, charge / momentum, np.full(points, z_start), np.full(points, z_end - z_start)]),
+        dtype=torch.float32,
+    )
+    rows = []
+    for name, predict in contenders.items():
+        with torch.no_grad():
+            error = np.hypot(*(predict(inputs).double().cpu().numpy() - truth)[:, :2].T)
+        rows += [{"contender": name, "momentum_gev": p, "position_mm": e} for p, e in zip(momentum, error, strict=True)]
+    return pd.DataFrame(rows)
+
+# %% ../../../nbs/02_tracks/study/05_explorer.ipynb #974eb695
 def momentum_figure(
     contenders: Mapping[str, StateMap],  # name to a map from inputs [N, 7] to states [N, 4]
     start: Sequence[float] = (0.0, 0.0, 0.05, 0.02),
@@ -108,18 +137,7 @@ def momentum_figure(
 ) -> tuple[Figure, pd.DataFrame]:
     """Position error [mm] against momentum for one start; the table has one row per contender and momentum."""
     momentum = np.geomspace(*momenta, points)
-    state = np.tile(np.asarray(start, dtype=np.float64), (points, 1))
-    truth = propagate(state, charge / momentum, z_start, z_end, make_field(field), step=2.0)
-    inputs = torch.tensor(
-        np.column_stack([state, charge / momentum, np.full(points, z_start), np.full(points, z_end - z_start)]),
-        dtype=torch.float32,
-    )
-    rows = []
-    for name, predict in contenders.items():
-        with torch.no_grad():
-            error = np.hypot(*(predict(inputs).double().cpu().numpy() - truth)[:, :2].T)
-        rows += [{"contender": name, "momentum_gev": p, "position_mm": e} for p, e in zip(momentum, error, strict=True)]
-    table = pd.DataFrame(rows)
+    table = momentum_table(contenders, start, momentum, charge, z_start, z_end, field)
     with style():
         figure, (axes,) = new_figure(width=5.8, height=3.4)
         for number, name in enumerate(contenders):
@@ -140,6 +158,16 @@ def momentum_figure(
     return figure, table
 
 # %% ../../../nbs/02_tracks/study/05_explorer.ipynb #038c0e67
+def start_sliders() -> dict[str, ipywidgets.Widget]:
+    """Controls of a track's start."""
+    return {
+        "x": slider("x [mm]", 0.0, -300, 300, 10),
+        "y": slider("y [mm]", 0.0, -250, 250, 10),
+        "tx": slider("tx", 0.05, -0.15, 0.15, 0.01),
+        "ty": slider("ty", 0.02, -0.15, 0.15, 0.01),
+    }
+
+
 def trajectory_explorer(
     surrogate: StateMap | None = None, z_start: float = 2665.0, z_end: float = 7826.0, field: str = "lhcb_like"
 ) -> ipywidgets.VBox:
@@ -160,14 +188,11 @@ def trajectory_explorer(
             "polarity": ipywidgets.ToggleButtons(
                 options=[("as stored", 1), ("turned over", -1), ("off", 0)], value=1, description="field"
             ),
-            "x": slider("x [mm]", 0.0, -300, 300, 10),
-            "y": slider("y [mm]", 0.0, -250, 250, 10),
-            "tx": slider("tx", 0.05, -0.15, 0.15, 0.01),
-            "ty": slider("ty", 0.02, -0.15, 0.15, 0.01),
+            **start_sliders(),
         },
     )
 
-
+# %% ../../../nbs/02_tracks/study/05_explorer.ipynb #383bef17
 def momentum_explorer(
     contenders: Mapping[str, StateMap], z_start: float = 2665.0, z_end: float = 7826.0, field: str = "lhcb_like"
 ) -> ipywidgets.VBox:
@@ -186,9 +211,6 @@ def momentum_explorer(
                 options=list(contenders), value=tuple(contenders), description="methods"
             ),
             "charge": ipywidgets.ToggleButtons(options=[("+", 1), ("−", -1)], value=1, description="charge"),
-            "x": slider("x [mm]", 0.0, -300, 300, 10),
-            "y": slider("y [mm]", 0.0, -250, 250, 10),
-            "tx": slider("tx", 0.05, -0.15, 0.15, 0.01),
-            "ty": slider("ty", 0.02, -0.15, 0.15, 0.01),
+            **start_sliders(),
         },
     )

@@ -24,7 +24,7 @@ from ...core.tables import label, to_markdown
 # %% auto #0
 __all__ = ['ERRORS', 'STEPPERS', 'PYTHON', 'AGAINST', 'UNMEASURED', 'reason_not_measurable', 'as_split', 'from_split',
            'runtime_facts', 'spoken', 'runtime_rows', 'measured_batches', 'pooled', 'duels', 'runtime_table',
-           'with_spread', 'fastest', 'savings_markdown', 'costs_markdown', 'ratios', 'conditions']
+           'with_spread', 'fastest', 'savings_markdown', 'cost_cell', 'costs_markdown', 'ratios', 'conditions']
 
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #6b6f6550
 def reason_not_measurable(run_dir: str | Path, system: str) -> str | None:
@@ -62,7 +62,10 @@ def from_split(stored: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def runtime_facts(rows: Sequence[Mapping[str, Any]], contender: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What one run keeps of a measurement: `about` (tracks, machine, protocol, ...), and of `rows` the classical ones and those of `contender`."""
+    """What one run keeps of a measurement: `about`, and of `rows` the classical ones and those of `contender`.
+
+    `about` holds the number of tracks, the machine and the protocol.
+    """
     frame = pd.DataFrame(list(rows))
     frame = frame[(frame.kind != "surrogate") | (frame.contender == contender)]
     batches = sorted({int(frame.batch.min()), int(frame.batch.max())})
@@ -109,9 +112,8 @@ def pooled(runs: Sequence[Run], batch: int) -> pd.DataFrame:
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #48871032
 STEPPERS = ("RK4", "Cash-Karp")  # first words of their names
 PYTHON = ("torch eager", "torch.compile", "ONNX Runtime", "TorchScript")
-AGAINST: Mapping[
-    str, tuple[tuple[str, ...], tuple[str, ...]]
-] = {  # runtimes of a surrogate, and the paths that it is held against, the stepper first
+AGAINST: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # runtimes of a surrogate, and the paths that it is compared with, the stepper first
     "bare kernel": (PYTHON, ("numba kernel", "torch")),
     "Python entry": (PYTHON, ("propagate", "torch")),
     "C++": (("C++ header",), ("C++",)),
@@ -119,13 +121,13 @@ AGAINST: Mapping[
 
 
 def duels(rows: pd.DataFrame, headline: str) -> Iterator[dict[str, Any]]:
-    """Each surrogate and runtime of one measurement with its rival in each class where the stepper was measured."""
+    """Each surrogate and runtime of one measurement beside the baseline of each class with a measured stepper."""
     for own in rows[rows.kind == "surrogate"].to_dict("records"):
         for against, (runtimes, paths) in AGAINST.items():
             if own["path"] not in runtimes or not (rows.path == paths[0]).any():
                 continue
             classical = rows[(rows.kind == "classical") & rows.path.isin(paths)]
-            rival = cheapest_as_accurate(classical, headline, own[headline])
+            other = cheapest_as_accurate(classical, headline, own[headline])
             yield {
                 "surrogate": own["contender"],
                 "runtime": own["path"],
@@ -133,17 +135,18 @@ def duels(rows: pd.DataFrame, headline: str) -> Iterator[dict[str, Any]]:
                 "parameters": own["parameters"],
                 headline: own[headline],
                 "cost_us": own["cost_us"],
-                "rival": "none" if rival is None else rival.contender,
-                "rival_cost_us": np.nan if rival is None else rival.cost_us,
-                "ratio": np.inf if rival is None else rival.cost_us / own["cost_us"],
+                "rival": "none" if other is None else other.contender,
+                "rival_cost_us": np.nan if other is None else other.cost_us,
+                "ratio": np.inf if other is None else other.cost_us / own["cost_us"],
             }
 
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #d465fdb9
 def runtime_table(runs: Sequence[Run], batch: int, headline: str = "position_mean_mm") -> pd.DataFrame:
-    """One row per surrogate, runtime and class of rivals: medians over the seeds, with the smallest and largest cost and ratio.
+    """One row per surrogate, runtime and class of baselines: medians over the seeds, and ranges of cost and ratio.
 
-    Columns: surrogate, runtime, against, seeds, parameters, the headline, cost_us, cost_us_low, cost_us_high, rival (names over the seeds, joined),
-    rival_cost_us, ratio, ratio_low, ratio_high. The best error comes first; without facts there are no rows.
+    Columns: surrogate, runtime, against, seeds, parameters, the headline, cost_us, cost_us_low, cost_us_high,
+    rival (the baseline; names over the seeds, joined), rival_cost_us, ratio, ratio_low, ratio_high.
+    The best error comes first; without facts there are no rows.
     """
     found = pd.DataFrame([duel for run in runs for duel in duels(runtime_rows(run, batch), headline)])
     rows = []
@@ -164,28 +167,17 @@ def runtime_table(runs: Sequence[Run], batch: int, headline: str = "position_mea
             spread = median_and_spread(group[name])
             row |= {name: spread.median, f"{name}_low": spread.low, f"{name}_high": spread.high}
         rows.append(row)
-    columns = [
-        "surrogate",
-        "runtime",
-        "against",
-        "seeds",
-        "parameters",
-        headline,
-        "cost_us",
-        "cost_us_low",
-        "cost_us_high",
-        "rival",
-        "rival_cost_us",
-        "ratio",
-        "ratio_low",
-        "ratio_high",
-    ]
+    columns = ["surrogate", "runtime", "against", "seeds", "parameters", headline, "cost_us", "cost_us_low"]
+    columns += ["cost_us_high", "rival", "rival_cost_us", "ratio", "ratio_low", "ratio_high"]
     table = pd.DataFrame(rows, columns=columns)
     order = table.groupby("surrogate")[headline].transform("median")
     return table.assign(order=order).sort_values("order", kind="stable").drop(columns="order").reset_index(drop=True)
 
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #250f564e
-UNMEASURED = "*Not measured yet: `python benchmarks/tracks_timing.py RUN_DIR ...`, then `surrogates publish`, fills this section.*"
+UNMEASURED = (
+    "*Not measured yet: `python benchmarks/tracks_timing.py RUN_DIR ...`, "
+    "then `surrogates publish`, fills this section.*"
+)
 
 
 def with_spread(median: float, low: float, high: float) -> str:
@@ -194,12 +186,12 @@ def with_spread(median: float, low: float, high: float) -> str:
 
 
 def fastest(table: pd.DataFrame) -> pd.DataFrame:
-    """Of every surrogate and class of rivals the runtime that costs least."""
+    """Of every surrogate and class of baselines the runtime that costs least."""
     return table.loc[table.groupby(["surrogate", "against"], sort=False).cost_us.idxmin()] if len(table) else table
 
-
+# %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #7c5edb08
 def savings_markdown(table: pd.DataFrame, headline: str = "position_mean_mm") -> str:
-    """Each surrogate in its fastest runtime beside the cheapest classical method that is as exact; one sentence where nothing was measured."""
+    """Each surrogate in its fastest runtime beside the cheapest classical method that is at least as accurate."""
     head = [
         "surrogate",
         axis_label(headline),
@@ -223,9 +215,18 @@ def savings_markdown(table: pd.DataFrame, headline: str = "position_mean_mm") ->
     ]
     return to_markdown([head, *rows]) if rows else UNMEASURED
 
+# %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #9ecc991f
+def cost_cell(row: Mapping[Any, Any]) -> str:
+    """The cost of one row, bold where the ratio is above one."""
+    strong = "**" * (row["ratio"] > 1)
+    return f"{strong}{row['cost_us']:.3g}{strong}"
+
 
 def costs_markdown(table: pd.DataFrame) -> str:
-    """Microseconds per track of each surrogate in every runtime, bold where no classical method as exact is cheaper in the same class."""
+    """Microseconds per track of each surrogate in every runtime.
+
+    Bold where no classical method of the same class that is at least as accurate is cheaper.
+    """
     runtimes = [runtime for runtime in (*PYTHON, "C++ header") if (table.runtime == runtime).any()]
     rows = []
     for surrogate, group in table[table.against != "Python entry"].groupby("surrogate", sort=False):
@@ -233,19 +234,14 @@ def costs_markdown(table: pd.DataFrame) -> str:
         rows.append(
             [
                 str(surrogate),
-                *(
-                    f"{'**' * (own[r]['ratio'] > 1)}{own[r]['cost_us']:.3g}{'**' * (own[r]['ratio'] > 1)}"
-                    if r in own
-                    else "–"
-                    for r in runtimes
-                ),
+                *(cost_cell(own[r]) if r in own else "–" for r in runtimes),
             ]
         )
     return to_markdown([["cost [µs]", *runtimes], *rows]) if rows else UNMEASURED
 
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #1f8430ca
 def ratios(runs: Sequence[Run], headline: str = "position_mean_mm") -> pd.DataFrame:
-    """Classical cost over the surrogate's in its fastest runtime: one row per surrogate, one column per batch and class of rivals."""
+    """Classical cost over the surrogate's in its fastest runtime: a row per surrogate, a column per batch and class."""
     found = {}
     for batch in measured_batches(runs):
         best = fastest(runtime_table(runs, batch, headline))
@@ -258,13 +254,12 @@ def ratios(runs: Sequence[Run], headline: str = "position_mean_mm") -> pd.DataFr
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #2fce846e
 def conditions(runs: Sequence[Run]) -> str:
     """One sentence on machine, packages and protocol of the measurements; empty without any."""
-    said = []
+    found = []
     for event in (run.last_event("runtimes") for run in runs):
         if event:
             machine, protocol = dict(event.get("machine", {})), dict(event.get("protocol", {}))
             packages = ", ".join(f"{name} {value}" for name, value in machine.items() if name != "processor")
             rules = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in protocol.items())
-            said.append(
-                f"{machine.get('processor', 'unknown processor')} ({packages}); {rules}; errors on {event.get('tracks', '?')} fresh tracks"
-            )
-    return f"Measured on: {'. '.join(dict.fromkeys(said))}." if said else ""
+            errors = f"errors on {event.get('tracks', '?')} fresh tracks"
+            found.append(f"{machine.get('processor', 'unknown processor')} ({packages}); {rules}; {errors}")
+    return f"Measured on: {'. '.join(dict.fromkeys(found))}." if found else ""

@@ -56,21 +56,22 @@ def with_range(row: Mapping[Any, Any], name: str, scale: float) -> str:
     low, high = (row.get(f"{name}_{end}", math.nan) if several else math.nan for end in ("low", "high"))
     return format_value(scale * row[name], scale * low, scale * high, exponent=False, same_ends=False)
 
-
+# %% ../../../nbs/02_tracks/study/04_tables.ipynb #41dcc969
 def short_table(
     table: pd.DataFrame, classical: Sequence[str] = CLASSICAL, ranges: Sequence[str] = ("position_mean_mm",)
 ) -> str:
-    """Markdown: the named classical methods in their order, and every surrogate, the best first, with the range over the seeds of the metrics `ranges`.
+    """Markdown: the named classical methods in their order, and every surrogate, the best first.
 
-    `table` is a comparison table (`core.tables.comparison_table`) of one dataset; where it is empty one sentence is returned.
+    `table` is a comparison table (`core.tables.comparison_table`) of one dataset; where it is empty one sentence is
+    returned. The metrics `ranges` are shown with their range over the seeds.
     """
     done = table[table.status == "done"] if len(table) else table
     if not len(done):
         return "*Not published yet.*"
-    rivals = done[done.contender.isin(classical)].sort_values(
+    baselines = done[done.contender.isin(classical)].sort_values(
         "contender", key=lambda names: names.map(list(classical).index)
     )
-    chosen = pd.concat([rivals, done[done.kind == "surrogate"]])
+    chosen = pd.concat([baselines, done[done.kind == "surrogate"]])
     rows = [
         [
             str(row["contender"]),
@@ -90,7 +91,7 @@ def short_table(
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #efb8465f
 def peers(table: pd.DataFrame, headline: str) -> str:
-    """The best network and the best polynomial of a comparison table, their errors [µm] and costs [µs]; empty where one of them is missing."""
+    """The best network and the best polynomial of a table, errors [µm] and costs [µs]; empty where one is missing."""
     done = (
         table[(table.kind == "surrogate") & (table.status == "done")].dropna(subset=[headline]).sort_values(headline)
         if len(table)
@@ -104,8 +105,9 @@ def peers(table: pd.DataFrame, headline: str) -> str:
     kinds = {network.contender: "network", polynomial.contender: "polynomial"}
     quantity = headline.split("_")[1]
     return (
-        f"The best {kinds[first.contender]}, *{first.contender}* ({first.parameters:,.0f} numbers), has a {quantity} error of {digits(1e3 * first[headline])} µm at "
-        f"{digits(first.cost_us)} µs; the best {kinds[second.contender]}, *{second.contender}* ({second.parameters:,.0f} numbers), "
+        f"The best {kinds[first.contender]}, *{first.contender}* ({first.parameters:,.0f} numbers), "
+        f"has a {quantity} error of {digits(1e3 * first[headline])} µm at {digits(first.cost_us)} µs; "
+        f"the best {kinds[second.contender]}, *{second.contender}* ({second.parameters:,.0f} numbers), "
         f"{digits(1e3 * second[headline])} µm at {digits(second.cost_us)} µs."
     )
 
@@ -114,7 +116,7 @@ TABLES = "axis tables"  # first words of the contenders that answer from the fie
 
 
 def learned(table: pd.DataFrame, headline: str) -> str:
-    """By how much the best surrogate of a comparison table is more exact than the best axis tables, or that it is not; empty where one of them is missing."""
+    """By how much the best surrogate improves on the best axis tables, if it does; empty where one is missing."""
     done = table[table.status == "done"].dropna(subset=[headline]).sort_values(headline) if len(table) else table
     own, start = (
         (done[done.kind == "surrogate"], done[done.contender.str.startswith(TABLES)]) if len(done) else (done, done)
@@ -122,14 +124,15 @@ def learned(table: pd.DataFrame, headline: str) -> str:
     if not len(own) or not len(start):
         return ""
     best, error, name = float(own[headline].iloc[0]), float(start[headline].iloc[0]), str(start.contender.iloc[0])
-    quantity, said = headline.split("_")[1], digits(1e3 * error, 3)
+    quantity, known = headline.split("_")[1], digits(1e3 * error, 3)
     if best < error:
-        return f"Learning makes the {quantity} error of the *{name}*, {said} µm, {digits(error / best)} times smaller."
-    return f"The *{name}* alone, with nothing learned, have a {quantity} error of {said} µm: **the surrogate adds nothing to them**."
+        return f"Learning makes the {quantity} error of the *{name}*, {known} µm, {digits(error / best)} times smaller."
+    alone = f"The *{name}* alone, with nothing learned, have a {quantity} error of {known} µm"
+    return f"{alone}: **the surrogate adds nothing to them**."
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #e560eb73
 def frontier_figure(table: pd.DataFrame, headline: str, goal: float | None = None) -> Figure:
-    """Error against cost per track of a comparison table of one dataset, with what accuracy is worth and the goal [mm] at the right edge."""
+    """Error against cost per track of one dataset, with useful accuracies and the goal [mm] at the right edge."""
     rows = table[(table.status == "done") & (table[headline] > 0)].copy()
     rows["path"] = rows.kind.map({"classical": "numba kernel", "surrogate": "torch eager"}).fillna("torch")
     with style():
@@ -162,50 +165,51 @@ MOMENTA = {"low": "below 5 GeV", "mid": "5 to 20 GeV", "high": "above 20 GeV"}
 
 
 def by_band(runs: Sequence[Run]) -> pd.DataFrame:
-    """Name, model, momenta of its training [GeV] and mean position error [mm] in each band, medians over the seeds; one row per surrogate."""
+    """One row per surrogate: name, model, momenta [GeV] of its training, and mean position error [mm] in each band.
+
+    Errors are medians over the seeds.
+    """
     keys = ["name", "model", "p_low", "p_high"]
     return described(runs).groupby(keys, sort=False, as_index=False)[list(MOMENTA)].median()
 
 
 def bands_markdown(table: pd.DataFrame) -> str:
-    """`by_band` as markdown in µm, and a sentence for each model: the error of the network for one band over that of the network for all."""
+    """`by_band` as markdown in µm, and a sentence for each model: error of a band's network over that for all."""
     if not len(table):
         return "*Not published yet.*"
     rows = [
         [str(r["name"]), f"{r['p_low']:g} to {r['p_high']:g} GeV", *(digits(1e3 * r[band], 3) for band in MOMENTA)]
         for r in table.to_dict("records")
     ]
-    said = []
+    words = []
     for model, group in table.groupby("model", sort=False):
-        whole, parts = (
-            group[group[list(MOMENTA)].notna().all(axis=1)],
-            group[group[list(MOMENTA)].notna().sum(axis=1) == 1],
-        )
-        ratios = {
+        known = group[list(MOMENTA)].notna().sum(axis=1)
+        whole, parts = group[known == len(MOMENTA)], group[known == 1]
+        over = {
             band: parts[band].dropna().min() / whole[band].iloc[0]
             for band in MOMENTA
             if len(whole) and parts[band].notna().any()
         }
-        if ratios:
-            said.append(
-                f"A *{model}* for one band has {', '.join(f'{digits(ratio)} ({MOMENTA[band]})' for band, ratio in ratios.items())} times the error of the *{model}* for all."
-            )
+        if over:
+            listed = ", ".join(f"{digits(ratio)} ({MOMENTA[band]})" for band, ratio in over.items())
+            words.append(f"A *{model}* for one band has {listed} times the error of the *{model}* for all.")
     return (
         to_markdown([["surrogate", "trained on", *(f"{title} [µm]" for title in MOMENTA.values())], *rows])
         + "\n"
-        + " ".join(said)
+        + " ".join(words)
     )
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #1d4ed18c
 ALONE = ", data alone"
-YARDSTICKS: Mapping[str, str] = {
-    "pinn": "mlp",
-    "rk_pinn": f"rk_pinn{ALONE}",
-}  # what the same network, or the nearest one, does without physics
+# The same network, or the nearest one, without physics.
+YARDSTICKS: Mapping[str, str] = {"pinn": "mlp", "rk_pinn": f"rk_pinn{ALONE}"}
 
 
 def by_length(runs: Sequence[Run]) -> pd.DataFrame:
-    """Recipe (as `model`), optimizer steps, and median, smallest and largest mean position error [mm] over the seeds; one row per recipe and length."""
+    """One row per recipe (as `model`) and number of optimizer steps: mean position error [mm].
+
+    Median, smallest and largest value over the seeds.
+    """
     table = described(runs)
     table["model"] = table.model.where((table.physics > 0) | (table.model == "mlp"), table.model + ALONE)
     groups = table.groupby(["model", "steps"], as_index=False)
@@ -216,32 +220,35 @@ def by_length(runs: Sequence[Run]) -> pd.DataFrame:
         seeds=("seed", "nunique"),
     )
 
-
+# %% ../../../nbs/02_tracks/study/04_tables.ipynb #081f4d23
 def length_markdown(table: pd.DataFrame) -> str:
-    """`by_length` as markdown in µm, and a sentence for each physics network: its error over that of its yardstick at every length that both have."""
+    """`by_length` as markdown in µm, and for each physics network a sentence: its error over its yardstick's."""
     if not len(table):
         return "*Not published yet.*"
     lengths, errors = sorted(table.steps.unique()), table.pivot(index="model", columns="steps", values="error_mm")
     cells = {
-        (
-            r["model"],
-            r["steps"],
-        ): format_value(1e3 * r["error_mm"], 1e3 * r["low_mm"], 1e3 * r["high_mm"], exponent=False)
+        (r["model"], r["steps"]): format_value(
+            *(1e3 * r[f"{name}_mm"] for name in ("error", "low", "high")), exponent=False
+        )
         for r in table.to_dict("records")
     }
     rows = [[model, *(cells.get((model, steps), "–") for steps in lengths)] for model in dict.fromkeys(table.model)]
-    said = []
+    words = []
     for model, yardstick in YARDSTICKS.items():
         if {model, yardstick} <= set(errors.index):
             ratios = (errors.loc[model] / errors.loc[yardstick]).dropna()
-            said.append(
-                f"*{model}* has {', '.join(f'{digits(float(ratio))} ({steps:,.0f} steps)' for steps, ratio in ratios.to_dict().items())} times the error of *{yardstick}*."
+            listed = ", ".join(
+                f"{digits(float(ratio))} ({steps:,.0f} steps)" for steps, ratio in ratios.to_dict().items()
             )
-    return to_markdown([["recipe", *(f"{steps:,.0f} steps [µm]" for steps in lengths)], *rows]) + "\n" + " ".join(said)
+            words.append(f"*{model}* has {listed} times the error of *{yardstick}*.")
+    return to_markdown([["recipe", *(f"{steps:,.0f} steps [µm]" for steps in lengths)], *rows]) + "\n" + " ".join(words)
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #fce498ef
 def points(runs: Sequence[Run]) -> pd.DataFrame:
-    """Model, parameters, training tracks, and median, smallest and largest mean position error [mm] over the seeds; one row per surrogate."""
+    """One row per surrogate: model, parameters, training tracks, and mean position error [mm].
+
+    Median, smallest and largest value over the seeds.
+    """
     groups = described(runs).groupby(["name", "model", "parameters", "tracks"], sort=False, as_index=False)
     return groups.agg(error_mm=("error_mm", "median"), low_mm=("error_mm", "min"), high_mm=("error_mm", "max"))
 

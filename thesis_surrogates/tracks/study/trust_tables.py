@@ -44,8 +44,8 @@ def all_rows(runs: Sequence[Run], part: str) -> pd.DataFrame:
 def trust_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per surrogate, quantity and momentum band, the best Jacobian first; without facts there are no rows.
 
-    Columns: surrogate, quantity (scaled, unscaled, liouville, straight), band, seeds, and median, smallest and largest over the seeds of the
-    quantiles p50 and p95: p50, p50_low, p50_high, p95, p95_low, p95_high.
+    Columns: surrogate, quantity (scaled, unscaled, liouville, straight), band, seeds, and median, smallest and largest
+    over the seeds of the quantiles p50 and p95: p50, p50_low, p50_high, p95, p95_low, p95_high.
     """
     columns = [
         "surrogate",
@@ -73,7 +73,10 @@ def trust_table(runs: Sequence[Run]) -> pd.DataFrame:
     )
 
 # %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #4e99bc31
-UNTRIED = "*Not examined yet: `python benchmarks/tracks_trust.py RUN_DIR ...`, then `surrogates publish`, fills this section.*"
+UNTRIED = (
+    "*Not examined yet: `python benchmarks/tracks_trust.py RUN_DIR ...`, "
+    "then `surrogates publish`, fills this section.*"
+)
 
 
 def jacobian_of(table: pd.DataFrame, surrogate: str) -> float:
@@ -83,7 +86,10 @@ def jacobian_of(table: pd.DataFrame, surrogate: str) -> float:
 
 
 def jacobian_markdown(table: pd.DataFrame) -> str:
-    """Of a `trust_table`: median and p95 of the relative Jacobian error, and the median determinant defect by band; a sentence where it is empty."""
+    """Of a `trust_table`: median and p95 of the relative Jacobian error, and the median determinant defect by band.
+
+    A sentence where it is empty.
+    """
     if table.empty:
         return UNTRIED
     whole = table[table.band == "all"].set_index(["surrogate", "quantity"])
@@ -109,7 +115,10 @@ def jacobian_markdown(table: pd.DataFrame) -> str:
 
 # %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #861ac67a
 def fallback_medians(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per surrogate and tolerance: seeds, and medians of the share flagged and of the errors [mm] before and after; empty without facts."""
+    """One row per surrogate and tolerance: seeds, medians of the share flagged and of the errors [mm] before and after.
+
+    Without facts there are no rows.
+    """
     found = all_rows(runs, "fallback")
     numbers = ["flagged", "before_p99_mm", "before_max_mm", "after_p99_mm", "after_max_mm"]
     if found.empty:
@@ -124,7 +133,7 @@ def fallback_medians(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def fallback_markdown(runs: Sequence[Run]) -> str:
-    """One row per surrogate: p99 before, and at each tolerance the share flagged and p99 after; a sentence where there is nothing."""
+    """One row per surrogate: p99 before, and at each tolerance the share flagged and p99 after; or one sentence."""
     table = fallback_medians(runs)
     if table.empty:
         return UNTRIED
@@ -143,7 +152,7 @@ def fallback_markdown(runs: Sequence[Run]) -> str:
 
 # %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #24cdcf93
 def checks_markdown(runs: Sequence[Run]) -> str:
-    """p99 over tracks of every check, median over the seeds, one row per contender; a sentence where there is nothing."""
+    """p99 over tracks of every check, median over the seeds, one row per contender; or one sentence."""
     found = all_rows(runs, "checks")
     if found.empty:
         return UNTRIED
@@ -155,21 +164,11 @@ def checks_markdown(runs: Sequence[Run]) -> str:
         [str(name), *(f"{middle[name, check]:.2g}" if (name, check) in middle.index else "–" for check in names)]
         for name in dict.fromkeys(who)
     ]
-    return to_markdown(
-        [
-            [
-                "p99",
-                *(
-                    f"{check} [{units[check]}]" if units[check] == "mm" else f"{check} ({units[check]})"
-                    for check in names
-                ),
-            ],
-            *rows,
-        ]
-    )
+    titles = [f"{name} [mm]" if units[name] == "mm" else f"{name} ({units[name]})" for name in names]
+    return to_markdown([["p99", *titles], *rows])
 
 # %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #1bdd802b
 def goal_cell(value: float, goal: float) -> str:
-    """`**reached** / goal` where the goal is met, `reached / goal` where it is not; a dash for NaN."""
+    """`**value** / goal` where the goal is met, `value / goal` where it is not; a dash for NaN."""
     strong = "**" * (value <= goal)
     return "–" if np.isnan(value) else f"{strong}{format_value(value)}{strong} / {format_value(goal, digits=4)}"
