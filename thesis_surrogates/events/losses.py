@@ -65,7 +65,7 @@ BATCH_KEYS = ("features", "types", "met")  # what a training batch must hold
 
 
 def make_loss_terms(weights: LossWeights) -> Callable[[Any, Batch], Tensors]:
-    """A function from model and batch (`features`, `types`, `met` in GeV) to the four terms and their weighted sum `loss`."""
+    """The function from model and batch (`features`, `types`, `met` in GeV) to four terms and their sum `loss`."""
     factors = weights.model_dump()
 
     def loss_terms(model: Any, batch: Batch) -> Tensors:  # an Autoencoder; its module names this loss

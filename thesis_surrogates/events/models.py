@@ -84,7 +84,7 @@ class VectorSum(nn.Module):
         weight = self.weight(torch.cat([invariant, pooled.expand(-1, z.shape[1], -1)], -1))
         return -((1 + weight) * momenta[..., :2] * real[..., None]).sum(1)
 
-
+# %% ../../nbs/05_events/04_models.ipynb #422b9f4d
 class MeanLatent(nn.Module):
     """Missing momentum from the mean latent of real particles: the head that must learn addition by itself."""
 
@@ -108,7 +108,7 @@ class Decoded(NamedTuple):
     type_logits: torch.Tensor | None  # [B, T, 7]
     met: torch.Tensor  # in units of met_scale, [B, 2]
 
-
+# %% ../../nbs/05_events/04_models.ipynb #0c29d17d
 class Autoencoder(nn.Module):
     """Encoder, bottleneck, decoder and globals head, with the normalisation inside."""
 
@@ -203,7 +203,7 @@ class AutoencoderConfig(ModelConfig):
             GLOBALS_HEADS[self.globals_head](self.latent),
         )
 
-
+# %% ../../nbs/05_events/04_models.ipynb #6e374f0c
 class IdentityAutoencoder(AutoencoderConfig):
     """No bottleneck beyond the latent size: what encoder and decoder lose by themselves."""
 
@@ -236,7 +236,7 @@ class VQAutoencoder(AutoencoderConfig):
     def bottleneck(self) -> nn.Module:
         return VectorQuantizer(self.codes, self.latent, self.decay, self.revive_below)
 
-
+# %% ../../nbs/05_events/04_models.ipynb #ef8ad4cd
 MODELS: dict[str, type[AutoencoderConfig]] = {
     "ae_identity": IdentityAutoencoder,
     "ae_linear": LinearAutoencoder,
@@ -250,7 +250,7 @@ def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
 
 # %% ../../nbs/05_events/04_models.ipynb #ac48610d
 class DeployedAutoencoder(nn.Module):
-    """particles `[B, T, 4]` and type_ids `[B, T]` to reconstructed particles, types, met `[B, 2]` and, with a codebook, codes."""
+    """Particles `[B, T, 4]` and type_ids `[B, T]` to particles, types, met `[B, 2]` and, with a codebook, codes."""
 
     def __init__(self, model: Autoencoder):
         super().__init__()
@@ -263,7 +263,7 @@ class DeployedAutoencoder(nn.Module):
         outputs = (result.particles, result.types, result.met)
         return (*outputs, result.codes) if self.tokens else outputs
 
-
+# %% ../../nbs/05_events/04_models.ipynb #176508c7
 def particle_columns(slot: int) -> tuple[Column, ...]:
     """The four numbers of one particle; all are zero in an empty slot."""
     return (

@@ -34,6 +34,7 @@ SYMBOLS = (
     ),
 )
 
+# %% ../../nbs/05_events/11_system.ipynb #76f27053
 SYSTEM = System(
     name="events",
     title="Tokenizers of collider events",

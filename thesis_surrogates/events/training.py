@@ -41,7 +41,7 @@ def update_codebook(model: Autoencoder, step: int) -> None:
     assert isinstance(model.bottleneck, VectorQuantizer)
     model.bottleneck.update(step)
 
-
+# %% ../../nbs/05_events/08_training.ipynb #6695e603
 def plan(model: Autoencoder, data: Data, config: AutoencoderConfig, train: EventsTrain, seed: int) -> Plan:
     """Fill the scales; then one phase over the training split, in which a codebook gets its two hooks."""
     fit_scalers(model, data)

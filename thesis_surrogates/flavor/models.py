@@ -59,7 +59,7 @@ class NetworkConfig(ModelConfig):
         mixing = self.mixing()
         return FlavorNet(Backbone(self, mixing.matrices), mixing, self.gate_stable)
 
-
+# %% ../../nbs/04_flavor/06_models.ipynb #60e31513
 class YMatrixConfig(NetworkConfig):
     """Free mixing matrices for densities and fluxes."""
 
@@ -81,7 +81,7 @@ class StochasticConfig(NetworkConfig):
 
 # %% ../../nbs/04_flavor/06_models.ipynb #4c28f564
 def gram_features(species: Tensor, metric: Tensor) -> Tensor:
-    """Products F_a.F_b and F_a.u = -N_a of normalised species [..., 6, 4], as [..., 6, 6] and [..., 6] in one [..., 42]."""
+    """Products F_a.F_b [..., 6, 6] and F_a.u = -N_a [..., 6] of normalised species [..., 6, 4], in one [..., 42]."""
     products = torch.matmul(species * metric, species.transpose(-1, -2))
     return torch.cat([products.flatten(-2), -species[..., 3]], dim=-1)
 
@@ -96,7 +96,7 @@ def log_amplitudes(flux_factor: Tensor, density: Tensor) -> tuple[Tensor, Tensor
 
 
 def closure_features(species: Tensor) -> Tensor:
-    """Products of flux-factor vectors, log densities and discriminants of all pairs, [..., 6, 4] to [..., 36 + 6 + 36]."""
+    """Products of flux-factor vectors, log densities, discriminants of all pairs: [..., 6, 4] to [..., 36 + 6 + 36]."""
     density = species[..., 3].clamp(min=1e-6)
     vector = species[..., :3] / density[..., None]
     flux_factor = ((vector**2).sum(-1) + 1e-30).sqrt()
@@ -159,7 +159,7 @@ class Backbone(nn.Module):
         )
 
     def features(self, species: Tensor) -> Tensor:
-        """Invariants before normalisation, [..., 6, 4] to [..., 27] (gram) or [..., 69] (closure); 6 less without f_dot_u."""
+        """Invariants before normalisation, [..., 6, 4] to [..., 27] (gram) or [..., 69]; 6 less without f_dot_u."""
         values = gram_features(species, self.metric.to(species.dtype))
         if self.closure:
             values = torch.cat([values, closure_features(species)], dim=-1)
@@ -206,7 +206,7 @@ class FlavorNet(nn.Module):
         self.rate_std: Tensor
 
     def mix(self, f4: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Gated change matrices [B, 6, 6] twice, log of the dimensionless rate [B], gate [B] and stability logit [B]."""
+        """Gated change matrices [B, 6, 6] twice, log of the dimensionless rate, gate and stability logit [B]."""
         species, _ = normalised_species(f4)
         logit, rate, raw = self.backbone(species)
         density, flux = self.mixing(raw, species)
@@ -216,7 +216,7 @@ class FlavorNet(nn.Module):
         return width * density, width * flux, rate * self.rate_std + self.rate_mean, gate, logit - shift
 
     def forward(self, f4: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Final cells [B, 4, 2, 3] in 1/ccm, log of the dimensionless rate [B], stability logit [B]; no decision is taken."""
+        """Final cells [B, 4, 2, 3] in 1/ccm, log of the dimensionless rate and stability logit [B]; undecided."""
         density, flux, log_rate, gate, logit = self.mix(f4)
         return mixed_cells(density, flux, f4), log_rate + torch.log(gate + 1e-9), logit
 
@@ -232,7 +232,7 @@ class FlavorNet(nn.Module):
 
     @torch.jit.export
     def predict_all(self, f4: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Final cells [B, 4, 2, 3] in 1/ccm, growth rate [B] in 1/s (0 where stable), probability of being stable [B]."""
+        """Final cells [B, 4, 2, 3] in 1/ccm, growth rate [B] in 1/s, 0 where stable, and stability probability [B]."""
         density, flux, rate, stability = self.decide(f4)
         return mixed_cells(density, flux, f4), rate, stability
 

@@ -23,7 +23,7 @@ def stream(split: Tensors, asymptotic: bool) -> Tensors:
     rows = (split["asymptotic"] > 0.5) == asymptotic
     return {name: tensor[rows] for name, tensor in split.items()}
 
-
+# %% ../../nbs/04_flavor/09_training.ipynb #ffd99ca3
 def fit_scalers(model: FlavorNet, data: Data) -> None:
     """Normalise features by all training cells, the logarithm of the rate by the unstable ones."""
     train = data.splits["train"]

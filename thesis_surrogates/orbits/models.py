@@ -177,11 +177,9 @@ class NeuralField(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """Derivative [..., 6] of states [..., 6]."""
-        velocity = (
-            state[..., 3:]
-            if self.dimensions == 3
-            else torch.cat([state[..., 3:5], torch.zeros_like(state[..., 5:])], -1)
-        )
+        velocity = state[..., 3:]
+        if self.dimensions == 2:
+            velocity = torch.cat([state[..., 3:5], torch.zeros_like(state[..., 5:])], -1)
         return torch.cat([velocity, self.acceleration(state)], -1)
 
 # %% ../../nbs/03_orbits/06_models.ipynb #76b39f67

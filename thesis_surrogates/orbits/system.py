@@ -28,6 +28,7 @@ SYMBOLS = (
     Symbol(paper="theta", code="theta_deg", unit="deg", shape="", meaning="angle between a and a_hat"),
 )
 
+# %% ../../nbs/03_orbits/12_system.ipynb #8e0488d4
 SYSTEM = System(
     name="orbits",
     title="Two-body orbits",

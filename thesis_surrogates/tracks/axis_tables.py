@@ -110,7 +110,7 @@ def gauss_legendre(stages: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 # %% ../../nbs/02_tracks/07_axis_tables.ipynb #f3bb5762
 def tables_along(axis: AxisField, z0: torch.Tensor, dz: torch.Tensor, zeta: torch.Tensor) -> torch.Tensor:
-    """The tables [5 or 6, n + 2, B] at the start, at zeta [n] and at the end of legs z0 [B], dz [B]; integrals count from the start."""
+    """Tables [5 or 6, n + 2, B] at the start, zeta [n] and the end of legs z0, dz [B]; integrals from the start."""
     places = torch.cat([torch.zeros_like(zeta[:1]), zeta, torch.ones_like(zeta[:1])])[:, None]
     tables = torch.stack([table for table in axis(z0 + places * dz) if table is not None])
     return torch.cat([tables[:3] - tables[:3, :1], tables[3:]])
@@ -174,7 +174,7 @@ def next_directions(
 
 # %% ../../nbs/02_tracks/07_axis_tables.ipynb #e3644bfd
 class Nominal(NamedTuple):
-    """Directions that the tables predict, at the Gauss points and at the end of the leg [n + 1, B]; tracks come last."""
+    """Directions by the tables, at the Gauss points and at the end of the leg [n + 1, B]; tracks come last."""
 
     ux: torch.Tensor
     uy: torch.Tensor
@@ -198,11 +198,10 @@ def nominal_directions(track: Track, leg: Leg, passes: int = 1) -> Nominal:
 def end_slopes(
     known: Nominal, dx: torch.Tensor, dy: torch.Tensor, tx: torch.Tensor, ty: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean slopes [B] of a leg and slopes [B] at its end: missing directions dx, dy [B], slopes tx, ty [B] at the start, Gauss weights [n]."""
+    """Mean slopes of a leg and slopes at its end [B]; dx, dy are missing directions, tx, ty the slopes at the start."""
     along_x, along_y = slopes_of(known.ux + dx * known.shares, known.uy + dy * known.shares)
-    mean_x = tx + weights @ (
-        along_x[:-1] - tx
-    )  # differences: a straight line stays exact whatever the weights round to
+    # differences: a straight line stays exact whatever the weights round to
+    mean_x = tx + weights @ (along_x[:-1] - tx)
     mean_y = ty + weights @ (along_y[:-1] - ty)
     return mean_x, mean_y, along_x[-1], along_y[-1]
 

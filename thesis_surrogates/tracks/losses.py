@@ -64,7 +64,7 @@ class Trajectory(Scaled, Protocol):
 
     def trajectory(self, inputs: torch.Tensor, zeta: torch.Tensor) -> torch.Tensor: ...
 
-
+# %% ../../nbs/02_tracks/12_losses.ipynb #69387bd4
 def data_loss(model: Scaled, batch: Batch) -> torch.Tensor:
     """Mean squared endpoint error in units of the spread of each component."""
     std = model.normalize_outputs.std
@@ -126,7 +126,7 @@ class Framed(Protocol):
 
 
 def correction_terms(model: Framed, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
-    """Pseudo-Huber distance of the z-scored corrections (Charbonnier et al. 1994): the square of small misses, the size of large ones."""
+    """Pseudo-Huber distance of z-scored corrections (Charbonnier et al. 1994): small misses squared, large ones not."""
     misses = model.scaled_output(batch["inputs"]) - batch["scaled_target"]
     squares = misses * misses
     data = (

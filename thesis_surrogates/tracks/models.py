@@ -40,7 +40,7 @@ SOLVED_MODELS = tuple(name for name, kind in MODELS.items() if issubclass(kind, 
 
 # %% ../../nbs/02_tracks/11_models.ipynb #44ab51aa
 def constant_bytes(model: TrackNetwork) -> int:
-    """Bytes of all constants of a network that is exported as a C++ header: weights, normalisation, tables of the field."""
+    """Bytes of all constants of a network as a C++ header: weights, normalisation, tables of the field."""
     example = torch.tensor([[150.0, -100.0, 0.05, -0.08, 0.1, 2665.0, 5161.0]]).repeat(2, 1)
     with silent():
         program, _ = read_graph(model.eval(), (example,), ["state"], ["extrapolated"])

@@ -89,7 +89,7 @@ def production_of(config: TracksData) -> Production:
 
 # %% ../../nbs/02_tracks/10_production.ipynb #f22f59e3
 def make_data(config: TracksData, path: Path, workers: int = 1) -> None:
-    """Generate a dataset of any size as HDF5, or in the exchange keys where `path` ends in .npz; goes on when called again.
+    """Generate a dataset of any size as HDF5, or in the exchange keys for .npz; goes on when called again.
 
     Raises:
         DataError: hardly any track is accepted, the suffix is unknown, or the place holds parts of another dataset.

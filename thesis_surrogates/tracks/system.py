@@ -55,7 +55,7 @@ def figures(scores: Mapping[str, Scores], data: Data) -> Iterator[tuple[str, Fig
 
     yield from draw(scores, data)
 
-
+# %% ../../nbs/02_tracks/17_system.ipynb #4c7d8c46
 SYSTEM = System(
     name="tracks",
     title="LHCb track extrapolation",

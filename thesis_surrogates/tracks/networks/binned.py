@@ -50,7 +50,7 @@ class BinnedConfig(SolvedModel):
     def network(self) -> BinnedNetwork:
         return BinnedNetwork(self)
 
-
+# %% ../../../nbs/02_tracks/networks/03_binned.ipynb #73343f7e
 def term_degrees(degree: int, prices: Sequence[float]) -> list[tuple[int, ...]]:
     """Degrees of all terms in (q/p, x, y, u, v), the factor q/p in front not counted."""
     ranges = [range(degree), *(range(int((degree - 1) / price + 1e-9) + 1) for price in prices)]
@@ -62,7 +62,7 @@ def term_degrees(degree: int, prices: Sequence[float]) -> list[tuple[int, ...]]:
 
 
 def legendre(one: torch.Tensor, highest: int) -> torch.Tensor:
-    """Legendre polynomials of degree 0 to `highest` of one variable [B], with mean square 1 on [-1, 1]: [highest + 1, B]."""
+    """Legendre polynomials to degree `highest` of one variable [B], with mean square 1 on [-1, 1]: [highest + 1, B]."""
     ladder = [torch.ones_like(one), one]
     for k in range(1, highest):
         ladder.append(((2 * k + 1) * one * ladder[k] - k * ladder[k - 1]) / (k + 1))
@@ -70,7 +70,7 @@ def legendre(one: torch.Tensor, highest: int) -> torch.Tensor:
 
 # %% ../../../nbs/02_tracks/networks/03_binned.ipynb #ea81b4a1
 def stay_close(terms: torch.Tensor, wanted: torch.Tensor, start: torch.Tensor, stiffness: torch.Tensor) -> torch.Tensor:
-    """Coefficients [T, 4] for terms [T, n] and wanted [n, 4], as close to start [T, 4] as stiffness [T] > 0 makes them."""
+    """Coefficients [T, 4] for terms [T, n] and wanted [n, 4], kept close to start [T, 4] by stiffness [T] > 0."""
     square = terms @ terms.T + torch.diag(stiffness)
     return start + torch.linalg.solve(square, terms @ (wanted - terms.T @ start))
 
@@ -108,11 +108,8 @@ class BinnedNetwork(BendNetwork, SolvedNetwork):
     def __init__(self, config: BinnedConfig):
         super().__init__(config)
         self.frame, self.normalize_inputs, self.terms = BendFrame(), Normalizer(5), Terms(config.degree, config.prices)
-        self.across, self.up, self.ridge = (
-            config.bins[0] // 2,
-            config.bins[1] // 2,
-            config.ridge,
-        )  # stored bins of tx and of ty
+        self.across, self.up = config.bins[0] // 2, config.bins[1] // 2  # stored bins of tx and of ty
+        self.ridge = config.ridge
         self.coefficients = nn.Parameter(torch.zeros(self.across * self.up, 4 * self.terms.count))
 
     def fit_scalers(self, train: Tensors, field: MagneticField) -> None:
@@ -124,7 +121,7 @@ class BinnedNetwork(BendNetwork, SolvedNetwork):
         self.normalize_inputs.fit(torch.zeros_like(half), torch.where(half > 0, half, torch.ones_like(half)))
 
     def reflected(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """q/p, x, y, tx, ty [5, B] in halves of their range, reflected to tx, ty >= 0; signs [B, 4] that this gives to the corrections."""
+        """q/p, x, y, tx, ty [5, B] in halves of their range, reflected to tx, ty >= 0; signs [B, 4] of corrections."""
         q, x, y, tx, ty = self.normalize_inputs(inputs[:, [4, 0, 1, 2, 3]]).T.contiguous().unbind()
         one = torch.ones_like(tx)
         left, down = torch.where(tx < 0, -one, one), torch.where(ty < 0, -one, one)
@@ -136,9 +133,8 @@ class BinnedNetwork(BendNetwork, SolvedNetwork):
         """Number of the bin [B] of reflected variables [5, B], and the variables inside it [5, B]."""
         q, x, y, tx, ty = whole.unbind()
         across, up = tx * self.across, ty * self.up
-        column = torch.where(
-            across < self.across, across.floor(), self.across - 1
-        )  # the last one, too, for what is no number
+        # what is no number is put into the last bin, too
+        column = torch.where(across < self.across, across.floor(), self.across - 1)
         row = torch.where(up < self.up, up.floor(), self.up - 1)
         return (column * self.up + row).long(), torch.stack([q, x, y, 2 * (across - column) - 1, 2 * (up - row) - 1])
 
@@ -161,7 +157,7 @@ WIDE = (1.0, 1.0, 1.0, 2.0, 2.0), (0.0, 0.0, 0.0, 1.0, 1.0)  # stretch and shift
 
 @torch.no_grad()
 def solve_bins(model: BinnedNetwork, train: Tensors) -> None:
-    """Set the coefficients of `model` by least squares in double precision: train holds inputs [N, 7] and target [N, 4], on the CPU."""
+    """Set the coefficients of `model` by least squares in double precision; inputs [N, 7], target [N, 4] on the CPU."""
     exact = copy.deepcopy(model).cpu().double()
     whole, signs = exact.reflected(train["inputs"])
     number, local = exact.located(whole)

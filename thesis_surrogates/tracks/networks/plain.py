@@ -59,7 +59,7 @@ SIZES: Mapping[str, tuple[int, ...]] = {
 Size = Literal["tiny", "small", "medium", "large", "wide"]
 ActivationName = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh"]
 
-
+# %% ../../../nbs/02_tracks/networks/00_plain.ipynb #c69faea5
 TrackLoss = Callable[..., Tensors]  # (network, batch, field, train) to named terms, their weighted sum called `loss`
 PHYSICS_KEYS = frozenset(
     {"train.lambda_pde", "train.lambda_ic", "train.n_collocation", "train.physics_warmup_epochs"}
@@ -208,12 +208,10 @@ class StageNetwork(StateNetwork, PhysicsTrained):
 
     def __init__(self, config: RkPinnConfig):
         super().__init__(config)
-        if len(config.widths) < 2:
-            raise ConfigError(
-                f"rk_pinn needs at least two hidden widths (backbone and heads), got {list(config.widths)}"
-            )
+        *shared, last = widths = list(config.widths)
+        if not shared:
+            raise ConfigError(f"rk_pinn needs at least two hidden widths (backbone and heads), got {widths}")
         self.columns = SIX if config.inputs == 6 else SEVEN
-        *shared, last = config.widths
         self.normalize_inputs, self.normalize_outputs = Normalizer(len(self.columns)), Normalizer(4)
         self.backbone = nn.Sequential(
             mlp([len(self.columns), *shared], config.activation), activation(config.activation)

@@ -201,7 +201,7 @@ RESOLUTION = (1e-3, 1e-3, 1e-6, 1e-6)  # mm and slope: what single precision res
 
 
 def in_own_bends(frame: BendFrame, inputs: torch.Tensor, misses: torch.Tensor) -> torch.Tensor:
-    """Misses [B, ..., 4] in mm and slope over the bend of each track, of order one when the bend is missed altogether."""
+    """Misses [B, ..., 4] in mm and slope over the bend of each track, of order one when all of it is missed."""
     usual = torch.hypot(frame.normalize.mean, frame.normalize.std)
     size = frame.scale(inputs).abs() * usual + inputs.new_tensor(RESOLUTION)
     return misses / size.view(len(inputs), *[1] * (misses.dim() - 2), 4)
@@ -276,7 +276,7 @@ def stage_rule_terms(model: GaussLegendreNetwork, batch: Batch, field: MagneticF
 
 
 class GaussLegendreConfig(TrackModel):
-    """Corrections at q Gauss-Legendre points and at the end; the loss asks for the equation of motion, labels are optional."""
+    """Corrections at q Gauss-Legendre points and the end; trained with the equation of motion, labels are optional."""
 
     loss: ClassVar[TrackLoss] = staticmethod(stage_rule_terms)
     ignores = frozenset({"train.lambda_ic", "train.n_collocation"})
@@ -298,7 +298,7 @@ class ChainedConfig(TrackModel):
     def build(self, data: TracksData) -> ChainedNetwork:
         return ChainedNetwork(self)
 
-
+# %% ../../../nbs/02_tracks/networks/01_residual.ipynb #b145ea9b
 @final
 class ChainedNetwork(BendNetwork):
     """A residual network for variable legs, applied `links` times."""

@@ -133,7 +133,7 @@ def fallback_table(
     tensors: Tensors,
     tolerances_mm: Sequence[float],
 ) -> pd.DataFrame:
-    """One row per tolerance: share flagged; p99 and largest error [mm] before, of the accepted, after; look-ups a track."""
+    """A row for each tolerance: share flagged; p99, largest error [mm] before, accepted, after; look-ups a track."""
     solve, cost = partial(propagate_inputs, field=field), partial(count_lookups, field=field)
     return core.fallback_table(predict, validity, solve, position_error, tensors, tolerances_mm, cost, "lookups")
 
