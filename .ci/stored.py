@@ -1,9 +1,9 @@
 """Execute a notebook as nbdev_test does, and compare what its cells display with what is stored in them.
 
-Text is compared word by word, so that padding, column widths and the length of rules do not matter. Whole numbers are equal or not;
-other numbers agree within RELATIVE, or if they differ by less than FLOOR, where only rounding is left. Of a picture only its presence
-counts. A cell that shows a time, a speed, a version, a path, or what came out of a training (its digits depend on the processor)
-carries the tag `varies`: it is compared with its numbers blanked.
+Text is compared word by word, so that padding, column widths and the length of rules do not matter. Whole numbers are
+equal or not; other numbers agree within RELATIVE, or if they differ by less than FLOOR, where only rounding is left.
+Of a picture only its presence counts. A cell that shows a time, a speed, a version, a path, or what came out of a
+training (its digits depend on the processor) carries the tag `varies`: it is compared with its numbers blanked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LINES = 14  # of a difference; the rest is counted
 
 NUMBER = r"[-+−]?(?:\d[\d,_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 TOKEN = re.compile(rf"(?P<number>{NUMBER})|[^\W\d_]+|(?P<rule>[-=─━]{{2,}})|\S")
-# What stands for a measured quantity: an absolute path, a version or a number with its unit of time, a hexadecimal name.
+# What stands for a measured quantity: an absolute path, a version, a number with its unit of time, a hexadecimal name.
 MEASURED = re.compile(
     r"(?<![\w/])/[\w./-]+"
     r"|\b(?=[0-9a-f]*\d)[0-9a-f]{8,}\b"
@@ -98,7 +98,9 @@ def rich_text(data: Mapping[str, Any]) -> str:
 
 
 def shown_text(outputs: Iterable[Mapping[str, Any]]) -> str:
-    """What a cell displays as text: what it prints, then what it displays, then its value; standard error is left out."""
+    """What a cell displays as text: what it prints, then what it displays, then its value; standard error is left
+    out.
+    """
     kinds: dict[str, list[str]] = {"stream": [], "display_data": [], "execute_result": []}
     for output in outputs:
         if output["output_type"] == "stream" and output.get("name") == "stdout":
@@ -155,7 +157,8 @@ class Executed(NamedTuple):
 def execute(path: Path, skip: Sequence[str], root: Path) -> Executed:
     """Execute a notebook in this process, by the rules of nbdev_test, and compare every executed cell.
 
-    Cells with a flag in `skip`, `eval: false` or a call of nbdev_export are left out, and so are notebooks with `skip_exec`.
+    Cells with a flag in `skip`, `eval: false` or a call of nbdev_export are left out, and so are notebooks with
+    `skip_exec`.
     """
     from execnb.shell import CaptureShell
     from fastcore.xtras import str2bool
@@ -173,7 +176,8 @@ def execute(path: Path, skip: Sequence[str], root: Path) -> Executed:
         if cell.cell_type != "code" or _is_skipped(cell, skip):
             continue
         stored = {"outputs": cell.get("outputs", []), "metadata": cell.metadata, "source": cell.source}
-        # After a last ";" execnb drops all that was printed, and Jupyter the value alone: a comment keeps both, and the value goes here.
+        # After a last ";" execnb drops all that was printed, and Jupyter the value alone: a comment keeps both,
+        # and the value goes here.
         quiet = cell.source.rstrip().endswith(";")
         outputs = shell.run(cell.source + ("  #" if quiet else ""))
         outputs = [one for one in outputs if not (quiet and one["output_type"] == "execute_result")]

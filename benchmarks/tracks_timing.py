@@ -1,12 +1,16 @@
-"""What a track costs: networks in four runtimes, Runge-Kutta, Cash-Karp, straight line and parabola, one thread, one process.
+"""What a track costs: networks in four runtimes, Runge-Kutta, Cash-Karp, straight line and parabola, one thread, one
+process.
 
-    python benchmarks/tracks_timing.py [RUN_DIR ...] [--batches 1 100 10000 1000000] [--budget 2] [--tracks 20000] [--no-facts]
+    python benchmarks/tracks_timing.py [RUN_DIR ...] [--batches 1 100 10000 1000000] [--budget 2] [--tracks 20000]
+        [--no-facts]
 
-Run directories of one leg are compared with the classical methods on that leg, on tracks that no run has seen. Each number is
-the median over at least 30 repeats after at least 200 warm-up calls, unless `--budget` seconds are spent first (then the
-row says how many there were), all methods of a batch in turns. A repeat lasts at least half a millisecond: cheap calls are repeated inside it. Networks see large batches in pieces of
-5000. C++ rows appear where CMake and a compiler are found. Writes outputs/benchmarks/tracks/timing_results.json and figures, and adds the
-rows of each run, with the classical ones beside it, to the facts of the run as the moment `runtimes`, which `surrogates publish` copies.
+Run directories of one leg are compared with the classical methods on that leg, on tracks that no run has seen. Each
+number is the median over at least 30 repeats after at least 200 warm-up calls, unless `--budget` seconds are spent
+first (then the row says how many there were), all methods of a batch in turns. A repeat lasts at least half a
+millisecond: cheap calls are repeated inside it. Networks see large batches in pieces of 5000. C++ rows appear where
+CMake and a compiler are found. Writes outputs/benchmarks/tracks/timing_results.json and figures, and adds the rows of
+each run, with the classical ones beside it, to the facts of the run as the moment `runtimes`, which `surrogates
+publish` copies.
 """
 
 from __future__ import annotations
@@ -163,7 +167,9 @@ def axis_tables(field: Field, inputs: torch.Tensor, variable: bool, passes: int)
 
 
 def classical(field: Field, inputs: torch.Tensor, variable: bool) -> Iterator[Method]:
-    """Doing nothing, the parabola, the tables of the axis, and both steppers: by `propagate` with its checks, and by the bare compiled loop."""
+    """Doing nothing, the parabola, the tables of the axis, and both steppers: by `propagate` with its checks, and by
+    the bare compiled loop.
+    """
     yield Method("straight line", "nothing", "numpy", lambda rows: rows.double().numpy(), straight_line)
     yield Method("parabola", "classical", "torch", lambda rows: rows.double(), lambda rows: parabola(rows, field))
     for passes, name in ((1, "axis tables"), (2, "axis tables, 2 passes")):
@@ -234,7 +240,9 @@ def native(
     steppers: list[str],
     batches: list[int],
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the C++ programs at the smallest and the largest batch: the named steppers, and each network from its header."""
+    """Rows of the C++ programs at the smallest and the largest batch: the named steppers, and each network from its
+    header.
+    """
     try:
         from thesis_surrogates.core.export.cpp_header import export_header
         from thesis_surrogates.tracks.exchange.native import (
@@ -312,7 +320,9 @@ def native(
 
 
 def rivals(methods: list[Method], quality: list[dict[str, float]]) -> tuple[list[Method], list[dict[str, float]]]:
-    """Methods and their errors; of each family of steppers only as far as the first that is far more exact, in mean and in median, than every surrogate."""
+    """Methods and their errors; of each family of steppers only as far as the first that is far more exact, in mean
+    and in median, than every surrogate.
+    """
     own = [error for method, error in zip(methods, quality, strict=True) if method.kind == "surrogate"]
     floor = {
         name: min((error[name] for error in own), default=0.0) / TOO_EXACT
@@ -345,7 +355,8 @@ def measure(
             names = {"cost_us": "seconds", "cost_q25_us": "q25", "cost_q75_us": "q75", "cost_least_us": "least"}
             per_track = {new: 1e6 * found.pop(old) / batch for new, old in names.items()}
             print(
-                f"  {batch} tracks, {method.contender}, {method.path}: {per_track['cost_us']:.3g} us, mean {error['position_mean_mm']:.3g} mm",
+                f"  {batch} tracks, {method.contender}, {method.path}: "
+                f"{per_track['cost_us']:.3g} us, mean {error['position_mean_mm']:.3g} mm",
                 flush=True,
             )
             yield {

@@ -1,10 +1,12 @@
 """How far a trained track network can be trusted: Jacobian, determinant, physics checks, validity flag and fall-back.
 
-    python benchmarks/tracks_trust.py RUN_DIR [RUN_DIR ...] [--tracks 20000] [--tolerances 0.01 0.03 0.1 0.3 1] [--no-facts]
+    python benchmarks/tracks_trust.py RUN_DIR [RUN_DIR ...] [--tracks 20000] [--tolerances 0.01 0.03 0.1 0.3 1]
+        [--no-facts]
 
-For each run: fresh tracks of its own law with another seed, a validity fitted on the validation split and written beside the
-checkpoint (validity.json), and one folder under outputs/benchmarks/tracks/trust with tables, figures and trust.json. The tables are also
-added to the facts of the run as the moment `trust`, which `surrogates publish` copies. A dataset that is not there is made again.
+For each run: fresh tracks of its own law with another seed, a validity fitted on the validation split and written
+beside the checkpoint (validity.json), and one folder under outputs/benchmarks/tracks/trust with tables, figures and
+trust.json. The tables are also added to the facts of the run as the moment `trust`, which `surrogates publish`
+copies. A dataset that is not there is made again.
 """
 
 from __future__ import annotations
@@ -106,7 +108,8 @@ def main() -> None:
         last = results[-1]
         medians = {row["quantity"]: row["p50"] for row in last["jacobian"] if row["band"] == "all"}
         print(
-            f"{run.name}: J {medians['scaled']:.2g} (unscaled {medians['unscaled']:.2g}), det {medians['liouville']:.2g}; flagged "
+            f"{run.name}: J {medians['scaled']:.2g} (unscaled {medians['unscaled']:.2g}), "
+            f"det {medians['liouville']:.2g}; flagged "
             + ", ".join(f"{row['flagged']:.1%} at {row['tolerance_mm']:g} mm" for row in last["fallback"]),
             flush=True,
         )

@@ -77,7 +77,8 @@ def main() -> None:
             "ratio": ratio,
         }
         print(
-            f"[{hidden}, {hidden}]: {result[f'{hidden}x{hidden}']['ours_per_second']:,.0f} samples/s, {ratio:.2f} of the bare loop"
+            f"[{hidden}, {hidden}]: {result[f'{hidden}x{hidden}']['ours_per_second']:,.0f} samples/s, "
+            f"{ratio:.2f} of the bare loop"
         )
     path = Path("outputs/benchmarks/training_loop.json")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -164,8 +164,9 @@ def load_frame(root: Path, proc: Path, out: Path) -> Frame:
 def build_site(root: Path = ROOT, out: Path | None = None, *, quarto: bool | None = None) -> Path:
     """Build the site of the checkout `root` and return its folder; its first page is `index.html`.
 
-    `out` defaults to `root/_docs` and is replaced. `quarto=None` uses Quarto where it is on PATH. Raises SiteError where
-    `root` is no checkout, a tool is missing, or a page cannot be rendered; the old site then stays as far as it can.
+    `out` defaults to `root/_docs` and is replaced. `quarto=None` uses Quarto where it is on PATH. Raises SiteError
+    where `root` is no checkout, a tool is missing, or a page cannot be rendered; the old site then stays as far as it
+    can.
     """
     root = root.resolve()
     out = out.resolve() if out is not None else root / "_docs"

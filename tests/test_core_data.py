@@ -69,7 +69,8 @@ def test_streaming_needs_memory_for_the_window_only(tmp_path):
             writer.append({"x": np.zeros((50_000, 8), dtype="f4")})  # 64 MB in all
     script = (
         "import resource, sys\nfrom pathlib import Path\nfrom thesis_surrogates.core.hdf5 import Hdf5Source\n"
-        "source = Hdf5Source(Path(sys.argv[1]), ('x',), 4096, seed=0, block=4096, window=4)\nstream = source.batches()\n"
+        "source = Hdf5Source(Path(sys.argv[1]), ('x',), 4096, seed=0, block=4096, window=4)\n"
+        "stream = source.batches()\n"
         "for _ in range(100): next(stream)\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for _ in range(2 * source.batches_per_pass): next(stream)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

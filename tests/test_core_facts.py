@@ -447,7 +447,10 @@ def test_reading_many_runs_is_quick(tmp_path):
 
 
 def test_importing_facts_does_not_load_torch():
-    code = "import sys, thesis_surrogates.core.facts, thesis_surrogates.core.report, thesis_surrogates.core.publishing; print('torch' in sys.modules)"
+    code = (
+        "import sys, thesis_surrogates.core.facts, thesis_surrogates.core.report, "
+        "thesis_surrogates.core.publishing; print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -1,4 +1,6 @@
-"""Headers: every operation agrees with ONNX's own reference, the audit counts, and what cannot be exported is refused."""
+"""Headers: every operation agrees with ONNX's own reference, the audit counts, and what cannot be exported is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -99,15 +101,18 @@ GRAPHS = (
     + [f"r = {op} (x, one)" for op in REDUCE]
     + OTHER
 )
-CONSTANTS = """<float low = {0.25}, float high = {0.7}, float three_f = {3.0}, int64[1] one = {1}, int64[1] three = {3}, int64[3] shape = {1, 2, 4},
+CONSTANTS = """<float low = {0.25}, float high = {0.7}, float three_f = {3.0}, int64[1] one = {1}, int64[1] three = {3},
+  int64[3] shape = {1, 2, 4},
   float[4, 4] table = {1, 2, 3, 4, -1, 0.5, 2, 1, 3, 3, 1, -2, 0.1, 0.2, 0.3, 0.4}, float[4] bias = {1, -1, 0.5, 2},
-  float[4, 9] wide = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, -5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, -7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8, -9}>"""
+  float[4, 9] wide = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, -5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, -7, 8, 9, 1, 2, 3,
+    4, 5, 6, 7, 8, -9}>"""
 
 
 def one_graph(body: str) -> onnx.ModelProto:
     """A graph of x, y [N, 4] to r, in ONNX's text form."""
     return parser.parse_model(
-        f"""<ir_version: 10, opset_import: ["": 18]> test (float[N, 4] x, float[N, 4] y) => (r) {CONSTANTS} {{ {body} }}"""
+        f"""<ir_version: 10, opset_import: ["": 18]> test (float[N, 4] x, float[N, 4] y) => (r)
+        {CONSTANTS} {{ {body} }}"""
     )
 
 
@@ -123,13 +128,14 @@ def test_every_operation_agrees_with_onnx_itself(tmp_path):
         scatter(program, result, "out")
         lines = "\n  ".join(program.lines)
         functions.append(
-            f"namespace g{k} {{ using T = double; namespace detail {{ using namespace ::detail;\n{''.join(program.declarations)}}}\n"
+            f"namespace g{k} {{ using T = double; namespace detail {{ using namespace ::detail;\n"
+            f"{''.join(program.declarations)}}}\n"
             f'extern "C" void g{k}(const double* in, double* out) {{ using namespace g{k}::detail;\n  {lines}\n}} }}\n'
         )
         wanted.append(np.asarray(ReferenceEvaluator(one_graph(body)).run(None, {"x": x, "y": y})[0], np.float64))
     source = (
-        f"#include <cmath>\n#include <cstdint>\n#include <cstring>\nnamespace detail {{ {header_module.PREAMBLE} {header_module.FUNCTIONS} }}\n"
-        + "".join(functions)
+        f"#include <cmath>\n#include <cstdint>\n#include <cstring>\n"
+        f"namespace detail {{ {header_module.PREAMBLE} {header_module.FUNCTIONS} }}\n" + "".join(functions)
     )
     compile_source(source, tmp_path / "all.so", find_compiler(), ("-O0", "-shared", "-fPIC"))
     library, given, wrong = ctypes.CDLL(str(tmp_path / "all.so")), np.concatenate([x, y], axis=1).astype(np.float64), []

@@ -1,8 +1,8 @@
 """What people open, opened: JupyterLab as `make lab` starts it, its kernel, and a slider of the explorer.
 
-It is opened on a copy of the notebooks, so that nothing is saved in this tree. The home is a bad one on purpose: a kernel named
-python3 that is no longer there, and a variable that prefers it. Every wait has an end, and what was started is ended, also after a
-failure.
+It is opened on a copy of the notebooks, so that nothing is saved in this tree. The home is a bad one on purpose: a
+kernel named python3 that is no longer there, and a variable that prefers it. Every wait has an end, and what was
+started is ended, also after a failure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Guards of the orbits physics: Kepler's equation everywhere, degenerate orbits, the integrators, the metrics' formulas."""
+"""Guards of the orbits physics: Kepler's equation everywhere, degenerate orbits, the integrators, the metrics'
+formulas.
+"""
 
 from __future__ import annotations
 

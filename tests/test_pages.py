@@ -1,4 +1,6 @@
-"""From a notebook to a page: what is documented, where names and notebooks link to, also from folders within folders."""
+"""From a notebook to a page: what is documented, where names and notebooks link to, also from folders within
+folders.
+"""
 
 from __future__ import annotations
 
@@ -177,7 +179,9 @@ def test_a_pattern_over_several_folders_keeps_each_together(proc):
 
 
 def test_pages_two_folders_deep_find_everything(proc, tmp_path):
-    """Style, navigation, neighbours and links between notebooks, from every depth to every other; formulas without a network."""
+    """Style, navigation, neighbours and links between notebooks, from every depth to every other; formulas without a
+    network.
+    """
     pytest.importorskip("pypandoc")
     from site_tools import build
 

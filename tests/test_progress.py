@@ -69,7 +69,9 @@ def test_a_line_ends_with_the_error_that_ends_its_work():
 
 
 def test_a_notebook_shows_epochs_while_it_runs_and_stores_none():
-    """In a kernel, with the bar asked for: the line is there during the training, and the saved notebook holds neither it nor a widget."""
+    """In a kernel, with the bar asked for: the line is there during the training, and the saved notebook holds
+    neither it nor a widget.
+    """
     code = """
 from thesis_surrogates.core.plan import Event
 from thesis_surrogates.running.epoch_bar import EpochBar, NotebookLine

@@ -1,6 +1,8 @@
-"""What the published facts say is fixed: every number of every published run, and the tables made of them, as digests in `published.json`.
+"""What the published facts say is fixed: every number of every published run, and the tables made of them, as digests
+in `published.json`.
 
-Runs that are published later do not matter here; after a listed run was published again on purpose, `python tests/test_published.py` writes the digests anew.
+Runs that are published later do not matter here; after a listed run was published again on purpose, `python
+tests/test_published.py` writes the digests anew.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
-"""What the README tells people to type works: its files are written, its commands and its Python are run, in an empty folder.
+"""What the README tells people to type works: its files are written, its commands and its Python are run, in an empty
+folder.
 
-`make demo` and `make test` are too heavy to be run inside a test (and the second would call itself): that their targets exist and
-what they are made of is checked, and they are run whole by whoever clones the repository afresh.
+`make demo` and `make test` are too heavy to be run inside a test (and the second would call itself): that their
+targets exist and what they are made of is checked, and they are run whole by whoever clones the repository afresh.
 """
 
 from __future__ import annotations

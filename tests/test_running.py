@@ -176,7 +176,10 @@ def test_help_is_quick_and_lists_the_commands(tmp_path):
         times.append(time.perf_counter() - began)
     for command in ("list", "data", "run", "sweep", "status", "compare", "report", "export", "jobs", "site", "doctor"):
         assert re.search(rf"^\s+{command}\s", answer.stdout, re.M), command
-    code = "import sys, thesis_surrogates.cli; print([m for m in ('torch', 'pandas', 'numpy', 'matplotlib', 'pydantic') if m in sys.modules])"
+    code = (
+        "import sys, thesis_surrogates.cli; "
+        "print([m for m in ('torch', 'pandas', 'numpy', 'matplotlib', 'pydantic') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

@@ -27,7 +27,9 @@ def project() -> dict:
 
 
 def test_one_range_of_python_versions_everywhere():
-    """pyproject.toml, settings.ini, set-up, doctor, README and the first page name the same oldest and newest version."""
+    """pyproject.toml, settings.ini, set-up, doctor, README and the first page name the same oldest and newest
+    version.
+    """
     assert project()["requires-python"] == f">={VERSIONS[0]},<3.{NEWEST[1] + 1}"
     named = [c.rsplit(" ", 1)[1] for c in project()["classifiers"] if re.search(r"Python :: 3\.\d+$", c)]
     assert named == VERSIONS

@@ -1,4 +1,6 @@
-"""The site of this checkout: every link leads somewhere, every page shows its formulas, and a browser has no complaint."""
+"""The site of this checkout: every link leads somewhere, every page shows its formulas, and a browser has no
+complaint.
+"""
 
 from __future__ import annotations
 
@@ -130,11 +132,14 @@ def test_bad_input_says_what_to_do(tmp_path):
 
 
 def test_quarto_gets_the_same_pages(tmp_path, site, monkeypatch):
-    """With a program called quarto on PATH it is that program that renders, from the processed notebooks and a sidebar written out in full."""
+    """With a program called quarto on PATH it is that program that renders, from the processed notebooks and a
+    sidebar written out in full.
+    """
     script = tmp_path / "bin" / "quarto"
     script.parent.mkdir()
     script.write_text(
-        '#!/bin/sh\necho "$@" >called; mkdir -p _docs && echo made by quarto >_docs/index.html && cp _quarto.yml _docs/\n'
+        '#!/bin/sh\necho "$@" >called; mkdir -p _docs && '
+        "echo made by quarto >_docs/index.html && cp _quarto.yml _docs/\n"
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(script.parent), prepend=":")

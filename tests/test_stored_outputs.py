@@ -77,7 +77,10 @@ def test_not_the_same(old, new):
 
 def test_a_table_is_compared_by_its_text_and_not_by_its_plain_form():
     def table(number, width):
-        return f'<style>#T_{width} {{}}</style><table style="width:{width}px"><tr><td id="T_{width}">a &amp; b</td><td>{number}</td></tr></table>'
+        return (
+            f"<style>#T_{width} {{}}</style>"
+            f'<table style="width:{width}px"><tr><td id="T_{width}">a &amp; b</td><td>{number}</td></tr></table>'
+        )
 
     old = cell(value(html=table("0.5", 10), plain="a & b ... 0.5"))
     assert stored.compare_cell(0, old, [value(html=table("0.50001", 20), plain="a & b  0.50001")]) is None
@@ -171,7 +174,8 @@ def test_a_notebook_is_executed_by_the_rules_of_nbdev_and_compared_cell_by_cell(
     )
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import stored; "
-        "done = stored.execute(Path(sys.argv[2]), ['slow'], Path.cwd()); print(done.error, [(d.cell, d.stored) for d in done.differences])"
+        "done = stored.execute(Path(sys.argv[2]), ['slow'], Path.cwd()); "
+        "print(done.error, [(d.cell, d.stored) for d in done.differences])"
     )
     done = subprocess.run([sys.executable, "-c", program, ROOT / ".ci", path], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.split() == "[(3, '3'), (7, '')]".split(), done.stdout + done.stderr

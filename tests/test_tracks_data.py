@@ -30,7 +30,8 @@ COARSE = {"p_low": 0.5, "label_step": 500.0}
 MAKE = (
     "import sys, json, resource\nfrom pathlib import Path\nfrom thesis_surrogates.tracks.data import TracksData\n"
     "from thesis_surrogates.tracks.production import make_data\n"
-    "if __name__ == '__main__':\n    make_data(TracksData(**json.loads(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3]))\n"
+    "if __name__ == '__main__':\n"
+    "    make_data(TracksData(**json.loads(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3]))\n"
     "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
 )
 

@@ -129,7 +129,10 @@ def test_errors_of_names_and_files(log, tmp_path):
     assert inputs.shape == (1, 7) and inputs[0, 6] == 4000 and answers.shape == (1, 4)
 
 
-HEAD = "TIMER.TIMER   INFO Algorithm          (millisec) |    <user> |   <clock> |      min       max{} | entries | total (s) |"
+HEAD = (
+    "TIMER.TIMER   INFO Algorithm          (millisec) | "
+    "   <user> |   <clock> |      min       max{} | entries | total (s) |"
+)
 ROW = "TIMER.TIMER   INFO   {:26s}|    49.000 |    50.000 |   48.000      51.0{} |       4 |     0.200 |"
 
 
@@ -178,14 +181,17 @@ FLOW = " | Name of Algorithm                                | Execution Count | 
 
 
 def test_counts_of_the_control_flow_manager_are_floating_point(log):
-    """They are printed by a format for whole numbers that is given a double; names that are too long lose their closing quote."""
+    """They are printed by a format for whole numbers that is given a double; names that are too long lose their
+    closing quote.
+    """
     long = '"' + "TrackExtrapolatorTesterWithAVeryLongName" * 2
     table = parse_timing(
         log(
             "HLTControlFlowMgr      INFO Timing table:",
             "HLTControlFlowMgr      INFO ",
             FLOW,
-            ' | "TestFast"                                       |           1e+06 |           2.500 |            2.500 |',
+            ' | "TestFast"                                       |           1e+06 | '
+            "          2.500 |            2.500 |",
             f" | {long} |     1.23457e+06 |           2.500 |            2.025 |",
             "",
             "LAZY_AND: TopSeq  #=10  Sum=10  Eff=|( 100.0000 +- 0.00000 )%|",

@@ -166,7 +166,9 @@ def misses(model, rows):
 
 
 def test_bins_without_tracks_answer_with_the_whole_range(prepared):
-    """One track in each of 750 bins on average, none in half of the directions, or none at all: never worse than a hundredth of the bend."""
+    """One track in each of 750 bins on average, none in half of the directions, or none at all: never worse than a
+    hundredth of the bend.
+    """
     test = dict(prepared[1].splits["test"])
     bend = test["bend"][:, :2].norm(dim=1).mean()
     for keep in (None, lambda inputs: inputs[:, 2].abs() < 0.1, lambda inputs: torch.arange(len(inputs)) < 300):

@@ -1,4 +1,6 @@
-"""The parts of the results page of tracks, on small tables: who stands for a suite, what is bold, what is said where nothing is."""
+"""The parts of the results page of tracks, on small tables: who stands for a suite, what is bold, what is said where
+nothing is.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Acceptance numbers and symmetries of the track physics, against a right-hand side and a stepper written elsewhere (scipy)."""
+"""Acceptance numbers and symmetries of the track physics, against a right-hand side and a stepper written elsewhere
+(scipy).
+"""
 
 from __future__ import annotations
 

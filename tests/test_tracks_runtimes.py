@@ -1,4 +1,6 @@
-"""Costs in every runtime and trust as facts: what the tables say of known numbers, what is refused, and the two programs end to end."""
+"""Costs in every runtime and trust as facts: what the tables say of known numbers, what is refused, and the two
+programs end to end.
+"""
 
 from __future__ import annotations
 

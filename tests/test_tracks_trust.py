@@ -1,4 +1,6 @@
-"""What a user may rely on: the surrogate's Jacobian, its validity flag and fall-back, physics checks that do fail, drawings that draw."""
+"""What a user may rely on: the surrogate's Jacobian, its validity flag and fall-back, physics checks that do fail,
+drawings that draw.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The files that users of tracks expect in a run directory: derived from facts, the same bytes again, nothing half-written."""
+"""The files that users of tracks expect in a run directory: derived from facts, the same bytes again, nothing
+half-written.
+"""
 
 from __future__ import annotations
 

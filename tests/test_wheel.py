@@ -1,9 +1,10 @@
 """The package as a stranger gets it: a wheel, installed into an environment of its own, used from an empty folder.
 
-The heavy dependencies (torch, numba, ...) are not downloaded again. A `.pth` file lends the new environment the folder of
-installed packages of the one that runs the tests. That would also lend it this checkout, were it not for two facts that the test
-makes sure of: a lent folder is a plain path entry, so the `.pth` files in it (and with them the editable install) are not read;
-and the wheel's own copy stands before it on the path. Metadata are checked too: the wheel must name every dependency it imports.
+The heavy dependencies (torch, numba, ...) are not downloaded again. A `.pth` file lends the new environment the
+folder of installed packages of the one that runs the tests. That would also lend it this checkout, were it not for
+two facts that the test makes sure of: a lent folder is a plain path entry, so the `.pth` files in it (and with them
+the editable install) are not read; and the wheel's own copy stands before it on the path. Metadata are checked too:
+the wheel must name every dependency it imports.
 """
 
 from __future__ import annotations
@@ -110,7 +111,9 @@ NEEDED_BY_OTHERS = {"onnxscript": "torch.onnx.export asks for it and does not de
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Each distribution that a module imports, and whether it does so at its top (the standard library and itself apart)."""
+    """Each distribution that a module imports, and whether it does so at its top (the standard library and itself
+    apart).
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         names = (

@@ -1,6 +1,7 @@
 """The command line: `surrogates`, and the older names `thesis-train` and `thesis-report`.
 
-Hand-written (everything else is exported from notebooks) and import-light: what needs PyTorch is imported inside the commands.
+Hand-written (everything else is exported from notebooks) and import-light: what needs PyTorch is imported inside the
+commands.
 """
 
 from __future__ import annotations
@@ -321,8 +322,8 @@ def publish(
 ) -> None:
     """Add the small facts of ended runs, without host names and paths, to the published ones.
 
-    They go to SYSTEM/SUITE/runs.jsonl, baselines.jsonl and scalars.csv; a run of the same configuration is replaced, others stay.
-    A curve keeps at most 40 points; a suite of more than 100 runs is published without curves.
+    They go to SYSTEM/SUITE/runs.jsonl, baselines.jsonl and scalars.csv; a run of the same configuration is replaced,
+    others stay. A curve keeps at most 40 points; a suite of more than 100 runs is published without curves.
     """
     from thesis_surrogates.core.publishing import publish as add
     from thesis_surrogates.running.reports import runs_of

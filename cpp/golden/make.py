@@ -2,8 +2,9 @@
 
     python cpp/golden/make.py [--folder cpp/golden] [--all]
 
-Writes golden.hpp and golden.csv (both kept in git); with --all also golden.onnx and golden.ts. The network is written here and its weights
-are a formula, so that the vector changes with nothing but this file. Columns of golden.csv: the seven inputs, then the four outputs in double precision.
+Writes golden.hpp and golden.csv (both kept in git); with --all also golden.onnx and golden.ts. The network is written
+here and its weights are a formula, so that the vector changes with nothing but this file. Columns of golden.csv: the
+seven inputs, then the four outputs in double precision.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
 from thesis_surrogates.core.export.cpp_header import export_header
-from thesis_surrogates.core.export.onnx import Deployable
+from thesis_surrogates.core.export.onnx import Deployable, export_onnx, export_torchscript
 
 COLUMNS = "x_mm,y_mm,tx,ty,q_over_p,z0_mm,dz_mm,x_end_mm,y_end_mm,tx_end,ty_end"
 
@@ -38,13 +38,23 @@ class GoldenTrack(nn.Module):
         dz = state[:, 6:7]
         kick = 0.299792458e-3 * state[:, 4:5] * dz
         correction = kick * (1 + 0.1 * self.network(state[:, :5] / self.scale))
-        return torch.cat([state[:, :2] + dz * state[:, 2:4] + 0.5 * dz * correction[:, :2], state[:, 2:4] + correction[:, 2:]], dim=1)
+        return torch.cat(
+            [state[:, :2] + dz * state[:, 2:4] + 0.5 * dz * correction[:, :2], state[:, 2:4] + correction[:, 2:]], dim=1
+        )
 
 
 def golden_states(rows: int = 32) -> np.ndarray:
     """Inputs [rows, 7] on a regular spiral through phase space."""
     k = np.arange(rows)
-    columns = [300 * np.sin(k), 250 * np.cos(2 * k), 0.15 * np.sin(3 * k), 0.15 * np.cos(5 * k), 0.3 * np.sin(0.7 * k), 0 * k + 2665.0, 0 * k + 5161.0]
+    columns = [
+        300 * np.sin(k),
+        250 * np.cos(2 * k),
+        0.15 * np.sin(3 * k),
+        0.15 * np.cos(5 * k),
+        0.3 * np.sin(0.7 * k),
+        0 * k + 2665.0,
+        0 * k + 5161.0,
+    ]
     return np.stack(columns, axis=1).astype(np.float32).astype(np.float64)
 
 
