@@ -85,7 +85,7 @@ class System(Generic[DataT, ModelT, TrainT, NetworkT]):
     headline: str  # the metric that decides what is best
     columns: tuple[str, ...]  # metrics of the comparison table, in order
     presets: Mapping[str, DataT] = field(default_factory=dict)  # named datasets, for the command line
-    # ending of a dataset file to the reader of what it says of itself; its `config` holds the keys of the dataset
+    # ending of a dataset file to the reader of its attributes; `config` among them holds the keys of the dataset
     formats: Mapping[str, Callable[[Path], Mapping[str, Any]]] = field(default_factory=lambda: dict(HDF5_FORMATS))
     # commands that only this system has, by name: plain annotated functions, see `running.commands`
     commands: Mapping[str, Callable[..., str | Iterable[str] | None]] = field(default_factory=dict)

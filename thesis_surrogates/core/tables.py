@@ -26,7 +26,7 @@ __all__ = ['LATEX', 'ReportError', 'Problem', 'explain', 'label', 'fingerprint',
 
 # %% ../../nbs/01_core/21_tables.ipynb #716cf5d4
 class ReportError(SurrogatesError, ValueError):
-    """There is nothing to report; the message says what was looked at."""
+    """There is nothing to report; the message names what was looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)

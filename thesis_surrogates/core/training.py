@@ -241,7 +241,7 @@ REMEDY = "lower train.optimizer.learning_rate or train.gradient_clip"
 
 
 class TrainingDiverged(SurrogatesError, RuntimeError):
-    """The loss is no longer a number: the message says where and what to try."""
+    """The loss is no longer a number: the message names the place and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)

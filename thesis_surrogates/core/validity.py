@@ -243,7 +243,7 @@ def fallback_table(
 
 # %% ../../nbs/01_core/19_validity.ipynb #922473cc
 def save_validity(validity: Validity, path: str | Path, kind: str) -> None:
-    """Write as JSON, all or nothing; `kind` says which system it belongs to."""
+    """Write as JSON, all or nothing; `kind` names the system it belongs to."""
     numbers = {name: value.tolist() for name, value in validity.state_dict().items()}
     content = {"kind": kind, "version": 1, "hidden": list(validity.hidden), "numbers": numbers}
     replace_text(Path(path), json.dumps(content))
