@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -19,16 +19,21 @@ from ..core.config import recipe_hash
 from ..core.errors import ConfigError
 from ..core.facts import Run
 from ..core.metrics import format_value
-from ..core.plots import axis_label
+from ..core.plots import accuracy_cost, axis_label, loss_curves
 from ..core.publishing import read_published
 from ..core.run_files import to_line
 from ..core.tables import Problem, comparison_table, readable, to_markdown
 from .registry import SYSTEMS, get_system, load_suite, resolve, suites
 
+if TYPE_CHECKING:
+    from IPython.display import Markdown as Text
+    from matplotlib.figure import Figure
+
 # %% auto #0
 __all__ = ['AT_A_GLANCE', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'left_out', 'suite_runs',
            'suites_by_recipe', 'suite_of', 'published_table', 'declared', 'scalars_of', 'shown', 'quantity', 'factor',
-           'against_nothing', 'against_classical', 'verdict', 'savings', 'glance_table', 'glance', 'glance_markdown']
+           'against_nothing', 'against_classical', 'verdict', 'savings', 'figure_or_sentence', 'cost_figure',
+           'curves_figure', 'glance_table', 'glance', 'glance_markdown']
 
 # %% ../../nbs/06_running/08_results.ipynb #c94a47b1
 def published_folder(start: str | Path = ".") -> Path | None:
@@ -262,6 +267,26 @@ def savings(table: pd.DataFrame, headline: str) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+# %% ../../nbs/06_running/08_results.ipynb #39931c6e
+def figure_or_sentence(figure: Figure | None) -> Figure | Text:
+    """The figure itself; a sentence where there is none."""
+    from IPython.display import Markdown
+
+    return figure if figure is not None else Markdown("*No figure: nothing published.*")
+
+
+def cost_figure(table: pd.DataFrame, headline: str) -> Figure | Text:
+    """Error against cost of a comparison table, or a sentence."""
+    done = table[table.status == "done"] if len(table) else table
+    return figure_or_sentence(accuracy_cost(done, "cost_us", headline)[0] if len(table) else None)
+
+
+def curves_figure(runs: Sequence[Run]) -> Figure | Text:
+    """The monitored loss of each run against the epoch, or a sentence."""
+    curves = scalars_of(runs)
+    monitor = runs[0].last_event("start").get("monitor", "loss") if len(curves) else ""
+    return figure_or_sentence(loss_curves(curves, monitor)[0] if len(curves) else None)
 
 # %% ../../nbs/06_running/08_results.ipynb #1dcddbfa
 # The suite that stands for a system where there is room for one table; "comparison" elsewhere.

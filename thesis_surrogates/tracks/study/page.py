@@ -5,7 +5,7 @@
 # %% ../../../nbs/02_tracks/study/06_page.ipynb #57564d9e
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -44,7 +44,7 @@ __all__ = ['NOT_PUBLISHED', 'OTHER_SUITES', 'SUITES', 'Study', 'headline_of', 's
            'opening_markdown', 'section_markdown', 'suite_frontier', 'savings_markdown', 'most_saving', 'chosen_rows',
            'goal_cells', 'goals_markdown', 'ratio_cell', 'ratios_markdown', 'core_markdown', 'answers_markdown',
            'named_runs', 'all_lengths', 'longer_markdown', 'longer_figure', 'all_sizes', 'sizes_markdown',
-           'points_figure']
+           'points_figure', 'measured_markdown', 'cost_parts', 'trust_parts']
 
 # %% ../../../nbs/02_tracks/study/06_page.ipynb #5b741103
 NOT_PUBLISHED = "*Not published yet.*"
@@ -249,3 +249,50 @@ def sizes_markdown(study: Study) -> str:
 def points_figure(runs: Sequence[Run], against: str, title: str) -> Figure | None:
     """Error of some runs against `parameters` or `tracks`; None where nothing is published."""
     return curve_figure(points(runs), against, title) if runs else None
+
+# %% ../../../nbs/02_tracks/study/06_page.ipynb #eac3a006
+from .frontier import runtime_frontier
+from thesis_surrogates.tracks.study.runtimes import (
+    conditions,
+    costs_markdown,
+    measured_batches,
+    runtime_table,
+    spoken,
+)
+from .runtimes import savings_markdown as runtime_savings
+from .trust_tables import UNTRIED, checks_markdown, fallback_markdown, jacobian_markdown
+
+# %% ../../../nbs/02_tracks/study/06_page.ipynb #919f210f
+def measured_markdown(runs: Mapping[str, Sequence[Run]]) -> str:
+    """How many runs of all suites are published, and which suites were timed and examined."""
+    timed = [suite for suite, found in runs.items() if measured_batches(found)]
+    examined = [suite for suite, found in runs.items() if len(trust_table(found))]
+    return (
+        f"{sum(map(len, runs.values()))} published runs with a result; "
+        f"timed in every runtime: {', '.join(timed) or 'no suite'}; "
+        f"examined for trust: {', '.join(examined) or 'no suite'}."
+    )
+
+
+def cost_parts(runs: Mapping[str, Sequence[Run]]) -> Iterator[str | Figure]:
+    """For each timed suite: its title, two tables for each batch, and a figure if it has a goal; then conditions."""
+    timed = {suite: found for suite, found in runs.items() if measured_batches(found)}
+    for suite, found in timed.items():
+        yield f"### Cost: {suite}"
+        headline = headline_of(suite)
+        for batch in measured_batches(found):
+            table = runtime_table(found, batch, headline)
+            yield f"**{spoken(batch).capitalize()}:**\n\n{runtime_savings(table, headline)}\n{costs_markdown(table)}"
+        drawn = runtime_frontier(found, headline, GOALS[suite][headline]) if suite in GOALS else None
+        if drawn is not None:
+            yield drawn[0]
+    yield conditions([run for found in timed.values() for run in found]) or UNMEASURED
+
+
+def trust_parts(runs: Mapping[str, Sequence[Run]]) -> Iterator[str | Figure]:
+    """For each suite that was examined: its title and three tables; one sentence where none was."""
+    examined = {suite: found for suite, found in runs.items() if len(trust_table(found))}
+    for suite, found in examined.items():
+        tables = (jacobian_markdown(trust_table(found)), fallback_markdown(found), checks_markdown(found))
+        yield f"### Trust: {suite}\n\n" + "\n\n".join(tables)
+    yield "" if examined else UNTRIED
