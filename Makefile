@@ -4,7 +4,7 @@ SHELL   := /bin/bash
 PYTHON  ?= python3
 BIN     := .venv/bin
 READY   := .venv/.ready
-SYSTEMS := tracks orbits flavor events
+SYSTEMS := $(notdir $(patsubst %/,%,$(wildcard nbs/experiments/suites/*/)))
 DEMO    := $(addsuffix /demo,$(SYSTEMS))
 WORKERS ?= 2
 NB      ?=
@@ -29,7 +29,7 @@ $(READY): pyproject.toml .ci/setup
 lab: $(READY)  ## JupyterLab on the notebooks; LAB="--no-browser --port 8899" passes its options on
 	@.ci/lab $(BIN)/python $(LAB)
 
-demo: $(READY)  ## data, training, comparison and site of all four systems, in under 8 minutes
+demo: $(READY)  ## data, training, comparison and site of all systems, in under 8 minutes
 	@start=$$SECONDS; set -e; \
 	echo "== data"; $(BIN)/surrogates data $(DEMO); \
 	echo "== training, $(WORKERS) runs at a time"; failed=0; $(BIN)/surrogates sweep $(DEMO) --workers $(WORKERS) || failed=$$?; \

@@ -19,6 +19,13 @@ from thesis_surrogates.running.datasets import ensure_dataset
 from thesis_surrogates.running.execution import load_surrogate, new_model, run
 from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite, suites
 
+# What a surrogate takes, [N, columns], from the training split of its system and the configuration of the data.
+INPUTS = {
+    "tracks": lambda split, data: split["inputs"],
+    "orbits": lambda split, data: (split["state"] * data.units.state_scale(split["state"])).flatten(0, -2),
+    "flavor": lambda split, data: split["f4_initial"].flatten(1),
+    "events": lambda split, data: split["particles"].flatten(1),
+}
 MODELS = [(name, config.name) for name in SYSTEMS for config in load_suite(f"{name}/smoke")]
 
 
@@ -175,17 +182,9 @@ def test_a_surrogate_says_what_its_inputs_are(smoke_runs, system_name):
 def test_the_range_of_the_inputs_holds_the_training_data(system_name, data_dir):
     system = get_system(system_name)
     config = load_suite(f"{system_name}/smoke")[0]
-    table = Surrogate(config, new_model(system, config), system.deploy(new_model(system, config))).inputs.set_index(
-        "column"
-    )
+    table = Surrogate(config, new_model(config), system.deploy(new_model(config))).inputs.set_index("column")
     split = system.load_data(config.data, ensure_dataset(system, config.data, data_dir)).splits["train"]
-    values = {
-        "tracks": lambda: split["inputs"],
-        "orbits": lambda: split["state"] * config.data.units.state_scale(split["state"]),
-        "flavor": lambda: split["f4_initial"],
-        "events": lambda: split["particles"],
-    }[system_name]().double()
-    values = values.reshape(-1, {"tracks": 7, "orbits": 6, "flavor": 24, "events": 72}[system_name]).numpy()
+    values = INPUTS[system_name](split, config.data).double().numpy()
     known = table.iloc[: values.shape[1]]
     slack = 1e-6 * np.nan_to_num(np.abs(known[["lowest", "highest"]].to_numpy(float)), nan=0.0).max(1) + 1e-9
     assert not (np.nanmin(values, 0) < known.lowest - slack).any(), known[np.nanmin(values, 0) < known.lowest - slack]

@@ -11,7 +11,6 @@ from ..core.comparison import Contender
 from ..core.data import Data, Tensors
 from ..core.models import count_parameters
 from .asymptotics import final_state, growth_rate, lebedev
-from .mixing import StochasticMixing
 from .models import FlavorNet
 
 # %% auto #0
@@ -20,7 +19,6 @@ __all__ = ['surrogate', 'baselines']
 # %% ../../nbs/04_flavor/10_baselines.ipynb #8aef8fd6
 def surrogate(model: FlavorNet, data: Data) -> Contender:
     """The network as a row of the comparison."""
-    kind = "stochastic" if isinstance(model.mixing, StochasticMixing) else "y-matrix"
     words = "knows the closure" if model.backbone.closure else "four-flux products"
 
     def predict(tensors: Tensors) -> Tensors:
@@ -32,7 +30,7 @@ def surrogate(model: FlavorNet, data: Data) -> Contender:
         return {"f4_final": final, "growthrate": rate, "stability": stability}
 
     return Contender(
-        name=f"{kind} network",
+        name=model.mixing.title,
         kind="surrogate",
         predict=predict,
         parameters=count_parameters(model),

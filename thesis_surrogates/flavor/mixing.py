@@ -56,7 +56,7 @@ def largest_physical_step(species: Tensor, step: Tensor) -> Tensor:
 class YMatrixMixing(nn.Module):
     """Raw matrices [B, 2, 6, 6] to the changes of densities and of fluxes, [B, 6, 6] each."""
 
-    matrices = 2
+    matrices, title = 2, "y-matrix network"
 
     def __init__(self, lepton_number: bool = True, average_heavies: bool = False, physical: bool = False):
         super().__init__()
@@ -90,7 +90,7 @@ def balance(stochastic: Tensor, density: Tensor) -> Tensor:
 class StochasticMixing(nn.Module):
     """Raw matrices [B, 1, 6, 6] to one change matrix for densities and fluxes alike, returned twice."""
 
-    matrices = 1
+    matrices, title = 1, "stochastic network"
 
     def __init__(self, average_heavies: bool = False):
         super().__init__()

@@ -196,7 +196,7 @@ class FlavorNet(nn.Module):
     `forward` gives what the losses need; the `predict_` methods give what a user needs.
     """
 
-    def __init__(self, backbone: Backbone, mixing: nn.Module, gate_stable: bool):
+    def __init__(self, backbone: Backbone, mixing: YMatrixMixing | StochasticMixing, gate_stable: bool):
         super().__init__()
         self.backbone, self.mixing, self.gate_stable = backbone, mixing, gate_stable
         self.rate_per_density = float(RATE_PER_DENSITY)

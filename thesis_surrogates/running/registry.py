@@ -25,7 +25,7 @@ __all__ = ['SYSTEMS', 'get_system', 'resolve', 'experiments_folder', 'suites', '
            'list_runs', 'load_suite', 'suite_remedy', 'load_run', 'read_settings', 'read_seeds']
 
 # %% ../../nbs/06_running/00_registry.ipynb #2adc70ee
-SYSTEMS: dict[str, str] = {
+SYSTEMS: dict[str, str | System] = {
     "tracks": "thesis_surrogates.tracks.system",
     "orbits": "thesis_surrogates.orbits.system",
     "flavor": "thesis_surrogates.flavor.system",
@@ -41,7 +41,8 @@ def get_system(name: str) -> System:
     """
     if name not in SYSTEMS:
         raise ConfigError(f"system: no system {name!r}; {nearest(str(name), list(SYSTEMS))}")
-    return import_module(SYSTEMS[name]).SYSTEM
+    place = SYSTEMS[name]
+    return import_module(place).SYSTEM if isinstance(place, str) else place
 
 # %% ../../nbs/06_running/00_registry.ipynb #b2c3cfd0
 def resolve(values: Mapping[str, Any] | RunConfig) -> RunConfig:
