@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from thesis_surrogates.core.errors import FactsError
-from thesis_surrogates.core.facts import find_runs, load_runs, natural, read_run
+from thesis_surrogates.core.facts import find_runs, load_runs, natural_key, read_run
 from thesis_surrogates.core.recorder import append_event, git_state, open_run, prepare_run, provenance
 from thesis_surrogates.core.run_files import Appender, RunBusy, RunFiles, decode, encode, read_scalars
 
@@ -412,7 +412,7 @@ def test_natural_order_and_nested_folders(tmp_path):
         "job10",
     ]
     assert find_runs(tmp_path / "job2") == [tmp_path / "job2"]
-    assert sorted(["a10b", "a9b", "a", "10", "9", ""], key=natural) == ["", "9", "10", "a", "a9b", "a10b"]
+    assert sorted(["a10b", "a9b", "a", "10", "9", ""], key=natural_key) == ["", "9", "10", "a", "a9b", "a10b"]
 
 
 def test_table_of_runs_has_swept_keys_scores_and_duplicates(tmp_path):

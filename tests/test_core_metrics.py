@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from thesis_surrogates.core.comparison import Contender, Scores, compete, score_all
+from thesis_surrogates.core.comparison import Contender, Scores, evaluate_all, score_all
 from thesis_surrogates.core.metrics import (
     bootstrap_interval,
     epoch_to_fraction,
@@ -120,18 +120,18 @@ def score(predictions, truth):
 def test_competition_times_what_it_should():
     tensors = {"x": np.arange(10.0)}
     timed = contender("timed", timed=lambda tensors: time.sleep(0.02))
-    rows = compete([contender("plain"), timed], tensors, score, items=10)
+    rows = evaluate_all([contender("plain"), timed], tensors, score, items=10)
     assert [row["contender"] for row in rows] == ["plain", "timed"]
     assert 2000 <= rows[1]["cost_us"] < 20000 and rows[0]["cost_us"] < 100 and rows[0]["error_mm"] == 0.0
     known = {name: Scores(metrics={"error_mm": 7.0}) for name in ("plain", "timed")}
-    assert compete([contender("plain")], tensors, score, items=10, scores=known)[0]["error_mm"] == 7.0
+    assert evaluate_all([contender("plain")], tensors, score, items=10, scores=known)[0]["error_mm"] == 7.0
 
 
 def test_competition_refuses_twins_and_no_items():
     with pytest.raises(ValueError, match="two contenders"):
         score_all([contender("a"), contender("a")], {"x": np.zeros(1)}, score)
     with pytest.raises(ValueError, match="at least one item"):
-        compete([contender("a")], {"x": np.zeros(1)}, score, items=0)
+        evaluate_all([contender("a")], {"x": np.zeros(1)}, score, items=0)
 
 
 def test_predictions_run_without_gradients_but_may_ask_for_them():

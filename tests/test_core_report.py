@@ -12,10 +12,17 @@ import pandas as pd
 import pytest
 
 from thesis_surrogates.core.facts import read_run
-from thesis_surrogates.core.publishing import publish, read_published, strip
+from thesis_surrogates.core.publishing import publish, read_published, strip_private
 from thesis_surrogates.core.recorder import open_run, prepare_run
 from thesis_surrogates.core.report import write_report
-from thesis_surrogates.core.tables import ReportError, comparison_table, convergence_table, escape_latex, gather, label
+from thesis_surrogates.core.tables import (
+    ReportError,
+    comparison_table,
+    convergence_table,
+    escape_latex,
+    label,
+    read_results,
+)
 
 COLUMNS, HEADLINE = ("error_mean_mm", "error_p95_mm"), "error_mean_mm"
 
@@ -188,7 +195,7 @@ def test_failures_are_rows(tmp_path):
 
 def test_duplicates_count_once(tmp_path):
     paths = [toy(tmp_path / "one", "a", error=0.1), toy(tmp_path / "two", "a", error=0.1)]
-    runs, problems = gather(paths)
+    runs, problems = read_results(paths)
     assert len(runs) == 1 and [problem.status for problem in problems] == ["duplicate"]
     assert comparison_table(paths, COLUMNS, HEADLINE).seeds.max() == 1
 
@@ -279,8 +286,8 @@ def test_only_ended_runs_are_published(tmp_path):
 
 def test_strip_keeps_units_and_relative_paths():
     words = ["mm/GeV/c", "1/GeV", "outputs/runs/a", "3/4/5", "and/or", "https://a.b/c"]
-    assert strip(words, []) == words
-    assert strip(["/usr/lib/x.so", "see /a/b/c.py:3", "~/data/x.h5", "C:\\Users\\ann\\x"], []) == [
+    assert strip_private(words, []) == words
+    assert strip_private(["/usr/lib/x.so", "see /a/b/c.py:3", "~/data/x.h5", "C:\\Users\\ann\\x"], []) == [
         "x.so",
         "see c.py:3",
         "x.h5",

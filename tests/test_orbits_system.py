@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from thesis_surrogates.core.comparison import compete
+from thesis_surrogates.core.comparison import evaluate_all
 from thesis_surrogates.core.config import check, check_run
 from thesis_surrogates.core.data import Data
 from thesis_surrogates.core.errors import ConfigError, DataError
@@ -62,7 +62,9 @@ def test_trains_and_competes(plane: str, tmp_path: Path) -> None:
     plan = SYSTEM.plan(field, data, NeuralODEConfig(), train, seed=0)
     before = plan.validate(field)["loss"]
     assert fit(field, plan, seed=0, train=train).best_value < before
-    rows = compete((SYSTEM.surrogate(field, data), *SYSTEM.baselines(data)), data.splits["test"], SYSTEM.score, items=3)
+    rows = evaluate_all(
+        (SYSTEM.surrogate(field, data), *SYSTEM.baselines(data)), data.splits["test"], SYSTEM.score, items=3
+    )
     table = {row["contender"]: row for row in rows}
     assert all(set(SYSTEM.columns) <= set(row) for row in rows)
     assert table["no force"]["acceleration_error_percent"] == pytest.approx(100)
@@ -174,7 +176,9 @@ def test_ragged_user_file(planar: tuple[OrbitsData, Path], tmp_path: Path) -> No
         seed=0,
         train=train_config,
     )
-    rows = compete((SYSTEM.surrogate(field, data), *SYSTEM.baselines(data)), data.splits["test"], SYSTEM.score, items=3)
+    rows = evaluate_all(
+        (SYSTEM.surrogate(field, data), *SYSTEM.baselines(data)), data.splits["test"], SYSTEM.score, items=3
+    )
     assert result.status == "done" and all(np.isfinite(row["acceleration_error_percent"]) for row in rows)
     assert {row["contender"]: row for row in rows}["exact field"]["closure_percent"] < 0.1
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from thesis_surrogates.core.facts import Run
-from thesis_surrogates.core.tables import comparison_table, convergence_table, gather
+from thesis_surrogates.core.tables import comparison_table, convergence_table, read_results
 from thesis_surrogates.running.registry import SYSTEMS, get_system, suites
 from thesis_surrogates.running.results import published_folder, suite_runs
 
@@ -70,7 +70,7 @@ def digests(suite, hashes=None, columns=None):
     record = get_system(system)
     runs = [
         run
-        for run in gather(suite_runs(system, name, published_folder(Path(__file__).parent)))[0]
+        for run in read_results(suite_runs(system, name, published_folder(Path(__file__).parent)))[0]
         if hashes is None or run.config_hash in hashes
     ]
     if not runs:

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
-from thesis_surrogates.core.comparison import compete
+from thesis_surrogates.core.comparison import evaluate_all
 from thesis_surrogates.core.config import OptimizerConfig, check_run
 from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.export.onnx import export_onnx
@@ -282,7 +282,9 @@ def test_contenders_and_columns(prepared):
     config, data = prepared
     model = prepared_model("residual", prepared)
     test = data.splits["test"]
-    rows = compete((*SYSTEM.baselines(data), SYSTEM.surrogate(model, data)), test, SYSTEM.score, len(test["inputs"]))
+    rows = evaluate_all(
+        (*SYSTEM.baselines(data), SYSTEM.surrogate(model, data)), test, SYSTEM.score, len(test["inputs"])
+    )
     kinds = [row["kind"] for row in rows]
     assert kinds.count("nothing") == 1 and kinds.count("classical") >= 6 and kinds[-1] == "surrogate"
     assert all(set(SYSTEM.columns) <= set(row) and row["cost_us"] > 0 for row in rows)

@@ -23,12 +23,12 @@ from thesis_surrogates.tracks.study.frontier import runtime_frontier
 from thesis_surrogates.tracks.study.runtimes import (
     UNMEASURED,
     as_split,
-    conditions,
+    conditions_text,
+    cost_ratios,
     costs_markdown,
     from_split,
     measured_batches,
-    pooled,
-    ratios,
+    pool_runs,
     reason_not_measurable,
     runtime_facts,
     runtime_rows,
@@ -148,7 +148,7 @@ def test_a_single_track_is_also_held_against_the_python_entry(seeds):
         "Python entry", "ratio"
     ] == pytest.approx(60 / 90, rel=1e-3)
     assert table.loc["C++", "ratio"] == pytest.approx(5 / 1.25)
-    assert list(ratios(seeds[:1]).columns) == [
+    assert list(cost_ratios(seeds[:1]).columns) == [
         "1,000 tracks, bare kernel",
         "1,000 tracks, C++",
         "one track, bare kernel",
@@ -177,7 +177,7 @@ def test_nothing_is_as_exact(tmp_path):
 def test_the_last_measurement_counts_and_runs_without_any_do_not_matter(tmp_path, seeds):
     append_event(tmp_path / "0", "runtimes", runtime_facts(measurement(cost=2.0), "net", ABOUT))
     again, bare = read_run(tmp_path / "0"), recorded(tmp_path / "bare", name="bare")
-    assert pooled([again, bare], 1000).query("path == 'torch eager' and kind == 'surrogate'").cost_us.iloc[0] == 1.0
+    assert pool_runs([again, bare], 1000).query("path == 'torch eager' and kind == 'surrogate'").cost_us.iloc[0] == 1.0
     assert (
         runtime_rows(bare, 1000).empty
         and measured_batches([bare]) == []
@@ -190,7 +190,7 @@ def test_without_facts_there_are_sentences(tmp_path):
     bare = recorded(tmp_path / "bare")
     for runs in ([], [bare]):
         assert savings_markdown(runtime_table(runs, 1)) == costs_markdown(runtime_table(runs, 1)) == UNMEASURED
-        assert runtime_frontier(runs) is None and ratios(runs).empty and conditions(runs) == ""
+        assert runtime_frontier(runs) is None and cost_ratios(runs).empty and conditions_text(runs) == ""
         assert jacobian_markdown(trust_table(runs)) == fallback_markdown(runs) == checks_markdown(runs) == UNTRIED
         assert fallback_medians(runs).empty and math.isnan(jacobian_of(trust_table(runs), "net"))
 
@@ -357,7 +357,7 @@ def test_the_timing_program_adds_runtimes(trained, tmp_path):
         rows.contender
     )
     assert "Cash-Karp 1e-06 mm" not in set(rows.contender)  # a hasty network has no such rival
-    assert "60 fresh tracks" in conditions([read_run(trained)])
+    assert "60 fresh tracks" in conditions_text([read_run(trained)])
 
 
 def test_the_trust_program_adds_trust(trained, tmp_path):

@@ -18,7 +18,7 @@ from .data import Tensors
 from .timing import seconds_per_call
 
 # %% auto #0
-__all__ = ['Kind', 'Contender', 'Scores', 'score_all', 'without_gradients', 'compete', 'cheapest_as_accurate']
+__all__ = ['Kind', 'Contender', 'Scores', 'score_all', 'without_gradients', 'evaluate_all', 'cheapest_as_accurate']
 
 # %% ../../nbs/01_core/18_comparison.ipynb #cbb59d52
 Kind = Literal["surrogate", "classical", "nothing"]
@@ -71,7 +71,7 @@ def without_gradients() -> Any:
     return nullcontext() if torch is None else torch.no_grad()
 
 # %% ../../nbs/01_core/18_comparison.ipynb #a9d08581
-def compete(
+def evaluate_all(
     contenders: Sequence[Contender],
     tensors: Tensors,
     score: Callable[[Tensors, Tensors], Scores],

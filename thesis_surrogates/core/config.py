@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['Model', 'nearest', 'merge', 'nested', 'canonical', 'flatten', 'digest', 'read_yaml', 'StrictModel', 'ModelConfig',
-           'DataConfig', 'as_before', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig', 'RunConfig', 'check',
+           'DataConfig', 'unless_default', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig', 'RunConfig', 'check',
            'check_run', 'as_mapping', 'config_hash', 'recipe_hash', 'useless_keys', 'config_diff']
 
 # %% ../../nbs/01_core/02_config.ipynb #ca5446f5
@@ -143,7 +143,7 @@ class DataConfig(StrictModel):
         return f"{system}-{digest(self.described())}.h5"
 
 # %% ../../nbs/01_core/02_config.ipynb #58ba7449
-def as_before(value: Any) -> Callable[[Any], bool]:
+def unless_default(value: Any) -> Callable[[Any], bool]:
     """For `Field(exclude_if=as_before(default))` of a later key: at its default it is not part of the identity."""
     return lambda found: found == value
 
@@ -184,7 +184,7 @@ class TrainConfig(StrictModel):
     keep_every: int | None = Field(
         default=None,
         ge=1,
-        exclude_if=as_before(None),
+        exclude_if=unless_default(None),
         description="epochs between two checkpoints that are kept as epoch_N.pt; null for none",
     )
 

@@ -30,8 +30,8 @@ from thesis_surrogates.core.run_files import (
 )
 
 # %% auto #0
-__all__ = ['STALE_SECONDS', 'derive_status', 'Run', 'read_run', 'headline_of', 'standing', 'headlines', 'natural', 'find_runs',
-           'swept_keys', 'run_row', 'load_runs', 'FactsError']
+__all__ = ['STALE_SECONDS', 'derive_status', 'Run', 'read_run', 'headline_of', 'rows_to_show', 'summary_words', 'natural_key',
+           'find_runs', 'swept_keys', 'run_row', 'load_runs', 'FactsError']
 
 # %% ../../nbs/01_core/15_facts.ipynb #0aea6e07
 _all_ = ["FactsError"]
@@ -90,15 +90,15 @@ class Run:
         return max((event.get("seconds") or 0.0 for event in self.events), default=0.0)
 
     def __repr__(self) -> str:
-        table = standing(self)
+        table = rows_to_show(self)
         rows = (
             [] if table.empty else table.to_string(index=False, float_format=lambda value: f"{value:.4g}").splitlines()
         )
-        return "\n".join([*headlines(self), *rows])
+        return "\n".join([*summary_words(self), *rows])
 
     def _repr_html_(self) -> str:
-        first, *more = (html.escape(line) for line in headlines(self))
-        table = standing(self)
+        first, *more = (html.escape(line) for line in summary_words(self))
+        table = rows_to_show(self)
         rows = "" if table.empty else table.to_html(index=False, border=0, float_format=lambda value: f"{value:.4g}")
         return f"<p><b>{first}</b><br>{'<br>'.join(more)}</p>{rows}"
 
@@ -136,7 +136,7 @@ def headline_of(run: Run) -> str | None:
     return run.last_event("evaluated").get("headline") or first
 
 
-def standing(run: Run) -> pd.DataFrame:
+def rows_to_show(run: Run) -> pd.DataFrame:
     """Doing nothing, the most accurate and the cheapest classical method, and the best surrogates (lower is better)."""
     headline = headline_of(run)
     if headline is None:
@@ -151,7 +151,7 @@ def standing(run: Run) -> pd.DataFrame:
     return pd.concat(chosen).reset_index().drop_duplicates("index").drop(columns="index")
 
 
-def headlines(run: Run) -> list[str]:
+def summary_words(run: Run) -> list[str]:
     """Name, status, epochs and seconds; the error if there is one; the path."""
     name, epochs = f"{run.config.get('system')}/{run.config.get('name') or run.path.name}", run.scalars.epoch.nunique()
     error = run.error or {}
@@ -163,7 +163,7 @@ def headlines(run: Run) -> list[str]:
     ]
 
 # %% ../../nbs/01_core/15_facts.ipynb #2859ecbc
-def natural(text: Any) -> list[Any]:
+def natural_key(text: Any) -> list[Any]:
     """Sort key under which `run2` comes before `run10`."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(text)) if part]
 
@@ -178,7 +178,7 @@ def find_runs(path: str | Path) -> list[Path]:
             found.append(Path(folder))
             subfolders.clear()
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-    return sorted(found, key=lambda run: natural(run.relative_to(path)))
+    return sorted(found, key=lambda run: natural_key(run.relative_to(path)))
 
 # %% ../../nbs/01_core/15_facts.ipynb #b44bd0f1
 def swept_keys(configs: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -20,7 +20,8 @@ from .plan import LossTerms, Phase, Update
 from .soap import Soap
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'make_optimizer', 'Schedule', 'guard_gradients', 'compiled', 'Mover', 'Sums', 'prefixes']
+__all__ = ['OPTIMIZERS', 'make_optimizer', 'Schedule', 'guard_gradients', 'compile_loss', 'OptimizerStep', 'RunningMeans',
+           'term_prefixes']
 
 # %% ../../nbs/01_core/11_optimization.ipynb #2524a048
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -92,14 +93,14 @@ def guard_gradients(parameters: Sequence[torch.nn.Parameter], loss: torch.Tensor
     return sound
 
 # %% ../../nbs/01_core/11_optimization.ipynb #7f0bdef7
-def compiled(function: LossTerms) -> LossTerms:
+def compile_loss(function: LossTerms) -> LossTerms:
     """Compile a loss with its model; needs a C++ compiler on this machine."""
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         raise ConfigError("train.compile needs a C++ compiler on the PATH; install one or set train.compile to false")
     return torch.compile(function)
 
 # %% ../../nbs/01_core/11_optimization.ipynb #d5cbc1c8
-class Mover:
+class OptimizerStep:
     """An update with the state it needs while its phase runs."""
 
     def __init__(self, model: nn.Module, update: Update, phase: Phase, train: TrainConfig, device: torch.device):
@@ -113,7 +114,7 @@ class Mover:
         )
         self.precision = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(train.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
-        self.loss_terms = compiled(update.loss_terms) if train.compile else update.loss_terms
+        self.loss_terms = compile_loss(update.loss_terms) if train.compile else update.loss_terms
 
     def step(self, model: nn.Module, batch: Batch, number: int) -> tuple[Tensors, torch.Tensor]:
         """One optimizer step at step `number` of the phase; returns the terms and whether the step was sound."""
@@ -144,7 +145,7 @@ class Mover:
         self.scaler.load_state_dict(state["scaler"])
 
 # %% ../../nbs/01_core/11_optimization.ipynb #9093bfe0
-class Sums:
+class RunningMeans:
     """Running sums of loss terms on the device, and how many steps were not sound."""
 
     def __init__(self) -> None:
@@ -164,14 +165,14 @@ class Sums:
             key = f"{prefix}{name}"
             self.values[key] = self.values[key] + kept if key in self.values else kept
 
-    def means(self, prefixes: Sequence[str]) -> tuple[dict[str, float], int]:
+    def means(self, term_prefixes: Sequence[str]) -> tuple[dict[str, float], int]:
         """Mean of every term over the sound steps, and the number of unsound ones (one transfer per epoch)."""
         numbers = (
             dict(zip(self.values, torch.stack(list(self.values.values())).tolist(), strict=True)) if self.values else {}
         )
         result: dict[str, float] = {}
         bad_steps = 0
-        for prefix in prefixes:
+        for prefix in term_prefixes:
             steps, bad = numbers.pop(f"{prefix}steps", 0), numbers.pop(f"{prefix}bad", 0)
             bad_steps += int(bad)
             for key in [k for k in numbers if k.startswith(prefix)]:
@@ -179,6 +180,6 @@ class Sums:
         return result, bad_steps
 
 # %% ../../nbs/01_core/11_optimization.ipynb #9022f149
-def prefixes(phase: Phase) -> list[str]:
+def term_prefixes(phase: Phase) -> list[str]:
     """Prefix of the logged terms of each update: none when there is only one."""
     return [""] if len(phase.updates) == 1 else [f"{update.name}/" for update in phase.updates]

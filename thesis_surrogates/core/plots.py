@@ -25,7 +25,7 @@ from .files import atomic
 
 # %% auto #0
 __all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'UNITS', 'style', 'Drawing', 'new_figure', 'save_figure', 'few_colors',
-           'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'family', 'axis_label', 'drawable',
+           'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'method_family', 'axis_label', 'drawable_rows',
            'accuracy_cost', 'draw_family', 'seed_spread']
 
 # %% ../../nbs/01_core/20_plots.ipynb #52806515
@@ -197,7 +197,7 @@ def mark_phases(axes: Axes, phases: Mapping[str, int]) -> None:
         axes.text(epoch - 0.3, 0.98, name, transform=axes.get_xaxis_transform(), va="top", fontsize=7, color="#777777")
 
 # %% ../../nbs/01_core/20_plots.ipynb #93c36d62
-def family(name: str) -> str:
+def method_family(name: str) -> str:
     """Name of a method without its working point: `RK4 20 steps` and `RK4 5 steps` belong to `RK4`."""
     words = re.split(r"[\s,(=]+(?=[-+.]?\d)", name, maxsplit=1)
     return words[0].strip()
@@ -230,7 +230,7 @@ def axis_label(name: str) -> str:
     return f"{' '.join(words)} [{UNITS[last]}]" if words and last in UNITS else name.replace("_", " ")
 
 # %% ../../nbs/01_core/20_plots.ipynb #1862b888
-def drawable(table: pd.DataFrame, x: str, y: str) -> pd.Series:
+def drawable_rows(table: pd.DataFrame, x: str, y: str) -> pd.Series:
     """Which rows have a place on two logarithmic axes."""
     numbers = table[[x, y]].apply(pd.to_numeric, errors="coerce")
     return (np.isfinite(numbers) & (numbers > 0)).all(axis=1)
@@ -244,13 +244,13 @@ def accuracy_cost(
     dark: bool = False,
 ) -> tuple[Figure, pd.DataFrame]:
     """Error against cost on logarithmic axes, classical methods as curves; returns the figure and the drawn table."""
-    keep = drawable(table, x, y)
+    keep = drawable_rows(table, x, y)
     drawn = table[keep]
     with style(dark=dark):
         figure, (axes,) = new_figure(width=6.2, height=4.2)
         axes.set(xscale="log", yscale="log", xlabel=axis_label(x), ylabel=axis_label(y))
         for kind in ("nothing", "classical", "surrogate"):
-            for name, rows in drawn[drawn.kind == kind].groupby(drawn.contender.map(family), sort=False):
+            for name, rows in drawn[drawn.kind == kind].groupby(drawn.contender.map(method_family), sort=False):
                 draw_family(axes, kind, str(name), rows.sort_values(x), x, y, label_all=len(drawn) <= most_labels)
         axes.margins(x=0.12, y=0.1)
         for kind in dict.fromkeys(drawn.kind):

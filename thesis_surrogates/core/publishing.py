@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import FactsError
-from .facts import Run, natural, read_run
+from .facts import Run, natural_key, read_run
 from .files import FileLock, replace_text
 from thesis_surrogates.core.run_files import (
     COLUMNS,
@@ -36,22 +36,22 @@ from thesis_surrogates.core.run_files import (
 from .tables import Problem, ReportError, convergence_row, fingerprint
 
 # %% auto #0
-__all__ = ['PRIVATE', 'PATH', 'RETOLD', 'CURVE_POINTS', 'LARGE_SUITE_RUNS', 'KEPT', 'Baselines', 'Rows', 'strip', 'kept_events',
-           'thin_curve', 'with_curves', 'add_baseline', 'run_line', 'safe_name', 'scalar_table', 'parse_run', 'Suite',
-           'read_suite', 'read_baselines', 'read_curves', 'parse_suite', 'read_published', 'baseline_lines',
-           'curve_lines', 'write_suite', 'alone', 'stripped_run', 'publish']
+__all__ = ['PRIVATE', 'PATH', 'RETOLD', 'CURVE_POINTS', 'LARGE_SUITE_RUNS', 'KEPT', 'Baselines', 'Rows', 'strip_private',
+           'kept_events', 'thin_curve', 'with_curves', 'add_baseline', 'run_line', 'safe_name', 'scalar_table',
+           'parse_run', 'Suite', 'read_suite', 'read_baselines', 'read_curves', 'parse_suite', 'read_published',
+           'baseline_lines', 'curve_lines', 'write_suite', 'hold_folder', 'stripped_run', 'publish']
 
 # %% ../../nbs/01_core/23_publishing.ipynb #b3c77003
 PRIVATE = ("host", "pid", "argv", "platform")
 PATH = re.compile(r"(?<![\w./])(?:~|[A-Za-z]:)?(?:[/\\][\w.\-+@]*\w){2,}[/\\]?")
 
 
-def strip(value: Any, secrets: Sequence[str]) -> Any:
+def strip_private(value: Any, secrets: Sequence[str]) -> Any:
     """A copy without private keys; absolute paths keep only their last name, host names become `host`."""
     if isinstance(value, Mapping):
-        return {key: strip(item, secrets) for key, item in value.items() if key not in (*PRIVATE, "traceback")}
+        return {key: strip_private(item, secrets) for key, item in value.items() if key not in (*PRIVATE, "traceback")}
     if isinstance(value, list | tuple):
-        return [strip(item, secrets) for item in value]
+        return [strip_private(item, secrets) for item in value]
     if not isinstance(value, str):
         return value
     for secret in secrets:
@@ -241,7 +241,7 @@ def parse_suite(runs: Path, baselines: Path, scalars: Path, stamps: tuple[tuple[
 def read_published(folder: str | Path) -> tuple[list[Run], list[Problem]]:
     """All published runs of a system's folder in natural order, each in one file; and lines that cannot be read."""
     suites = [read_suite(path.parent) for path in sorted(Path(folder).glob("*/runs.jsonl"))]
-    runs = sorted((run for suite in suites for run in suite.runs), key=lambda run: natural(run.path.name))
+    runs = sorted((run for suite in suites for run in suite.runs), key=lambda run: natural_key(run.path.name))
     return runs, [problem for suite in suites for _, problem in suite.unread]
 
 # %% ../../nbs/01_core/23_publishing.ipynb #3e41a0d3
@@ -269,7 +269,7 @@ def write_suite(folder: Path, new: Sequence[Run]) -> None:
     merged = {run.config_hash: run for run in (*there.runs, *new)}
     unread = [line for line, _ in there.unread if not any(f'"config_hash":"{run.config_hash}"' in line for run in new)]
     points = CURVE_POINTS if len(merged) + len(unread) <= LARGE_SUITE_RUNS else 0
-    runs = [with_curves(run, points) for run in sorted(merged.values(), key=lambda run: natural(run.path.name))]
+    runs = [with_curves(run, points) for run in sorted(merged.values(), key=lambda run: natural_key(run.path.name))]
     known = dict(there.baselines)
     lines = [run_line(run, known) for run in runs]
     used = {
@@ -294,7 +294,7 @@ def write_suite(folder: Path, new: Sequence[Run]) -> None:
 
 # %% ../../nbs/01_core/23_publishing.ipynb #3e41a0d4
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def hold_folder(folder: Path) -> Iterator[None]:
     """Make a folder and wait until no other process writes in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
@@ -308,8 +308,8 @@ def stripped_run(run_dir: Path) -> Run:
         raise ReportError(f"{run_dir}: the run is {run.status}; publish it when it has ended")
     host = str(read_state(RunFiles(run_dir).state).get("host") or "")
     secrets = sorted((name for name in {host, host.split(".")[0]} if len(name) > 2), key=len, reverse=True)
-    facts = {name: strip(getattr(run, name), secrets) for name in KEPT}
-    return replace(run, **facts, events=strip(kept_events(run.events), secrets))
+    facts = {name: strip_private(getattr(run, name), secrets) for name in KEPT}
+    return replace(run, **facts, events=strip_private(kept_events(run.events), secrets))
 
 # %% ../../nbs/01_core/23_publishing.ipynb #c71aef4e
 def publish(
@@ -324,11 +324,11 @@ def publish(
     A suite of more than `LARGE_SUITE_RUNS` runs is published without curves; other curves keep `CURVE_POINTS` points.
     """
     groups: dict[Path, list[Run]] = {}
-    for run in [stripped_run(folder) for folder in sorted(map(Path, run_dirs), key=natural)]:
+    for run in [stripped_run(folder) for folder in sorted(map(Path, run_dirs), key=natural_key)]:
         groups.setdefault(Path(published_dir) / str(run.config.get("system")), []).append(run)
     written = []
     for home, group in groups.items():
-        with alone(home):
+        with hold_folder(home):
             places = {run.config_hash: run.path.parent for run in read_published(home)[0]}
             chosen: dict[Path, list[Run]] = {}
             for run in group:

@@ -23,9 +23,9 @@ from thesis_surrogates.core.tables import (
     convergence_table,
     escape_latex,
     fingerprint,
-    gather,
+    format_table,
     label,
-    readable,
+    read_results,
     to_csv,
     to_latex,
     to_markdown,
@@ -144,7 +144,7 @@ def write_report(
     Reads facts only. Two calls write the same bytes, manifest.json aside. Raises ReportError without any run.
     """
     folders = list(run_dirs)
-    runs, problems = gather(folders)
+    runs, problems = read_results(folders)
     if not runs and not problems:
         raise ReportError(f"no runs to report among {len(folders)} directories; train some first")
     out, table, convergence = Path(out), build_table(runs, problems, columns, headline), convergence_table(runs)
@@ -152,8 +152,10 @@ def write_report(
         "table.csv": to_csv(table),
         "runs.csv": to_csv(each_run(runs)),
         "convergence.csv": to_csv(convergence),
-        "table.md": page(title, table, runs, problems, readable(table, columns, headline, lambda text: f"**{text}**")),
-        "table.tex": to_latex(readable(table, columns, headline, lambda text: rf"\textbf{{{text}}}", escape_latex)),
+        "table.md": page(
+            title, table, runs, problems, format_table(table, columns, headline, lambda text: f"**{text}**")
+        ),
+        "table.tex": to_latex(format_table(table, columns, headline, lambda text: rf"\textbf{{{text}}}", escape_latex)),
         "manifest.json": to_json(manifest(runs, problems, headline)),
     }
     for name, text in texts.items():

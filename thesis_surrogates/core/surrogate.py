@@ -23,7 +23,7 @@ from .export.onnx import Column, Deployable, as_tuple, signature
 from .models import count_parameters
 
 # %% auto #0
-__all__ = ['BATCH_ROWS', 'columns_of', 'input_table', 'listed', 'from_table', 'as_input', 'tensors_of', 'apply_in_pieces',
+__all__ = ['BATCH_ROWS', 'columns_of', 'input_table', 'list_columns', 'from_table', 'as_input', 'tensors_of', 'apply_in_pieces',
            'without_rows', 'Surrogate', 'words_of', 'first_rows', 'left_out']
 
 # %% ../../nbs/01_core/26_surrogate.ipynb #a1c00007
@@ -48,7 +48,7 @@ def input_table(deployable: Deployable, domain: Mapping[str, tuple[float, float]
     return pd.DataFrame(rows).astype({"lowest": float, "highest": float})
 
 
-def listed(columns: Sequence[Column], most: int = 8) -> str:
+def list_columns(columns: Sequence[Column], most: int = 8) -> str:
     """`x [mm], y [mm], ...`"""
     return ", ".join([f"{column.name} [{column.unit}]" for column in columns[:most]] + ["..."] * (len(columns) > most))
 
@@ -64,12 +64,14 @@ def from_table(name: str, table: pd.DataFrame, columns: Sequence[Column], shape:
             lines.append(f"{column.name!r} [{column.unit}]" + (f" (nearest: {near[0]!r})" if near else ""))
     if lines:
         more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
-        raise ConfigError(f"{name}: the table has no column {', '.join(lines[:3])}{more}; needed: {listed(columns)}")
+        raise ConfigError(
+            f"{name}: the table has no column {', '.join(lines[:3])}{more}; needed: {list_columns(columns)}"
+        )
     try:
         values = table[[column.name for column in columns]].to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{name}: a column of the table holds no numbers ({error}); needed: {listed(columns)}"
+            f"{name}: a column of the table holds no numbers ({error}); needed: {list_columns(columns)}"
         ) from None
     return values.reshape(len(table), *shape)
 
@@ -82,7 +84,9 @@ def as_input(
     array = from_table(name, value, columns, shape) if isinstance(value, pd.DataFrame) else np.asarray(value)
     if array.shape[1:] != shape or array.ndim != example.ndim or array.dtype.kind not in "biuf":
         found = f"{list(array.shape)}" if array.dtype.kind in "biuf" else f"values of type {array.dtype}"
-        raise ConfigError(f"{name}: expected shape [N, {', '.join(map(str, shape))}] ({listed(columns)}), got {found}")
+        raise ConfigError(
+            f"{name}: expected shape [N, {', '.join(map(str, shape))}] ({list_columns(columns)}), got {found}"
+        )
     axes = tuple(range(1, array.ndim))
     finite = np.isfinite(array).all(axes)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -16,13 +16,14 @@ import pandas as pd
 
 from .config import recipe_hash
 from .errors import FactsError, SurrogatesError
-from .facts import Run, natural, read_run
+from .facts import Run, natural_key, read_run
 from .metrics import epoch_to_fraction, format_value, median_and_spread, overfit_flag
 
 # %% auto #0
-__all__ = ['LATEX', 'ReportError', 'Problem', 'explain', 'label', 'fingerprint', 'gather', 'summarise', 'baseline_rows',
-           'surrogate_rows', 'build_table', 'comparison_table', 'reached', 'convergence_row', 'convergence_table',
-           'cell', 'readable', 'to_csv', 'to_markdown', 'to_latex', 'escape_latex', 'to_terminal']
+__all__ = ['LATEX', 'ReportError', 'Problem', 'explain_problem', 'label', 'fingerprint', 'read_results', 'summarise',
+           'baseline_rows', 'surrogate_rows', 'build_table', 'comparison_table', 'epoch_reached', 'convergence_row',
+           'convergence_table', 'format_cell', 'format_table', 'to_csv', 'to_markdown', 'to_latex', 'escape_latex',
+           'to_terminal']
 
 # %% ../../nbs/01_core/21_tables.ipynb #716cf5d4
 class ReportError(SurrogatesError, ValueError):
@@ -38,7 +39,7 @@ class Problem:
     reason: str = ""
 
 # %% ../../nbs/01_core/21_tables.ipynb #49fdbc5f
-def explain(run: Run) -> Problem:
+def explain_problem(run: Run) -> Problem:
     """Why a readable run has no result."""
     status = "not evaluated" if run.status == "done" else run.status
     error = run.error or {}
@@ -58,7 +59,7 @@ def fingerprint(run: Run) -> str:
     return str(run.provenance.get("data_fingerprint") or "unknown")
 
 # %% ../../nbs/01_core/21_tables.ipynb #dd3f0b9f
-def gather(run_dirs: Iterable[str | Path | Run]) -> tuple[list[Run], list[Problem]]:
+def read_results(run_dirs: Iterable[str | Path | Run]) -> tuple[list[Run], list[Problem]]:
     """Runs with a result, and what became of the others; of runs with one configuration the last one counts.
 
     Published runs come as `Run`, others as their directories.
@@ -74,16 +75,18 @@ def gather(run_dirs: Iterable[str | Path | Run]) -> tuple[list[Run], list[Proble
                 Problem(name=folder.name, status=status, reason=str(error).replace(str(folder), folder.name))
             )
     runs: dict[str, Run] = {}
-    for run in sorted(found, key=lambda run: (natural(run.config.get("name")), run.config_hash, run.finished or "")):
+    for run in sorted(
+        found, key=lambda run: (natural_key(run.config.get("name")), run.config_hash, run.finished or "")
+    ):
         if run.status != "done" or not run.evaluated:
-            problems.append(explain(run))
+            problems.append(explain_problem(run))
             continue
         if run.config_hash in runs:
             problems.append(
                 Problem(name=label(run), status="duplicate", reason=f"same configuration {run.config_hash}")
             )
         runs[run.config_hash] = run
-    return list(runs.values()), sorted(problems, key=lambda problem: (natural(problem.name), problem.status))
+    return list(runs.values()), sorted(problems, key=lambda problem: (natural_key(problem.name), problem.status))
 
 # %% ../../nbs/01_core/21_tables.ipynb #abf2a567
 def summarise(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], spread: bool) -> dict[str, Any]:
@@ -133,7 +136,7 @@ def surrogate_rows(runs: Sequence[Run], columns: Sequence[str], headline: str) -
         row = {"kind": "surrogate", "contender": name, "status": "done"}
         row |= summarise([found for _, found in entries], columns, spread=True)
         rows.append({**row, "training_seconds": seconds})
-    return sorted(rows, key=lambda row: (math.isnan(row[headline]), row[headline], natural(row["contender"])))
+    return sorted(rows, key=lambda row: (math.isnan(row[headline]), row[headline], natural_key(row["contender"])))
 
 # %% ../../nbs/01_core/21_tables.ipynb #c77c10fa
 def build_table(
@@ -169,13 +172,13 @@ def comparison_table(run_dirs: Iterable[str | Path | Run], columns: Sequence[str
     `headline` is the metric that orders the surrogates, lower is better. Raises ReportError without any run.
     """
     folders = list(run_dirs)
-    runs, problems = gather(folders)
+    runs, problems = read_results(folders)
     if not runs and not problems:
         raise ReportError(f"no runs to compare among {len(folders)} directories; train some first")
     return build_table(runs, problems, columns, headline)
 
 # %% ../../nbs/01_core/21_tables.ipynb #60822c22
-def reached(curve: pd.Series, scale: Any) -> int | None:
+def epoch_reached(curve: pd.Series, scale: Any) -> int | None:
     """Epoch at which a curve has covered 90 % of its fall."""
     place = epoch_to_fraction(curve.tolist(), 0.9, scale)
     return None if place is None else int(curve.index.to_numpy()[place])
@@ -192,8 +195,8 @@ def convergence_row(run: Run) -> dict[str, Any]:
         "epochs": len(validation),
         "best_epoch": int(best.index.to_numpy()[best.to_numpy().argmin()]) if len(best) else None,
         "best_value": best.min() if len(best) else math.nan,
-        "epoch_to_90": reached(validation, "linear"),
-        "epoch_to_90_log": reached(validation, "log") if len(best) and best.min() > 0 else None,
+        "epoch_to_90": epoch_reached(validation, "linear"),
+        "epoch_to_90_log": epoch_reached(validation, "log") if len(best) and best.min() > 0 else None,
         "overfit": overfit_flag(train[both].tolist(), validation[both].tolist()),
     }
 
@@ -218,7 +221,7 @@ def convergence_table(runs: Sequence[Run]) -> pd.DataFrame:
     return table.astype(dict.fromkeys(whole, "Int64")) if rows else table
 
 # %% ../../nbs/01_core/21_tables.ipynb #1f9bbde5
-def cell(row: Mapping[Any, Any], name: str) -> str:
+def format_cell(row: Mapping[Any, Any], name: str) -> str:
     """Text of one cell: three digits, `[low, high]` behind it where seeds were summarised, a dash for no value."""
     value = row.get(name)
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -232,7 +235,7 @@ def cell(row: Mapping[Any, Any], name: str) -> str:
     return format_value(value, row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan))
 
 # %% ../../nbs/01_core/21_tables.ipynb #81ac48fc
-def readable(
+def format_table(
     table: pd.DataFrame,
     columns: Sequence[str],
     headline: str,
@@ -255,7 +258,7 @@ def readable(
     done = table[(table.status == "done") & (table.kind == "surrogate")]
     best = set(done.index[done[headline] == done.groupby("data")[headline].transform("min")])
     for place, row in enumerate(table.to_dict("records")):
-        cells = [cell(row, name) for name in names]
+        cells = [format_cell(row, name) for name in names]
         if row["status"] != "done":
             cells[names.index("contender")] += f" ({row['status']})"
         strong = {names.index("contender"), names.index(headline)} if place in best and headline in names else set()

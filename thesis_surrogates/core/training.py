@@ -27,7 +27,7 @@ from thesis_surrogates.core.checkpoints import (
 from .config import TrainConfig
 from .data import Batch, to_device
 from .errors import ConfigError, SurrogatesError
-from .optimization import Mover, Sums, prefixes
+from .optimization import OptimizerStep, RunningMeans, term_prefixes
 from .plan import Callback, Event, Phase, Plan, Update, describe, rows_of
 
 # %% auto #0
@@ -70,10 +70,10 @@ class _Stage:
     def __init__(self, model: nn.Module, phase: Phase, train: TrainConfig, device: torch.device) -> None:
         self.model = model
         self.phase = phase
-        self.prefixes = prefixes(phase)
-        self.movers = [Mover(model, update, phase, train, device) for update in phase.updates]
+        self.prefixes = term_prefixes(phase)
+        self.movers = [OptimizerStep(model, update, phase, train, device) for update in phase.updates]
 
-    def step(self, batch: Batch, number: int, sums: Sums) -> None:
+    def step(self, batch: Batch, number: int, sums: RunningMeans) -> None:
         """Move the parameters by one batch and add its terms to the sums of the epoch."""
         for mover, prefix in zip(self.movers, self.prefixes, strict=True):
             if (number + 1) % mover.update.every == 0:
@@ -83,7 +83,7 @@ class _Stage:
                 self.phase.after_step(self.model, number)
         sums.rows += rows_of(batch)
 
-    def means(self, sums: Sums) -> tuple[dict[str, float], int]:
+    def means(self, sums: RunningMeans) -> tuple[dict[str, float], int]:
         """Logged numbers of an epoch, and its steps without a finite gradient."""
         means, bad = sums.means(self.prefixes)
         if self.movers:
@@ -147,7 +147,7 @@ class _Resumable:
         self.device = next(model.parameters()).device
         self.best = _Best(model, train, folder)
         self.at = _Progress()
-        self.sums = Sums()
+        self.sums = RunningMeans()
         self.stage: _Stage | None = None
         self.began = time.monotonic()
 
@@ -319,7 +319,7 @@ class _Training(_Resumable):
         value = _validate(self, stage, means)
         _check_sound(self.at, stage.phase, self.plan.monitor, value, bad)
         self.at.end_epoch()
-        self.sums = Sums()
+        self.sums = RunningMeans()
         if self.at.epoch % self.train.checkpoint_every == 0 or self.wants_keeping():
             self.save()
 

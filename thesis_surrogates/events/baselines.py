@@ -19,8 +19,8 @@ from thesis_surrogates.events.tokenizers import (
     constant_predictions,
     fit_bins,
     fit_k_means,
+    fit_momentum_factor,
     tokenizer_predictions,
-    trust,
 )
 
 # %% auto #0
@@ -75,6 +75,6 @@ def baselines(data: Data) -> tuple[Contender, ...]:
     ]
     for name, tokenizer in tokenizers.items():
         note = "missing momentum is minus the decoded vector sum times one fitted factor"
-        predict = tokenizer_predictions(tokenizer, trust(tokenizer, train))
+        predict = tokenizer_predictions(tokenizer, fit_momentum_factor(tokenizer, train))
         rows.append(Contender(name=name, kind="classical", predict=predict, note=note))
     return tuple(rows)

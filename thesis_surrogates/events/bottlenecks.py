@@ -14,7 +14,7 @@ from torch import nn
 from ..core.data import torch_rng
 
 # %% auto #0
-__all__ = ['nearest_code', 'used_and_perplexity', 'k_means', 'Passed', 'masked_mean', 'Identity', 'LinearBottleneck',
+__all__ = ['nearest_code', 'used_and_perplexity', 'k_means', 'BottleneckOutput', 'masked_mean', 'Identity', 'LinearBottleneck',
            'VectorQuantizer']
 
 # %% ../../nbs/05_events/02_bottlenecks.ipynb #aa348781
@@ -52,7 +52,7 @@ def k_means(
     return centres, counts
 
 # %% ../../nbs/05_events/02_bottlenecks.ipynb #eddf9a7a
-class Passed(NamedTuple):
+class BottleneckOutput(NamedTuple):
     """What comes out of a bottleneck."""
 
     z: torch.Tensor  # latents that the decoder sees, [B, T, D]
@@ -69,9 +69,9 @@ def masked_mean(values: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 class Identity(nn.Module):
     """No bottleneck: D floats per particle."""
 
-    def forward(self, z: torch.Tensor, real: torch.Tensor) -> Passed:
+    def forward(self, z: torch.Tensor, real: torch.Tensor) -> BottleneckOutput:
         """z `[B, T, D]`, real `[B, T]`."""
-        return Passed(z, torch.full_like(real, -1, dtype=torch.int64), z.new_zeros(()))
+        return BottleneckOutput(z, torch.full_like(real, -1, dtype=torch.int64), z.new_zeros(()))
 
 
 class LinearBottleneck(nn.Module):
@@ -83,9 +83,9 @@ class LinearBottleneck(nn.Module):
             raise ValueError(f"rank {rank} is not between 1 and the latent size {size}")
         self.down, self.up = nn.Linear(size, rank), nn.Linear(rank, size)
 
-    def forward(self, z: torch.Tensor, real: torch.Tensor) -> Passed:
+    def forward(self, z: torch.Tensor, real: torch.Tensor) -> BottleneckOutput:
         """z `[B, T, D]`, real `[B, T]`."""
-        return Passed(self.up(self.down(z)), torch.full_like(real, -1, dtype=torch.int64), z.new_zeros(()))
+        return BottleneckOutput(self.up(self.down(z)), torch.full_like(real, -1, dtype=torch.int64), z.new_zeros(()))
 
 # %% ../../nbs/05_events/02_bottlenecks.ipynb #0a55b158
 class VectorQuantizer(nn.Module):
@@ -102,7 +102,7 @@ class VectorQuantizer(nn.Module):
         self.decay, self.revive_below, self.seed = decay, revive_below, seed
         self.seen: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def forward(self, z: torch.Tensor, real: torch.Tensor) -> Passed:
+    def forward(self, z: torch.Tensor, real: torch.Tensor) -> BottleneckOutput:
         """z `[B, T, D]`, real `[B, T]`; outside training the result is exactly a code vector."""
         codes = nearest_code(z.detach(), self.codebook)
         chosen = self.codebook[codes].to(z.dtype)
@@ -110,7 +110,7 @@ class VectorQuantizer(nn.Module):
         if self.training:
             self.seen = (z.detach()[real].float(), codes[real])
             chosen = z + (chosen - z).detach()
-        return Passed(chosen, torch.where(real, codes, torch.full_like(codes, -1)), commit)
+        return BottleneckOutput(chosen, torch.where(real, codes, torch.full_like(codes, -1)), commit)
 
     @torch.no_grad()
     def start(self, points: torch.Tensor) -> None:

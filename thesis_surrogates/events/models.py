@@ -17,7 +17,7 @@ from torch import nn
 from ..core.config import ModelConfig
 from ..core.export.onnx import Column, Deployable
 from ..core.models import Normalizer, mlp
-from .bottlenecks import Identity, LinearBottleneck, Passed, VectorQuantizer
+from .bottlenecks import BottleneckOutput, Identity, LinearBottleneck, VectorQuantizer
 from .data import FEATURES, EventsData, from_features, to_features
 from .generator import PHOTON, SLOTS, TYPE_NAMES, generate
 from .losses import make_loss_terms
@@ -119,7 +119,7 @@ class Autoencoder(nn.Module):
         self.met_scale: torch.Tensor
         self.encoder, self.bottleneck, self.decoder, self.globals_head = encoder, bottleneck, decoder, globals_head
 
-    def encode(self, features: torch.Tensor, types: torch.Tensor) -> Passed:
+    def encode(self, features: torch.Tensor, types: torch.Tensor) -> BottleneckOutput:
         """Features `[B, T, 4]` (not normalised) and types `[B, T]` to what passes the bottleneck."""
         real = types != 0
         clean = torch.where(real[..., None], self.scaler(features), torch.zeros_like(features))
@@ -141,7 +141,7 @@ class Autoencoder(nn.Module):
         length = (cos.pow(2) + sin.pow(2) + 1e-6).sqrt()
         return torch.stack([pt * cos / length, pt * sin / length, eta], -1)
 
-    def forward(self, features: torch.Tensor, types: torch.Tensor) -> tuple[Passed, Decoded]:
+    def forward(self, features: torch.Tensor, types: torch.Tensor) -> tuple[BottleneckOutput, Decoded]:
         """What passed the bottleneck, and what was decoded from it."""
         passed = self.encode(features, types)
         return passed, self.decode(passed.z, types != 0)

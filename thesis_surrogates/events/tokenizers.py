@@ -20,8 +20,8 @@ from .kinematics import missing_momentum
 from .losses import FEATURE_WEIGHTS
 
 # %% auto #0
-__all__ = ['Axis', 'quantile_axis', 'circle_axis', 'BinnedTokenizer', 'fit_bins', 'KMeansTokenizer', 'fit_k_means', 'trust',
-           'tokenizer_predictions', 'constant_predictions']
+__all__ = ['Axis', 'quantile_axis', 'circle_axis', 'BinnedTokenizer', 'fit_bins', 'KMeansTokenizer', 'fit_k_means',
+           'fit_momentum_factor', 'tokenizer_predictions', 'constant_predictions']
 
 # %% ../../nbs/05_events/07_tokenizers.ipynb #88b15997
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def fit_k_means(
     return KMeansTokenizer(mean=mean, std=weighted, type_scale=type_scale, centres=centres)
 
 # %% ../../nbs/05_events/07_tokenizers.ipynb #ba96b427
-def trust(tokenizer: BinnedTokenizer | KMeansTokenizer, split: Tensors, most: int = 5_000) -> float:
+def fit_momentum_factor(tokenizer: BinnedTokenizer | KMeansTokenizer, split: Tensors, most: int = 5_000) -> float:
     """Least-squares factor of the decoded momentum sum, from at most `most` events of a split."""
     few = {name: split[name][:most].cpu() for name in ("particles", "types", "met")}
     particles, types = tokenizer.decode(tokenizer.encode(few["particles"], few["types"]))

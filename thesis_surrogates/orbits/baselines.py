@@ -22,8 +22,8 @@ from .models import NeuralField
 from .neural_ode import Field, solve_adaptive
 
 # %% auto #0
-__all__ = ['RTOL', 'ATOL', 'Propagate', 'wanted_times', 'roll_out', 'adaptively', 'predict_orbits', 'no_force', 'exact_field',
-           'by_kepler', 'by_dop853', 'contender', 'surrogate', 'baselines']
+__all__ = ['RTOL', 'ATOL', 'Propagate', 'wanted_times', 'roll_out', 'adaptive_propagation', 'predict_orbits', 'no_force',
+           'exact_field', 'by_kepler', 'by_dop853', 'contender', 'surrogate', 'baselines']
 
 # %% ../../nbs/03_orbits/10_baselines.ipynb #54a9e6cd
 RTOL, ATOL = 1e-6, 1e-8
@@ -43,7 +43,7 @@ def roll_out(propagate: Propagate, orbits: Tensors) -> Tensor:
     return states.gather(1, order.argsort(1)[..., None].expand_as(states))
 
 # %% ../../nbs/03_orbits/10_baselines.ipynb #415fa8eb
-def adaptively(field: Field) -> Propagate:
+def adaptive_propagation(field: Field) -> Propagate:
     """Propagation of a field by the adaptive integrator with one clock per orbit."""
     return lambda start, times: solve_adaptive(field, start, times, RTOL, ATOL).states
 
@@ -102,16 +102,25 @@ def surrogate(model: NeuralField, data: Data) -> Contender:
     """The trained field, in double precision, rolled out adaptively."""
     field = copy.deepcopy(model).double().eval()
     return contender(
-        "surrogate", "surrogate", field, adaptively(field), count_parameters(model), f"adaptive 5(4), rtol {RTOL:g}"
+        "surrogate",
+        "surrogate",
+        field,
+        adaptive_propagation(field),
+        count_parameters(model),
+        f"adaptive 5(4), rtol {RTOL:g}",
     )
 
 
 def baselines(data: Data) -> tuple[Contender, ...]:
     """Nothing, and three classical ways to the same orbits."""
     return (
-        contender("no force", "nothing", no_force, adaptively(no_force), note="straight lines"),
+        contender("no force", "nothing", no_force, adaptive_propagation(no_force), note="straight lines"),
         contender(
-            "exact field", "classical", exact_field, adaptively(exact_field), note=f"adaptive 5(4), rtol {RTOL:g}"
+            "exact field",
+            "classical",
+            exact_field,
+            adaptive_propagation(exact_field),
+            note=f"adaptive 5(4), rtol {RTOL:g}",
         ),
         contender("DOP853", "classical", exact_field, by_dop853, note=f"scipy, one orbit at a time, rtol {RTOL:g}"),
         contender("Kepler", "classical", exact_field, by_kepler, note="closed form"),

@@ -17,11 +17,11 @@ from .coordinates import require_normalized
 from .kepler import two_body_acceleration
 
 # %% auto #0
-__all__ = ['three', 'acceleration_error_percent', 'theta_degrees', 'points_outward', 'ratio', 'distribution_statistics',
+__all__ = ['require_three', 'acceleration_error_percent', 'theta_degrees', 'points_outward', 'ratio', 'distribution_statistics',
            'loglog_slope', 'field_errors', 'mean_of_finite', 'flip_percent', 'score']
 
 # %% ../../nbs/03_orbits/08_metrics.ipynb #c82ba015
-def three(vector: Tensor, name: str) -> Tensor:
+def require_three(vector: Tensor, name: str) -> Tensor:
     """The tensor itself if its last axis has 3 components, else ValueError (the six-component trap)."""
     if vector.shape[-1] != 3:
         raise ValueError(
@@ -33,13 +33,13 @@ def three(vector: Tensor, name: str) -> Tensor:
 
 def acceleration_error_percent(predicted: Tensor, true: Tensor) -> Tensor:
     """100 |a - a_hat| / |a| for accelerations [..., 3]; shape [...]."""
-    predicted, true = three(predicted, "predicted"), three(true, "true")
+    predicted, true = require_three(predicted, "predicted"), require_three(true, "true")
     return 100 * (predicted - true).norm(dim=-1) / true.norm(dim=-1)
 
 
 def theta_degrees(predicted: Tensor, true: Tensor) -> Tensor:
     """Angle [deg] between accelerations [..., 3], exact near 0 and 180; NaN where one of them is zero."""
-    predicted, true = three(predicted, "predicted"), three(true, "true")
+    predicted, true = require_three(predicted, "predicted"), require_three(true, "true")
     across, along = torch.linalg.cross(predicted, true).norm(dim=-1), (predicted * true).sum(-1)
     angle = torch.rad2deg(torch.atan2(across, along))
     return torch.where((across == 0) & (along == 0), torch.nan, angle)
@@ -47,7 +47,7 @@ def theta_degrees(predicted: Tensor, true: Tensor) -> Tensor:
 
 def points_outward(predicted: Tensor, position: Tensor) -> Tensor:
     """True where an acceleration [..., 3] has a component along the position: repulsive gravity."""
-    return (three(predicted, "predicted") * position).sum(-1) > 0
+    return (require_three(predicted, "predicted") * position).sum(-1) > 0
 
 # %% ../../nbs/03_orbits/08_metrics.ipynb #ff4fe4f6
 def ratio(above: float, below: float) -> float:

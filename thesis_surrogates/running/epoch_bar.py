@@ -17,7 +17,7 @@ from ..core.plan import Event
 from ..core.progress import new_progress
 
 # %% auto #0
-__all__ = ['NotebookLine', 'wanted', 'EpochBar']
+__all__ = ['NotebookLine', 'bar_is_shown', 'EpochBar']
 
 # %% ../../nbs/06_running/02_epoch_bar.ipynb #f2568bf8
 class NotebookLine:
@@ -33,7 +33,7 @@ class NotebookLine:
         self.handle.update({"text/plain": text}, raw=True)
 
 
-def wanted(progress: bool | None) -> bool:
+def bar_is_shown(progress: bool | None) -> bool:
     """None means: when standard error is a terminal."""
     return sys.stderr.isatty() if progress is None else progress
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core.checkpoints import load_checkpoint, load_weights
-from ..core.comparison import compete, score_all
+from ..core.comparison import evaluate_all, score_all
 from ..core.config import RunConfig, as_mapping, config_hash, nearest, useless_keys
 from ..core.data import Data
 from ..core.errors import ConfigError, DataError
@@ -30,7 +30,7 @@ from ..core.surrogate import Surrogate
 from ..core.system import System
 from ..core.training import fit
 from .datasets import dataset_path, ensure_dataset
-from .epoch_bar import EpochBar, wanted
+from .epoch_bar import EpochBar, bar_is_shown
 from .registry import get_system, load_run, resolve
 
 # %% auto #0
@@ -112,7 +112,7 @@ def evaluate(
     test = data.splits["test"]
     contenders = (*system.baselines(data), system.surrogate(model.eval(), data))
     scores = score_all(contenders, test, system.score)
-    rows = compete(contenders, test, system.score, items_in(test), scores)
+    rows = evaluate_all(contenders, test, system.score, items_in(test), scores)
     if figures is not None:
         from thesis_surrogates.core.plots import save_figure
 
@@ -199,7 +199,7 @@ def run(
             f"{config.name}: {key} = {value!r} has no use for {config.model.name}; leave it out", stacklevel=2
         )
     dataset = ensure_dataset(get_system(config.system), config.data, data_dir)
-    bars = [EpochBar(f"{config.system}/{config.name}")] if wanted(progress) else []
+    bars = [EpochBar(f"{config.system}/{config.name}")] if bar_is_shown(progress) else []
     train_and_evaluate(config, run_dir, dataset, chosen, (*bars, *callbacks), budget_seconds)
     return read_run(run_dir)
 
@@ -292,7 +292,7 @@ def evaluate_runs(
         data = system.load_data(config.data, ensure_dataset(system, config.data, data_dir))
         with threads(config.train.threads):
             models = [replace(system.surrogate(model, data), name=run_dir.name) for run_dir, _, _, model in members]
-            rows = compete(
+            rows = evaluate_all(
                 (*system.baselines(data), *models), data.splits["test"], system.score, items_in(data.splits["test"])
             )
         if on is None:

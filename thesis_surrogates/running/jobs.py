@@ -18,7 +18,8 @@ from ..core.files import replace_text
 from .registry import load_suite
 
 # %% auto #0
-__all__ = ['END', 'PLAIN', 'SCHEDULERS', 'Request', 'plain', 'run_files', 'slurm_text', 'condor_text', 'job_files', 'write_jobs']
+__all__ = ['END', 'PLAIN', 'SCHEDULERS', 'Request', 'check_plain', 'run_files', 'slurm_text', 'condor_text', 'job_files',
+           'write_jobs']
 
 # %% ../../nbs/06_running/09_jobs.ipynb #16be2f44
 END = 300  # seconds that a run leaves unused at the end of its job, for its last checkpoint and evaluation
@@ -53,7 +54,7 @@ class Request:
 PLAIN = re.compile(r"[A-Za-z0-9_./+,@=-]+")
 
 
-def plain(what: str, text: str) -> str:
+def check_plain(what: str, text: str) -> str:
     """The text itself; ConfigError where a shell or a scheduler could read more than a name in it."""
     if not PLAIN.fullmatch(text) or text.startswith("-"):
         raise ConfigError(
@@ -74,7 +75,7 @@ def run_files(suite: str | Path, seeds: Sequence[int] = ()) -> dict[str, str]:
         name = f"{config.name}_seed{config.seed}" if seeds else config.name
         if "/" in name:
             raise ConfigError(f"run {name!r}: its name is to be a file name here; leave out the /")
-        files[f"{plain('run', name)}.yaml"] = yaml.safe_dump(as_mapping(config), sort_keys=False)
+        files[f"{check_plain('run', name)}.yaml"] = yaml.safe_dump(as_mapping(config), sort_keys=False)
     return files
 
 # %% ../../nbs/06_running/09_jobs.ipynb #c25d11af
@@ -132,7 +133,7 @@ def job_files(
     """
     if scheduler not in SCHEDULERS:
         raise ConfigError(f"scheduler {scheduler!r}: unknown; {nearest(scheduler, list(SCHEDULERS))}")
-    folder, program, request = plain("folder", folder), plain("program", program), request or Request()
+    folder, program, request = check_plain("folder", folder), check_plain("program", program), request or Request()
     runs = run_files(suite, seeds)
     text = (
         slurm_text(folder, len(runs), request, program)

@@ -22,7 +22,7 @@ from ..core.metrics import format_value
 from ..core.plots import accuracy_cost, axis_label, loss_curves
 from ..core.publishing import read_published
 from ..core.run_files import to_line
-from ..core.tables import Problem, comparison_table, readable, to_markdown
+from ..core.tables import Problem, comparison_table, format_table, to_markdown
 from .registry import SYSTEMS, get_system, load_suite, resolve, suites
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['AT_A_GLANCE', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'left_out', 'suite_runs',
-           'suites_by_recipe', 'suite_of', 'published_table', 'declared', 'scalars_of', 'shown', 'quantity', 'factor',
-           'against_nothing', 'against_classical', 'verdict', 'savings', 'figure_or_sentence', 'cost_figure',
-           'curves_figure', 'glance_table', 'glance', 'glance_markdown']
+__all__ = ['SUMMARY_COLUMNS', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'left_out', 'suite_runs',
+           'suites_by_recipe', 'suite_of', 'published_table', 'approximations_markdown', 'scalars_of', 'table_markdown',
+           'format_quantity', 'format_factor', 'against_nothing', 'against_classical', 'verdict', 'savings',
+           'figure_or_sentence', 'cost_figure', 'curves_figure', 'summary_suite_table', 'summary', 'summary_markdown']
 
 # %% ../../nbs/06_running/08_results.ipynb #c94a47b1
 def published_folder(start: str | Path = ".") -> Path | None:
@@ -125,7 +125,7 @@ def published_table(system: str, folder: str | Path | None, suite: str | None = 
     return comparison_table(runs, record.columns, record.headline) if record else pd.DataFrame()
 
 
-def declared(table: pd.DataFrame) -> str:
+def approximations_markdown(table: pd.DataFrame) -> str:
     """Markdown lists of what contenders declare about their numbers, one for each kind of labels.
 
     Contenders with the same words stand together.
@@ -158,17 +158,17 @@ def scalars_of(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def shown(table: pd.DataFrame, columns: tuple[str, ...], headline: str) -> str:
+def table_markdown(table: pd.DataFrame, columns: tuple[str, ...], headline: str) -> str:
     """The table as markdown, best surrogate in bold; where it is empty, a sentence on how to publish."""
     if table.empty:
         return (
             "*Nothing has been published for this system yet. "
             "`surrogates sweep`, then `surrogates publish`, fills this page.*"
         )
-    return to_markdown(readable(table, columns, headline, lambda text: f"**{text}**"))
+    return to_markdown(format_table(table, columns, headline, lambda text: f"**{text}**"))
 
 # %% ../../nbs/06_running/08_results.ipynb #493549ef
-def quantity(value: float, name: str) -> str:
+def format_quantity(value: float, name: str) -> str:
     """`0.123, "position_mean_mm"` -> `0.123 mm`: three digits and the unit in the axis label; small lengths in µm."""
     label = axis_label(name)
     unit = label[label.rindex("[") + 1 : label.rindex("]")] if "[" in label else ""
@@ -176,7 +176,7 @@ def quantity(value: float, name: str) -> str:
     return f"{format_value(value)} {unit}".strip()
 
 
-def factor(ratio: float) -> str:
+def format_factor(ratio: float) -> str:
     """A ratio in words: "12 times", "1.3 times", "as much as" near one."""
     if 0.95 <= ratio <= 1.05:
         return "as much as"
@@ -191,8 +191,10 @@ def against_nothing(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
     start = idle.sort_values(headline).iloc[0]
     ratio = start[headline] / best[headline]
     if ratio <= 1:
-        return f"**It is no better than doing nothing** ({start.contender}: {quantity(start[headline], headline)})."
-    return f"Doing nothing ({start.contender}) has {quantity(start[headline], headline)}, {factor(ratio)} the error."
+        return (
+            f"**It is no better than doing nothing** ({start.contender}: {format_quantity(start[headline], headline)})."
+        )
+    return f"Doing nothing ({start.contender}) has {format_quantity(start[headline], headline)}, {format_factor(ratio)} the error."
 
 # %% ../../nbs/06_running/08_results.ipynb #1a5c8795
 def against_classical(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
@@ -203,22 +205,22 @@ def against_classical(best: pd.Series, table: pd.DataFrame, headline: str) -> st
     exact = cheapest_as_accurate(classical, headline, best[headline])
     if exact is None:
         closest = classical.sort_values(headline).iloc[0]
-        error = quantity(closest[headline], headline)
+        error = format_quantity(closest[headline], headline)
         return f"No classical method in the table is as exact; the closest, {closest.contender}, has {error}."
     ratio = exact.cost_us / best.cost_us
     sharper = best[headline] / exact[headline] if exact[headline] > 0 else math.inf
-    method = f"{exact.contender} ({quantity(exact[headline], headline)})"
+    method = f"{exact.contender} ({format_quantity(exact[headline], headline)})"
     name = f"The cheapest classical method that is at least as exact, {method},"
-    less = f" and is {factor(sharper)} as exact" if sharper > 1.05 else ""
+    less = f" and is {format_factor(sharper)} as exact" if sharper > 1.05 else ""
     less = " and has no error at all" if math.isinf(sharper) else less
     if ratio > 1.05:
         pays = (
             "**the surrogate pays** where its error is small enough" if ratio >= 2 else "**the surrogate saves little**"
         )
-        return f"{name} costs {factor(ratio)} the surrogate's time{less}: {pays}."
+        return f"{name} costs {format_factor(ratio)} the surrogate's time{less}: {pays}."
     if ratio >= 0.95:
         return f"{name} costs the same{less}: **the surrogate does not pay yet**."
-    slower = f"the surrogate costs {factor(1 / ratio)} its time"
+    slower = f"the surrogate costs {format_factor(1 / ratio)} its time"
     return f"{name} is faster{less}, and {slower}: **the surrogate does not pay yet**."
 
 # %% ../../nbs/06_running/08_results.ipynb #92b89a51
@@ -236,7 +238,7 @@ def verdict(table: pd.DataFrame, headline: str, item: str) -> str:
         seeds = (
             f"the median of {int(best.seeds)} seeds" if best.seeds > 1 else "one seed only, so its spread is unknown"
         )
-        error = f"{axis_label(headline).split(' [')[0]} {quantity(best[headline], headline)}"
+        error = f"{axis_label(headline).split(' [')[0]} {format_quantity(best[headline], headline)}"
         first = f"The best surrogate, **{best.contender}**, has {error} ({seeds})"
         first += f" and takes {best.cost_us:.3g} µs per {item}."
         paragraphs.append(
@@ -290,20 +292,20 @@ def curves_figure(runs: Sequence[Run]) -> Figure | Text:
 
 # %% ../../nbs/06_running/08_results.ipynb #1dcddbfa
 # The suite that stands for a system where there is room for one table; "comparison" elsewhere.
-AT_A_GLANCE = {"tracks": "frontier"}
+SUMMARY_COLUMNS = {"tracks": "frontier"}
 
 
-def glance_table(system: str, folder: str | Path | None) -> pd.DataFrame:
+def summary_suite_table(system: str, folder: str | Path | None) -> pd.DataFrame:
     """Comparison table of the suite that stands for a system; of all its published runs where it has no such suite."""
-    suite = AT_A_GLANCE.get(system, "comparison")
+    suite = SUMMARY_COLUMNS.get(system, "comparison")
     return published_table(system, folder, suite if f"{system}/{suite}" in suites(system) else None)
 
 
-def glance(folder: str | Path | None) -> pd.DataFrame:
+def summary(folder: str | Path | None) -> pd.DataFrame:
     """One row per system, kind and dataset of the suite that stands for it: the best of its kind by the headline."""
     rows = []
     for name in SYSTEMS:
-        table = glance_table(name, folder)
+        table = summary_suite_table(name, folder)
         done = table[table.status == "done"] if len(table) else table
         for (data, kind), group in done.groupby(["data", "kind"], sort=False) if len(done) else ():
             headline = get_system(name).headline
@@ -314,9 +316,9 @@ def glance(folder: str | Path | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["system", "data", "kind", "contender", "error", "value", "cost_us"])
 
 # %% ../../nbs/06_running/08_results.ipynb #56819283
-def glance_markdown(folder: str | Path | None) -> str:
+def summary_markdown(folder: str | Path | None) -> str:
     """`glance` as a markdown table, and what could not be read; with nothing, a sentence on how to publish."""
-    table = glance(folder)
+    table = summary(folder)
     if table.empty:
         remedy = "`surrogates sweep SUITE`, then `surrogates publish SUITE`, fills this table."
         return f"*Nothing has been published yet. {remedy}*" + left_out(folder, list(SYSTEMS))

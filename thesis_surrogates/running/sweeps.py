@@ -23,7 +23,7 @@ from .registry import get_system
 from .templates import BUSY, start_run
 
 # %% auto #0
-__all__ = ['Watcher', 'Job', 'look', 'settle', 'sweep']
+__all__ = ['Watcher', 'Job', 'update_progress', 'record_end', 'sweep']
 
 # %% ../../nbs/06_running/05_sweeps.ipynb #b1566541
 @dataclass
@@ -56,7 +56,7 @@ class Job:
 Watcher = Callable[[Sequence[Job]], None]
 
 # %% ../../nbs/06_running/05_sweeps.ipynb #c388c350
-def look(job: Job) -> None:
+def update_progress(job: Job) -> None:
     """Read the progress of a job from its facts."""
     try:
         facts = read_run(job.run_dir)
@@ -70,14 +70,14 @@ def look(job: Job) -> None:
         job.value = (ends[-1].get("metrics") or {}).get("validation", {}).get(start.get("monitor", "loss"))
 
 
-def settle(job: Job) -> None:
+def record_end(job: Job) -> None:
     """Name the end of a job whose process has ended: the facts decide, the exit code only marks a busy run."""
     code = job.process.returncode if job.process is not None else None
     job.process = None
     if code == BUSY:
         job.state, job.message = "busy", "another process is executing this run"
         return
-    look(job)
+    update_progress(job)
     try:
         facts = read_run(job.run_dir)
     except (SurrogatesError, OSError) as error:
@@ -139,9 +139,9 @@ def _advance(
     for job in running:
         assert job.process is not None
         if job.process.poll() is None:
-            look(job)
+            update_progress(job)
         else:
-            settle(job)
+            record_end(job)
     free = workers - sum(job.process is not None for job in jobs)
     for job in [job for job in jobs if job.state == "queued"][: max(0, free)]:
         job.state, job.began = "running", time.monotonic()
@@ -156,4 +156,4 @@ def _stop(job: Job) -> None:
             job.process.wait(10)
         except subprocess.TimeoutExpired:
             os.killpg(job.process.pid, signal.SIGKILL)
-        settle(job)
+        record_end(job)

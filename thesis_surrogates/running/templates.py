@@ -23,7 +23,7 @@ from .execution import run_directory
 from .registry import experiments_folder
 
 # %% auto #0
-__all__ = ['BUSY', 'this_python', 'execute_notebook', 'refuse_undeclared', 'to_seconds', 'start_run', 'serve', 'main']
+__all__ = ['BUSY', 'this_python', 'execute_notebook', 'refuse_undeclared', 'to_seconds', 'start_run', 'serve_request', 'main']
 
 # %% ../../nbs/06_running/04_templates.ipynb #eafcf2e2
 def this_python(sockets: str) -> type:
@@ -137,7 +137,7 @@ def start_run(
 BUSY = 75  # "temporary failure" of sysexits.h: another process runs it
 
 
-def serve(request: Mapping[str, Any]) -> int:
+def serve_request(request: Mapping[str, Any]) -> int:
     """Execute one request, the run directory and the parameters of the template, and return the exit code."""
     run_dir = Path(request["run_dir"])
     lock = FileLock(run_dir / ".launch.lock")
@@ -156,7 +156,7 @@ def serve(request: Mapping[str, Any]) -> int:
 # %% ../../nbs/06_running/04_templates.ipynb #50e2ddc7
 def main() -> int:
     """Entry of the run's process: one request as JSON on standard input."""
-    return serve(json.load(sys.stdin))
+    return serve_request(json.load(sys.stdin))
 
 
 if __name__ == "__main__" and "__file__" in globals():

@@ -17,7 +17,7 @@ from .networks.plain import TrackNetwork
 from .propagation import CURVATURE, Method, propagate
 
 # %% auto #0
-__all__ = ['BATCH', 'STEP_COUNTS', 'TOLERANCES', 'parabola', 'axis_frame', 'tabulated', 'runge_kutta', 'stepper_baselines',
+__all__ = ['BATCH', 'STEP_COUNTS', 'TOLERANCES', 'parabola', 'axis_frame', 'tables_state', 'runge_kutta', 'stepper_baselines',
            'baselines', 'surrogate']
 
 # %% ../../nbs/02_tracks/15_baselines.ipynb #983b9d22
@@ -43,7 +43,7 @@ def axis_frame(data: Data, field: Field, passes: int) -> AxisFrame:
     return frame
 
 
-def tabulated(inputs: torch.Tensor, frame: AxisFrame) -> torch.Tensor:
+def tables_state(inputs: torch.Tensor, frame: AxisFrame) -> torch.Tensor:
     """Final state [N, 4] that the tables alone predict; inputs [N, 7]."""
     return torch.cat([frame.state(rows, torch.zeros(len(rows), 4)) for rows in inputs.split(BATCH)])
 
@@ -109,13 +109,13 @@ def baselines(data: Data) -> tuple[Contender, ...]:
         Contender(
             name="axis tables",
             kind="classical",
-            predict=lambda t: {"state": tabulated(t["inputs"], once)},
+            predict=lambda t: {"state": tables_state(t["inputs"], once)},
             note=f"fringe field and focusing from the field on the axis, nothing learned; {label}",
         ),
         Contender(
             name="axis tables, 2 passes",
             kind="classical",
-            predict=lambda t: {"state": tabulated(t["inputs"], twice)},
+            predict=lambda t: {"state": tables_state(t["inputs"], twice)},
             note=f"the same along the path of the first pass, with the field's change across the beam; {label}",
         ),
     ]

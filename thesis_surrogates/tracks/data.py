@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from ..core.config import DataConfig, as_before
+from ..core.config import DataConfig, unless_default
 from ..core.data import Data, Tensors, numpy_rng
 from ..core.errors import DataError
 from .field import Field as MagneticField
@@ -48,48 +48,57 @@ class TracksData(DataConfig):
     ty_half: float = Field(default=0.15, ge=0, description="slope ty is uniform in plus or minus this")
     population: Literal["uniform", "vertex"] = Field(
         default="uniform",
-        exclude_if=as_before("uniform"),
+        exclude_if=unless_default("uniform"),
         description="uniform: all in the box; vertex: a share comes from the collisions, the rest is in the box",
     )
     vertex_share: float = Field(
-        default=0.7, gt=0, le=1, exclude_if=as_before(0.7), description="vertex: share that comes from the collisions"
+        default=0.7,
+        gt=0,
+        le=1,
+        exclude_if=unless_default(0.7),
+        description="vertex: share that comes from the collisions",
     )
     vertex_width: float = Field(
-        default=1.0, ge=0, exclude_if=as_before(1.0), description="vertex: rms of x and y where tracks begin [mm]"
+        default=1.0, ge=0, exclude_if=unless_default(1.0), description="vertex: rms of x and y where tracks begin [mm]"
     )
     vertex_length: float = Field(
-        default=60.0, ge=0, exclude_if=as_before(60.0), description="vertex: rms of z where tracks begin [mm]"
+        default=60.0, ge=0, exclude_if=unless_default(60.0), description="vertex: rms of z where tracks begin [mm]"
     )
     z0_low: float | None = Field(
         default=None,
-        exclude_if=as_before(None),
+        exclude_if=unless_default(None),
         description="variable legs: first planes from here; null is z_low [mm]",
     )
     z0_high: float | None = Field(
-        default=None, exclude_if=as_before(None), description="variable legs: first planes to here; null is z_high [mm]"
+        default=None,
+        exclude_if=unless_default(None),
+        description="variable legs: first planes to here; null is z_high [mm]",
     )
     largest_position: float = Field(
         default=5000.0, gt=0, description="tracks that end beyond this |x| or |y| are rejected [mm]"
     )
     largest_slope: float = Field(default=2.0, gt=0, description="tracks that end steeper than this are rejected")
     collocation: int = Field(
-        default=0, ge=0, exclude_if=as_before(0), description="points along each leg whose state is stored too"
+        default=0, ge=0, exclude_if=unless_default(0), description="points along each leg whose state is stored too"
     )
     trajectories: int = Field(
         default=0,
         ge=0,
-        exclude_if=as_before(0),
+        exclude_if=unless_default(0),
         description="planes from the first to the last on which each track is stored too",
     )
     label_method: Literal["rk4", "cash_karp"] = "rk4"
     label_step: float = Field(default=20.0, gt=0, description="largest step of the label [mm]")
     label_tolerance: float = Field(default=1e-8, gt=0, description="cash_karp labels: error per step [mm]")
     max_samples: int | None = Field(
-        default=None, ge=20, exclude_if=as_before(None), description="use so many tracks of the file, spread over it"
+        default=None,
+        ge=20,
+        exclude_if=unless_default(None),
+        description="use so many tracks of the file, spread over it",
     )
     stream: bool | None = Field(
         default=None,
-        exclude_if=as_before(None),
+        exclude_if=unless_default(None),
         description="train from the file instead of memory; null does so for files above 2 GB",
     )
     train_share: float = Field(default=0.8, gt=0, lt=1)

@@ -22,7 +22,7 @@ from .limits import MATERIAL_MM, draw_material, draw_resolutions, momentum_ticks
 from .propagation import propagate
 
 # %% auto #0
-__all__ = ['CLASSICAL', 'NUMBERED', 'LINES', 'look', 'looks', 'shown', 'name_lines', 'error_against_momentum',
+__all__ = ['CLASSICAL', 'NUMBERED', 'LINES', 'line_style', 'line_styles', 'names_to_draw', 'name_lines', 'error_against_momentum',
            'residual_distribution', 'trajectory_table', 'trajectories', 'number_points', 'accuracy_against_cost',
            'figures']
 
@@ -35,7 +35,7 @@ NUMBERED: Mapping[str, tuple[float, ...]] = {
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2, 2, 2)))
 
 
-def look(name: str, number: int) -> dict[str, Any]:
+def line_style(name: str, number: int) -> dict[str, Any]:
     """Colour, line and width of a contender; `number` tells apart those of one kind."""
     if name == "straight line":
         return {"color": "#777777", "ls": "--", "lw": 1.2}
@@ -44,18 +44,18 @@ def look(name: str, number: int) -> dict[str, Any]:
     return {"color": PALETTE[(0, 2, 3, 5)[number % 4]], "ls": "-", "lw": 2.0}
 
 
-def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The look of every contender of a figure."""
     seen = {"classical": 0, "other": 0}
     result = {}
     for name in names:
         kind = "classical" if name.startswith(CLASSICAL) else "other"
-        result[name] = look(name, seen[kind])
+        result[name] = line_style(name, seen[kind])
         seen[kind] += name != "straight line"
     return result
 
 # %% ../../nbs/02_tracks/16_figures.ipynb #c5e4c1c7
-def shown(scores: Mapping[str, Scores]) -> list[str]:
+def names_to_draw(scores: Mapping[str, Scores]) -> list[str]:
     """Names to draw: of the Runge-Kutta family only 2, 8 and 32 steps and the smallest tolerance."""
     keep = [
         "RK4 2 steps",
@@ -90,7 +90,7 @@ def error_against_momentum(scores: Mapping[str, Scores], bins: int = 10) -> tupl
     momentum = momentum[np.isfinite(momentum)]
     edges = np.geomspace(momentum.min() * 0.999, momentum.max() * 1.001, bins + 1)
     rows = []
-    for name in shown(scores):
+    for name in names_to_draw(scores):
         samples = scores[name].samples
         number = np.digitize(samples["momentum_gev"], edges) - 1
         rows += [
@@ -107,7 +107,7 @@ def error_against_momentum(scores: Mapping[str, Scores], bins: int = 10) -> tupl
     with style():
         figure, (axes,) = new_figure(width=5.8, height=3.6)
         ends = []
-        for name, how in looks(shown(scores)).items():
+        for name, how in line_styles(names_to_draw(scores)).items():
             line = table[table.contender == name]
             axes.plot(line.momentum_gev, line.position_median_mm, **how)
             ends.append((name, line.momentum_gev.iloc[-1], line.position_median_mm.iloc[-1], how["color"]))
@@ -123,7 +123,7 @@ def error_against_momentum(scores: Mapping[str, Scores], bins: int = 10) -> tupl
 # %% ../../nbs/02_tracks/16_figures.ipynb #ff419970
 def residual_distribution(scores: Mapping[str, Scores]) -> tuple[Figure, pd.DataFrame]:
     """Signed x residuals of the networks, and cumulative position errors of all, which are in the table."""
-    names = shown(scores)
+    names = names_to_draw(scores)
     networks = [name for name in names if name != "straight line" and not name.startswith(CLASSICAL)]
     shares = np.concatenate([np.linspace(0.01, 0.99, 50), [0.995, 0.999]])
     rows = [
@@ -138,7 +138,7 @@ def residual_distribution(scores: Mapping[str, Scores]) -> tuple[Figure, pd.Data
     table = pd.DataFrame(rows)
     with style():
         figure, (left, right) = new_figure(columns=2, width=6.8, height=3.0)
-        for name, how in looks(names).items():
+        for name, how in line_styles(names).items():
             line = table[table.contender == name]
             right.plot(line.position_mm, line.share, **how, label=name)
             if name in networks:
@@ -182,7 +182,7 @@ def trajectories(
     order = np.argsort(-np.abs(inputs[:, 4]))
     chosen = order[np.linspace(0, len(order) - 1, tracks).astype(int)]
     table = trajectory_table(inputs, chosen, field_of(data), planes)
-    networks = [name for name in shown(scores) if name != "straight line" and not name.startswith(CLASSICAL)]
+    networks = [name for name in names_to_draw(scores) if name != "straight line" and not name.startswith(CLASSICAL)]
     with style():
         figure, (left, right) = new_figure(columns=2, width=6.8, height=3.0)
         for number, track in enumerate(chosen):

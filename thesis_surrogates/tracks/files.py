@@ -25,9 +25,9 @@ from .data import ALONG, COLUMNS, OPTIONAL, TracksData, tensors_of
 
 # %% auto #0
 __all__ = ['BLOCK', 'EXCHANGE', 'DAMAGED', 'FORMATS', 'STREAM_ABOVE', 'HELD', 'rows_in', 'blocks', 'column_names', 'exchange',
-           'stream_npz', 'write_npz', 'to_npz', 'damage', 'is_object', 'check_exchange', 'read_npz', 'npz_metadata',
-           'check_columns', 'map_digest', 'check_made', 'check_planes', 'read_spread', 'load_memory', 'shares',
-           'described', 'split_borders', 'load_stream', 'load_data', 'TrackStream', 'train_source']
+           'stream_npz', 'write_npz', 'to_npz', 'describe_damage', 'is_object', 'check_exchange', 'read_npz',
+           'npz_metadata', 'check_columns', 'map_digest', 'check_made', 'check_planes', 'read_spread', 'load_memory',
+           'split_shares', 'describe_data', 'split_borders', 'load_stream', 'load_data', 'TrackStream', 'train_source']
 
 # %% ../../nbs/02_tracks/09_files.ipynb #e50fc214
 BLOCK = 65_536  # rows held at once
@@ -123,7 +123,7 @@ def to_npz(source: Path, path: str | os.PathLike[str]) -> None:
 DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what reading a damaged .npz raises
 
 
-def damage(path: str | os.PathLike[str], error: Exception) -> str:
+def describe_damage(path: str | os.PathLike[str], error: Exception) -> str:
     """What is wrong with an .npz file, without the advice to unpickle what is no archive."""
     return "no archive, or a cut one" if Path(path).is_file() and not zipfile.is_zipfile(path) else str(error)
 
@@ -170,7 +170,7 @@ def _exchange_arrays(
                 name: stored[name] for name in wanted if name in stored and not (name == "T" and is_object(path, name))
             }
     except DAMAGED as error:
-        raise DataError(f"{path}: not a readable .npz file ({damage(path, error)}); {UNREADABLE}") from None
+        raise DataError(f"{path}: not a readable .npz file ({describe_damage(path, error)}); {UNREADABLE}") from None
     if not {"X", "Y"} <= set(found) or found["X"].ndim != 2 or found["X"].shape[1] != 6:
         raise DataError(f"{path}: needs X [N, 6] and Y [N, 4]; found { ({k: v.shape for k, v in found.items()}) }")
     if "Z" not in found and z_start is None:
@@ -218,7 +218,7 @@ def npz_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
             except (ValueError, TypeError):
                 return {}
     except (*DAMAGED, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a readable .npz file ({damage(path, error)}); {UNREADABLE}") from None
+        raise DataError(f"{path}: not a readable .npz file ({describe_damage(path, error)}); {UNREADABLE}") from None
 
 
 # Endings of files of tracks, each with the reader of what such a file says of itself.
@@ -324,18 +324,20 @@ def load_memory(config: TracksData, path: Path) -> Data:
     check_columns(columns, path.name)
     check_made(attrs, config, path.name)
     check_planes(columns, config, path.name)
-    rows = split_by_group(columns["group"], shares(config), config.seed)
+    rows = split_by_group(columns["group"], split_shares(config), config.seed)
     splits = {name: tensors_of(columns, index) for name, index in rows.items()}
-    return Data(splits=splits, fingerprint=file_fingerprint(path), meta=described(config, attrs, len(columns["state"])))
+    return Data(
+        splits=splits, fingerprint=file_fingerprint(path), meta=describe_data(config, attrs, len(columns["state"]))
+    )
 
 
-def shares(config: TracksData) -> dict[str, float]:
+def split_shares(config: TracksData) -> dict[str, float]:
     """Share of each split."""
     found = {"train": config.train_share, "validation": config.validation_share}
     return found | {"test": 1 - sum(found.values())}
 
 
-def described(config: TracksData, attrs: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def describe_data(config: TracksData, attrs: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """What stands beside the numbers of a run about its data."""
     return {
         "config": config.model_dump(mode="json"),
@@ -353,7 +355,7 @@ HELD = 200_000  # rows of each split that a streamed dataset has in memory
 def split_borders(config: TracksData, path: Path) -> tuple[int, int, int, int]:
     """First rows of train, validation and test, and the end; DataError where a particle's rows do not lie together."""
     rows, before = rows_in(path), None
-    wanted = [round(share * rows) for share in np.cumsum(list(shares(config).values()))[:2]]
+    wanted = [round(share * rows) for share in np.cumsum(list(split_shares(config).values()))[:2]]
     borders: list[int] = []
     for start, columns in blocks(path, ["group"]):
         group = columns["group"] if before is None else np.r_[before, columns["group"]]
@@ -381,10 +383,10 @@ def load_stream(config: TracksData, path: Path) -> Data:
         check_columns(columns, path.name, start)
         check_planes(columns, config, path.name)
     borders = split_borders(config, path)
-    ranges = dict(zip(shares(config), zip(borders[:-1], borders[1:], strict=True), strict=True))
+    ranges = dict(zip(split_shares(config), zip(borders[:-1], borders[1:], strict=True), strict=True))
     held = {name: read_spread(path, names, HELD, *rows) for name, rows in ranges.items()}
     splits = {name: tensors_of(columns, np.arange(len(columns["state"]))) for name, columns in held.items()}
-    meta = described(config, attrs, borders[-1]) | {"stream": {"file": os.fspath(path), "train_rows": borders[1]}}
+    meta = describe_data(config, attrs, borders[-1]) | {"stream": {"file": os.fspath(path), "train_rows": borders[1]}}
     return Data(splits=splits, fingerprint=file_fingerprint(path), meta=meta)
 
 # %% ../../nbs/02_tracks/09_files.ipynb #24fa28e9

@@ -21,16 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from .cpp_operations import translate
-from .cpp_program import Cells, Program, scatter
+from .cpp_program import Addresses, Program, scatter
 from .onnx import Deployable, ExportError, Parity, checked_export, load_onnx, write_onnx
 from ..files import replace_text
 from ..models import count_parameters
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['PREAMBLE', 'FUNCTIONS', 'CONSTANT_MEMORY', 'places', 'header_text', 'read_graph', 'find_compiler', 'compile_source',
-           'row_program', 'run_rows', 'load_header', 'HeaderReport', 'check_memory', 'report_header', 'call_of',
-           'export_header', 'compiler_version']
+__all__ = ['PREAMBLE', 'FUNCTIONS', 'CONSTANT_MEMORY', 'tensor_places', 'header_text', 'read_graph', 'find_compiler',
+           'compile_source', 'row_program', 'run_rows', 'load_header', 'HeaderReport', 'check_memory', 'report_header',
+           'call_of', 'export_header', 'compiler_version']
 
 # %% ../../../nbs/01_core/export/03_cpp_header.ipynb #52f82c82
 PREAMBLE = r"""
@@ -101,7 +101,7 @@ inline float tanh(float x) {
 """  # noqa: E501 (the text of headers that are in use)
 
 # %% ../../../nbs/01_core/export/03_cpp_header.ipynb #db7b308b
-def places(tensors: Mapping[str, Sequence[int]], array: str) -> list[str]:
+def tensor_places(tensors: Mapping[str, Sequence[int]], array: str) -> list[str]:
     """One line for each tensor: which numbers of the array it is."""
     lines, start = [], 0
     for name, shape in tensors.items():
@@ -113,14 +113,18 @@ def places(tensors: Mapping[str, Sequence[int]], array: str) -> list[str]:
 
 # %% ../../../nbs/01_core/export/03_cpp_header.ipynb #046caf59
 def header_text(
-    program: Program, outputs: Mapping[str, Cells], inputs: Mapping[str, Sequence[int]], namespace: str, function: str
+    program: Program,
+    outputs: Mapping[str, Addresses],
+    inputs: Mapping[str, Sequence[int]],
+    namespace: str,
+    function: str,
 ) -> str:
     """The whole header file."""
     shapes = {name: cells.at.shape[1:] for name, cells in outputs.items()}
     sizes = [sum(int(np.prod(shape)) for shape in group.values()) for group in (inputs, shapes)]
     scalar = "double" if program.double else "float"
     body = "\n".join("  " + line for line in program.lines)
-    arrays = "\n".join([*places(inputs, "in"), *places(shapes, "out")])
+    arrays = "\n".join([*tensor_places(inputs, "in"), *tensor_places(shapes, "out")])
     return f"""// {program.model}, in physical units; one state a call, no state between calls, no allocation.
 {arrays}
 // True is 1 and false is 0. Compile with -O3 -march=native, or the like.
@@ -153,7 +157,7 @@ inline void {function}(const T* in, T* out) {{
 # %% ../../../nbs/01_core/export/03_cpp_header.ipynb #4cfbc27f
 def read_graph(
     module: nn.Module, examples: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
-) -> tuple[Program, dict[str, Cells]]:
+) -> tuple[Program, dict[str, Addresses]]:
     """Translate a module for one row; the numbers of the outputs are written to `out`."""
     import onnx
 
@@ -221,7 +225,7 @@ def run_rows(program: Path, rows: np.ndarray, outputs: int) -> np.ndarray:
 
 # %% ../../../nbs/01_core/export/03_cpp_header.ipynb #cfb950b3
 def load_header(
-    path: Path, call: str, outputs: Mapping[str, Cells], double: bool, compiler: str, folder: Path
+    path: Path, call: str, outputs: Mapping[str, Addresses], double: bool, compiler: str, folder: Path
 ) -> Callable[..., tuple[Tensor, ...]]:
     """The header, compiled to a program in `folder`, as a function of tensors; call is `namespace::function`."""
     scalar, kind = ("double", np.float64) if double else ("float", np.float32)

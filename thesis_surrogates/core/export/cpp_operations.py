@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cpp_program import Cells, Program, Value, affine, literal, read, together
+from .cpp_program import Addresses, Program, Value, affine, literal, read, together
 from .onnx import ExportError
 
 if TYPE_CHECKING:
@@ -125,11 +125,12 @@ def evaluate_node(node: NodeProto, given: Sequence[np.ndarray | None], opset: in
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #99480fa9
 def elementwise(
     program: Program, expression: str, given: Sequence[Value], kind: np.dtype, hint: str, **words: str
-) -> Cells:
+) -> Addresses:
     """One loop over the common shape of the inputs."""
     addresses = np.broadcast_arrays(*(program.cells(value).at for value in given))
     texts = [
-        read(program, Cells(at, program.cells(value).kind), hint) for at, value in zip(addresses, given, strict=True)
+        read(program, Addresses(at, program.cells(value).kind), hint)
+        for at, value in zip(addresses, given, strict=True)
     ]
     result = program.buffer(addresses[0].shape, kind, hint)
     name = program.names[-1]
@@ -148,7 +149,7 @@ def power(exponent: Value) -> str:
     return ELEMENTWISE["Pow"]
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #b437292d
-def clip(program: Program, given: Sequence[Value | None], kind: np.dtype, hint: str) -> Cells:
+def clip(program: Program, given: Sequence[Value | None], kind: np.dtype, hint: str) -> Addresses:
     """A `Clip`: values between two limits, of which each may be missing."""
     low, high = (
         np.float64(default) if len(given) <= place or given[place] is None else given[place]
@@ -159,7 +160,7 @@ def clip(program: Program, given: Sequence[Value | None], kind: np.dtype, hint: 
     return elementwise(program, text, inputs, kind, hint)  # type: ignore[arg-type]
 
 
-def normalize_batch(program: Program, node: NodeProto, present: Sequence[Value], kind: np.dtype) -> Cells:
+def normalize_batch(program: Program, node: NodeProto, present: Sequence[Value], kind: np.dtype) -> Addresses:
     """A `BatchNormalization` with its stored moments: one factor and one shift for each feature."""
     scale, bias, mean, variance = (np.asarray(value, np.float64) for value in present[1:5])
     factor = scale / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
@@ -169,7 +170,7 @@ def normalize_batch(program: Program, node: NodeProto, present: Sequence[Value],
     return elementwise(program, "{0} * {1} + {2}", inputs, kind, node.output[0])
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #30da66b9
-def simple(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Cells:
+def simple(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
     """A node of the table ELEMENTWISE or PAIRWISE, `Clip` or `BatchNormalization`."""
     from onnx import helper
 
@@ -196,7 +197,7 @@ def simple(program: Program, node: NodeProto, given: Sequence[Value | None]) -> 
     return elementwise(program, expression, present, kind, hint, alpha=literal(known.get("alpha", DEFAULTS.get(op, 0))))
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #64ca4ae6
-def reduce(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Cells:
+def reduce(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
     """A node of the table REDUCTIONS."""
     known, op = attributes(node), node.op_type
     cells = program.cells(given[0])  # type: ignore[arg-type]
@@ -206,7 +207,7 @@ def reduce(program: Program, node: NodeProto, given: Sequence[Value | None]) -> 
     axes = [int(a) % cells.at.ndim for a in (range(cells.at.ndim) if axes is None or not len(axes) else axes)]
     moved = np.moveaxis(cells.at, axes, range(-len(axes), 0))
     shape, n = moved.shape[: -len(axes)], int(np.prod(moved.shape[-len(axes) :]))
-    number = read(program, Cells(moved, cells.kind), node.output[0])
+    number = read(program, Addresses(moved, cells.kind), node.output[0])
     start, step, end = REDUCTIONS[op]
     result = program.buffer(shape, np.dtype(np.int64) if op.startswith("Arg") else cells.kind, node.output[0])
     words = {"x": number(f"i * {n} + k"), "s": number(f"i * {n} + s"), "n": literal(n)}
@@ -216,14 +217,14 @@ def reduce(program: Program, node: NodeProto, given: Sequence[Value | None]) -> 
         f"for (int k = 0; k < {n}; ++k) {step.format(**words)} {program.names[-1]}[i] = {end.format(**words)}; }}",
     )
     at = np.expand_dims(result.at, tuple(axes)) if known.get("keepdims", 1) else result.at
-    return Cells(at, result.kind)
+    return Addresses(at, result.kind)
 
 
-def softmax(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Cells:
+def softmax(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
     """`Softmax` or `LogSoftmax` along one axis; the largest entry is subtracted first."""
     cells, axis = program.cells(given[0]), attributes(node).get("axis", -1)  # type: ignore[arg-type]
     moved = np.moveaxis(cells.at, axis, -1)
-    n, number = moved.shape[-1], read(program, Cells(moved, cells.kind), node.output[0])
+    n, number = moved.shape[-1], read(program, Addresses(moved, cells.kind), node.output[0])
     result = program.buffer(moved.shape, cells.kind, node.output[0])
     y, x = f"{program.names[-1]}[i * {n} + k]", number(f"i * {n} + k")
     last = f"{y} /= s" if node.op_type == "Softmax" else f"{y} = {x} - m - std::log(s)"
@@ -233,22 +234,22 @@ def softmax(program: Program, node: NodeProto, given: Sequence[Value | None]) ->
         f"{{ T m = {number(f'i * {n}')}; {each} m = m < {x} ? {x} : m; T s = 0; "
         f"{each} {{ {y} = std::exp({x} - m); s += {y}; }} {each} {last}; }}",
     )
-    return Cells(np.moveaxis(result.at, -1, axis), result.kind)
+    return Addresses(np.moveaxis(result.at, -1, axis), result.kind)
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #76adf0dd
-def look_up(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Cells:
+def look_up(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
     """`Gather` or `GatherND` with computed indices; negative ones count from the end."""
     data, index = program.cells(given[0]), program.cells(given[1])  # type: ignore[arg-type]
     known = attributes(node)
     if node.op_type == "GatherND":
         return look_up_many(program, data, index, known.get("batch_dims", 0), node.output[0])
     axis = known.get("axis", 0) % data.at.ndim
-    moved = Cells(np.moveaxis(data.at, axis, 0), data.kind)
-    found = look_up_many(program, moved, Cells(index.at[..., None], index.kind), 0, node.output[0])
-    return Cells(np.moveaxis(found.at, range(index.at.ndim), range(axis, axis + index.at.ndim)), data.kind)
+    moved = Addresses(np.moveaxis(data.at, axis, 0), data.kind)
+    found = look_up_many(program, moved, Addresses(index.at[..., None], index.kind), 0, node.output[0])
+    return Addresses(np.moveaxis(found.at, range(index.at.ndim), range(axis, axis + index.at.ndim)), data.kind)
 
 
-def look_up_many(program: Program, data: Cells, index: Cells, batch: int, hint: str) -> Cells:
+def look_up_many(program: Program, data: Addresses, index: Addresses, batch: int, hint: str) -> Addresses:
     """data[index[..., 0], index[..., 1], ...], after `batch` dimensions that both share."""
     depth, shape = index.at.shape[-1], data.at.shape
     inner, outer = int(np.prod(shape[batch + depth :])), int(np.prod(index.at.shape[:-1]))
@@ -262,7 +263,7 @@ def look_up_many(program: Program, data: Cells, index: Cells, batch: int, hint: 
     return result
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #3ababc7f
-def product(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Cells:
+def product(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
     """`Gemm` or `MatMul`: rows [..., K] times [K, N]."""
     known, hint = attributes(node), node.output[0]
     left, right = program.cells(given[0]), given[1]  # type: ignore[arg-type]
@@ -271,13 +272,16 @@ def product(program: Program, node: NodeProto, given: Sequence[Value | None]) ->
     bias = given[2] if len(given) > 2 else None
     at = left.at.T if known.get("transA", 0) else left.at
     if known.get("transB", 0):
-        right = right.T if isinstance(right, np.ndarray) else Cells(right.at.T, left.kind)
+        right = right.T if isinstance(right, np.ndarray) else Addresses(right.at.T, left.kind)
     if known.get("alpha", 1.0) != 1.0 or known.get("beta", 1.0) != 1.0:
         raise ExportError(f"{program.model}: Gemm with alpha or beta other than 1 has no translation")
     if not isinstance(right, np.ndarray) or right.ndim != 2 or not (bias is None or isinstance(bias, np.ndarray)):
-        return general_product(program, Cells(at, left.kind), program.cells(right), bias, hint)
+        return general_product(program, Addresses(at, left.kind), program.cells(right), bias, hint)
     inner, outer, rows = right.shape[0], right.shape[1], at.size // right.shape[0]
-    x = read(program, together(program, Cells(at, left.kind), hint) if affine_stride(at) != 1 else Cells(at, left.kind))
+    x = read(
+        program,
+        together(program, Addresses(at, left.kind), hint) if affine_stride(at) != 1 else Addresses(at, left.kind),
+    )
     weights = program.place(right if outer >= 8 else right.T, f"{hint}_weight")
     offset = "no_bias" if bias is None else program.place(np.broadcast_to(bias, (rows, outer))[0], f"{hint}_bias")
     first, row = (f"&{x('0')}", "") if rows == 1 else (f"&{x(f'i * {inner}')}", f" + i * {outer}")
@@ -293,14 +297,14 @@ def affine_stride(at: np.ndarray) -> int | None:
     return None if line is None else 1 if at.size == 1 else line[1]
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #7f7884ee
-def general_product(program: Program, left: Cells, right: Cells, bias: Value | None, hint: str) -> Cells:
+def general_product(program: Program, left: Addresses, right: Addresses, bias: Value | None, hint: str) -> Addresses:
     """A product of two tensors that are both known only at run time, or of more than two dimensions, by three loops."""
     a = left.at[None] if left.at.ndim == 1 else left.at
     b = right.at[:, None] if right.at.ndim == 1 else right.at
     many = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     (m, n), inner = (a.shape[-2], b.shape[-1]), a.shape[-1]
-    x = read(program, Cells(np.broadcast_to(a, (*many, m, inner)), left.kind), hint)
-    y = read(program, Cells(np.broadcast_to(b, (*many, inner, n)), right.kind), hint)
+    x = read(program, Addresses(np.broadcast_to(a, (*many, m, inner)), left.kind), hint)
+    y = read(program, Addresses(np.broadcast_to(b, (*many, inner, n)), right.kind), hint)
     result = program.buffer((*many, m, n), left.kind, hint)
     first, second = x(f"(i / {n}) * {inner} + k"), y(f"(i / {m * n}) * {inner * n} + k * {n} + i % {n}")
     program.loop(
@@ -308,7 +312,7 @@ def general_product(program: Program, left: Cells, right: Cells, bias: Value | N
         f"{{ T s = 0; for (int k = 0; k < {inner}; ++k) s += {first} * {second}; {program.names[-1]}[i] = s; }}",
     )
     at = result.at[..., 0, :] if left.at.ndim == 1 else result.at
-    result = Cells(at[..., 0] if right.at.ndim == 1 else at, left.kind)
+    result = Addresses(at[..., 0] if right.at.ndim == 1 else at, left.kind)
     return result if bias is None else elementwise(program, "{0} + {1}", (result, bias), left.kind, hint)
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #9c12dade
@@ -324,13 +328,13 @@ def step(program: Program, node: NodeProto, given: Sequence[Value | None], opset
     data = len(node.input) if op == "Concat" else 3 if op.startswith("Scatter") else 1
     if (
         op in MOVES
-        and not any(isinstance(value, Cells) for value in given[data:])
+        and not any(isinstance(value, Addresses) for value in given[data:])
         and (op[:7] != "Scatter" or isinstance(given[1], np.ndarray))
     ):
         movable = [i for i in range(min(data, len(given))) if not (op.startswith("Scatter") and i == 1)]
-        kind = next(value.kind for value in given if isinstance(value, Cells))
+        kind = next(value.kind for value in given if isinstance(value, Addresses))
         inputs = [program.cells(v).at if i in movable else v for i, v in enumerate(given)]  # type: ignore[arg-type]
-        return [Cells(at, kind) for at in evaluate_node(node, inputs, opset)]  # type: ignore[arg-type]
+        return [Addresses(at, kind) for at in evaluate_node(node, inputs, opset)]  # type: ignore[arg-type]
     if op in ELEMENTWISE or op in PAIRWISE or op in ("Clip", "BatchNormalization"):
         return [simple(program, node, given)]
     if op in REDUCTIONS:
@@ -347,7 +351,7 @@ def step(program: Program, node: NodeProto, given: Sequence[Value | None], opset
     )
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #a636ef57
-def translate(graph: ModelProto, shapes: Mapping[str, Sequence[int]], model: str) -> tuple[Program, list[Cells]]:
+def translate(graph: ModelProto, shapes: Mapping[str, Sequence[int]], model: str) -> tuple[Program, list[Addresses]]:
     """The program of a graph for inputs of these shapes (batch 1), and the addresses of its outputs.
 
     The inputs lie one after the other in the array `in`. Raises ExportError for an operation without translation.
@@ -364,7 +368,7 @@ def translate(graph: ModelProto, shapes: Mapping[str, Sequence[int]], model: str
     for item in graph.graph.input:
         shape = shapes[item.name]
         kind = np.dtype(helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type))
-        values[item.name] = Cells(everything.at[start : start + int(np.prod(shape))].reshape(shape), kind)
+        values[item.name] = Addresses(everything.at[start : start + int(np.prod(shape))].reshape(shape), kind)
         program.double |= kind == np.float64
         start += int(np.prod(shape))
     for node in graph.graph.node:

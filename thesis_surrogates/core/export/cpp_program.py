@@ -12,22 +12,22 @@ from dataclasses import dataclass, field
 import numpy as np
 
 # %% auto #0
-__all__ = ['BUFFER', 'Value', 'Cells', 'affine', 'literal', 'array_text', 'narrowest', 'Program', 'subscript', 'read', 'together',
-           'scatter', 'walk']
+__all__ = ['BUFFER', 'Value', 'Addresses', 'affine', 'literal', 'array_text', 'narrowest', 'Program', 'subscript', 'read',
+           'together', 'scatter', 'walk']
 
 # %% ../../../nbs/01_core/export/01_cpp_program.ipynb #388dc73d
 BUFFER = 1 << 32  # addresses of one buffer: number * BUFFER + place
 
 
 @dataclass(frozen=True)
-class Cells:
+class Addresses:
     """A tensor whose numbers are known only when the program runs: their addresses, and their type."""
 
     at: np.ndarray  # int64, any shape
     kind: np.dtype
 
 
-Value = np.ndarray | Cells  # known while translating, or not
+Value = np.ndarray | Addresses  # known while translating, or not
 
 
 def affine(places: np.ndarray) -> tuple[int, int] | None:
@@ -90,7 +90,7 @@ class Program:
         self.names.append("")
         return f"{re.sub(r'[^0-9A-Za-z]+', '_', hint).strip('_') or 'value'}_{len(self.names) - 1}"
 
-    def buffer(self, shape: Sequence[int], kind: np.dtype, hint: str, name: str = "") -> Cells:
+    def buffer(self, shape: Sequence[int], kind: np.dtype, hint: str, name: str = "") -> Addresses:
         """A new array of the running program; declared here unless it has a name already."""
         size = int(np.prod(shape))
         fresh = self.fresh(hint)
@@ -99,16 +99,16 @@ class Program:
             self.lines.append(f"T {fresh}[{size}];")
             self.work_numbers += size
         self.double |= kind == np.float64
-        return Cells(((len(self.names) - 1) * BUFFER + np.arange(size)).reshape(shape), kind)
+        return Addresses(((len(self.names) - 1) * BUFFER + np.arange(size)).reshape(shape), kind)
 
-    def cells(self, value: Value) -> Cells:
+    def cells(self, value: Value) -> Addresses:
         """Any value by address; constants get addresses of a buffer that is never written as a whole."""
-        if isinstance(value, Cells):
+        if isinstance(value, Addresses):
             return value
         self.names.append(self.labels.get(id(value), ""))
         number = len(self.names) - 1
         self.known[number] = np.asarray(value, dtype=np.float64).ravel()
-        return Cells((number * BUFFER + np.arange(value.size)).reshape(value.shape), value.dtype)
+        return Addresses((number * BUFFER + np.arange(value.size)).reshape(value.shape), value.dtype)
 
     def place(self, values: np.ndarray, hint: str, index: bool = False) -> str:
         """The name of a constant array with these numbers [n]; written once however often it is needed."""
@@ -161,7 +161,7 @@ def read(program: Program, value: Value, hint: str = "c") -> Callable[[str], str
     return subscript(program.names[buffers[0]], *line)
 
 
-def together(program: Program, cells: Cells, hint: str) -> Cells:
+def together(program: Program, cells: Addresses, hint: str) -> Addresses:
     """A copy of scattered numbers in one new buffer, in order."""
     target = program.buffer(cells.at.shape, cells.kind, hint)
     scatter(program, cells, program.names[-1])

@@ -16,8 +16,9 @@ from ...core.errors import SurrogatesError
 
 # %% auto #0
 __all__ = ['NUMBER', 'QUADRUPLE', 'TRACK', 'RESULT', 'COLUMNS', 'SEQUENCER_HEAD', 'SEQUENCER_ROW', 'FLOW_HEAD', 'COUNTS_HEAD',
-           'FLOW_ROW', 'NTUPLE', 'LhcbOutputError', 'complain', 'numbered_lines', 'parse_extrapolator_test',
-           'statistics', 'accuracy_rows', 'inputs_of', 'parse_timing', 'comparable', 'lhcb_rows', 'ntuple_rows']
+           'FLOW_ROW', 'NTUPLE', 'LhcbOutputError', 'error_of_line', 'numbered_lines', 'parse_extrapolator_test',
+           'difference_statistics', 'accuracy_rows', 'inputs_of', 'parse_timing', 'comparable_rows', 'lhcb_rows',
+           'ntuple_rows']
 
 # %% ../../../nbs/02_tracks/exchange/02_lhcb_output.ipynb #0a01fffd
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf|nan)"
@@ -31,7 +32,7 @@ class LhcbOutputError(SurrogatesError, ValueError):
     """A log file holds no results, or a line that should be one is not; the message names the line."""
 
 
-def complain(source: str, line: int, expected: str, found: str) -> LhcbOutputError:
+def error_of_line(source: str, line: int, expected: str, found: str) -> LhcbOutputError:
     """The error of one line."""
     return LhcbOutputError(f"{source}, line {line}: expected {expected}; found {found.strip()[:120]!r}")
 
@@ -53,18 +54,22 @@ def parse_extrapolator_test(source: str | Path) -> pd.DataFrame:  # columns COLU
         if "Propagating" in line:
             match = TRACK.search(line)
             if match is None:
-                raise complain(name, number, "'Propagating ( x, y, tx, ty ) with q*p = P GeV from z = A to B'", line)
+                raise error_of_line(
+                    name, number, "'Propagating ( x, y, tx, ty ) with q*p = P GeV from z = A to B'", line
+                )
             *state, product, first, last = (float(word) for word in match.groups())
             if product == 0 or np.isnan(product):
-                raise complain(name, number, "a momentum that is not zero", line)
+                raise error_of_line(name, number, "a momentum that is not zero", line)
             track, seen, count = (*state, 0.0 if np.isinf(product) else 1 / product, first, last), set(), count + 1
         elif " -> (" in line:
             match = RESULT.search(line)
             if match is None:
-                raise complain(name, number, "'NAME -> ( x, y, tx, ty )'", line)
+                raise error_of_line(name, number, "'NAME -> ( x, y, tx, ty )'", line)
             if track is None or match[1] in seen:
                 lacking = "a line 'Propagating ...' before it"
-                raise complain(name, number, f"one result of {match[1]} for this track" if track else lacking, line)
+                raise error_of_line(
+                    name, number, f"one result of {match[1]} for this track" if track else lacking, line
+                )
             seen.add(match[1])
             rows.append((count, match[1], *track, *(float(word) for word in match.groups()[1:])))
     if not rows:
@@ -74,7 +79,7 @@ def parse_extrapolator_test(source: str | Path) -> pd.DataFrame:  # columns COLU
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 # %% ../../../nbs/02_tracks/exchange/02_lhcb_output.ipynb #5e3299c7
-def statistics(dx: pd.Series, dy: pd.Series, dtx: pd.Series, dty: pd.Series) -> dict[str, float]:
+def difference_statistics(dx: pd.Series, dy: pd.Series, dtx: pd.Series, dty: pd.Series) -> dict[str, float]:
     """Summary of position [mm] and slope differences of some tracks, under the names of this package's tables."""
     position, slope = pd.Series(np.hypot(dx, dy)), pd.Series(np.hypot(dtx, dty))
     return {
@@ -116,7 +121,7 @@ def accuracy_rows(test: pd.DataFrame, reference: str = "Reference", neutral: boo
                     "tracks": len(good),
                     "missing": len(group) - len(good),
                     "unjudged": unjudged,
-                    **statistics(good.x_mm, good.y_mm, good.tx, good.ty),
+                    **difference_statistics(good.x_mm, good.y_mm, good.tx, good.ty),
                 }
             )
     return pd.DataFrame(rows)
@@ -158,18 +163,18 @@ def parse_timing(source: str | Path) -> pd.DataFrame:  # table, algorithm, ms_pe
         elif FLOW_HEAD.search(line):
             mode, begun = "control flow", len(rows)
         elif COUNTS_HEAD.search(line):
-            raise complain(name, number, "a table with times; run the job with CreateTimingTable = True", line)
+            raise error_of_line(name, number, "a table with times; run the job with CreateTimingTable = True", line)
         elif mode == "sequencer" and "|" in line:
             match = SEQUENCER_ROW.match(line)
             if match is None:
-                raise complain(
+                raise error_of_line(
                     name, number, "'NAME | user | clock | min max [sigma] | entries | total |' in milliseconds", line
                 )
             rows.append((mode, match[2], float(match[4]), int(match[6]), float(match[7])))
         elif mode == "control flow" and "|" in line:
             match = FLOW_ROW.search(line)
             if match is None:
-                raise complain(name, number, "'| \"NAME\" | count | total / s | average / us |'", line)
+                raise error_of_line(name, number, "'| \"NAME\" | count | total / s | average / us |'", line)
             rows.append((mode, match[2], 1e-3 * float(match[5]), round(float(match[3])), float(match[4])))
         elif len(rows) > begun:  # a rule or any other line ends a table that has rows
             mode = ""
@@ -181,7 +186,7 @@ def parse_timing(source: str | Path) -> pd.DataFrame:  # table, algorithm, ms_pe
     return pd.DataFrame(rows, columns=["table", "algorithm", "ms_per_event", "entries", "total_s"])
 
 # %% ../../../nbs/02_tracks/exchange/02_lhcb_output.ipynb #775745c0
-def comparable(table: pd.DataFrame) -> pd.DataFrame:
+def comparable_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Rows with us_per_track, and what a comparison table has beside: status, seeds, cost_us."""
     return table.assign(status="done", seeds=1, cost_us=table.us_per_track)
 
@@ -208,7 +213,7 @@ def lhcb_rows(
         for name, extrapolator in algorithms.items()
     }
     table = accuracy.assign(ms_per_event=accuracy.contender.map(cost))
-    return comparable(table.assign(us_per_track=1e3 * table.ms_per_event / tracks if tracks else np.nan))
+    return comparable_rows(table.assign(us_per_track=1e3 * table.ms_per_event / tracks if tracks else np.nan))
 
 # %% ../../../nbs/02_tracks/exchange/02_lhcb_output.ipynb #b9c982d0
 NTUPLE = ("dx", "dy", "dtx", "dty", "time", "success")
@@ -240,9 +245,9 @@ def ntuple_rows(
                 "z1_mm": z1,
                 "tracks": len(good),
                 "missing": len(table) - len(good),
-                **statistics(good.dx, good.dy, good.dtx, good.dty),
+                **difference_statistics(good.dx, good.dy, good.dtx, good.dty),
                 "us_per_track": 1e-3 * good.time.mean(),
                 "us_median": 1e-3 * good.time.median(),
             }
         )
-    return comparable(pd.DataFrame(rows))
+    return comparable_rows(pd.DataFrame(rows))

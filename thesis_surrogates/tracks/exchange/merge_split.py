@@ -20,7 +20,7 @@ from ..data import COLUMNS, MOMENTUM_BANDS_GEV, OPTIONAL, TracksData
 from ..files import FORMATS, blocks, check_columns, column_names, read_npz, to_npz
 
 # %% auto #0
-__all__ = ['COMBINE', 'FREE', 'description', 'batch_identity', 'any_blocks', 'told', 'overlap', 'check_together',
+__all__ = ['COMBINE', 'FREE', 'description', 'batch_identity', 'any_blocks', 'stated_value', 'ranges_overlap', 'check_together',
            'described_together', 'merge', 'split_by_momentum', 'merge_files', 'split_file']
 
 # %% ../../../nbs/02_tracks/exchange/00_merge_split.ipynb #a9ca0db2
@@ -65,13 +65,13 @@ COMBINE: Mapping[str, Callable[[list[Any]], Any]] = {
 FREE = ("seed", "path", "train_share", "validation_share", *COMBINE)  # may differ from file to file
 
 
-def told(facts: Mapping[str, Any], key: str) -> Any:
+def stated_value(facts: Mapping[str, Any], key: str) -> Any:
     """What the description of a file says about a key of its configuration, its default included; None without a description."""
     known = TracksData.model_fields.get(key)
     return facts["config"].get(key, known.default if known is not None else None) if facts.get("config") else None
 
 
-def overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+def ranges_overlap(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether two ranges of momentum, the upper bound excluded, have anything in common."""
     return one[0] < other[1] and other[0] < one[1]
 
@@ -82,7 +82,7 @@ def check_together(paths: Sequence[Path], about: Sequence[Mapping[str, Any]]) ->
     keys = [key for key in TracksData.model_fields if key not in FREE]
     for path, facts in zip(paths, about, strict=True):
         for key in keys:
-            one, other = told(about[0], key), told(facts, key)
+            one, other = stated_value(about[0], key), stated_value(facts, key)
             if one != other:
                 raise DataError(
                     f"{path.name}: {key} is {other!r}, but {one!r} in {paths[0].name}; merge only files with the same {key}"
@@ -94,7 +94,7 @@ def check_together(paths: Sequence[Path], about: Sequence[Mapping[str, Any]]) ->
         momenta = facts.get("momentum_gev", (0.0, np.inf))
         for identity in batch_identity(path, facts):
             for other, there in seen.setdefault(identity, []):
-                if overlap(momenta, there):
+                if ranges_overlap(momenta, there):
                     raise DataError(
                         f"{path.name}: holds the tracks of {other.name} again ({identity.split(' of ')[0][:40]}); leave one of them out"
                     )
@@ -124,8 +124,8 @@ def described_together(about: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     config = dict(about[0].get("config") or {})
     for key, combine in COMBINE.items():
         if key in config:
-            config[key] = combine([told(facts, key) for facts in about])
-    if len({told(facts, "seed") for facts in about}) > 1:
+            config[key] = combine([stated_value(facts, key) for facts in about])
+    if len({stated_value(facts, "seed") for facts in about}) > 1:
         config.pop("seed", None)
     return (
         first

@@ -27,9 +27,9 @@ from ..networks.plain import STAGES, TrackModel
 from ..networks.residual import SolvedModel
 
 # %% auto #0
-__all__ = ['VALIDATION_KEYS', 'INPUT_NAMES', 'finite', 'epochs_of', 'train_row', 'judged', 'history', 'data_path', 'model_of',
-           'hidden_dims', 'older_config', 'weight_named', 'normalization', 'model_config', 'as_bytes', 'kept_epochs',
-           'optimizer_of', 'kept_checkpoint', 'best_checkpoint', 'as_json', 'views', 'read_model']
+__all__ = ['VALIDATION_KEYS', 'INPUT_NAMES', 'finite_or_none', 'epochs_of', 'train_row', 'older_metrics', 'history', 'data_path',
+           'model_of', 'hidden_dims', 'older_config', 'weight_named', 'normalization', 'model_config', 'as_bytes',
+           'kept_epochs', 'optimizer_of', 'kept_checkpoint', 'best_checkpoint', 'as_json', 'views', 'read_model']
 
 # %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #af1560dc
 VALIDATION_KEYS: Mapping[str, str] = {
@@ -45,7 +45,7 @@ VALIDATION_KEYS: Mapping[str, str] = {
 }
 
 
-def finite(value: Any) -> float | None:
+def finite_or_none(value: Any) -> float | None:
     """The number, or None where there is none or it is not finite."""
     return float(value) if value is not None and math.isfinite(value) else None
 
@@ -61,28 +61,28 @@ def epochs_of(run: Run, split: str) -> dict[int, dict[str, float]]:
 # %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #4469e237
 def train_row(epoch: int, terms: Mapping[str, float], warmup_epochs: float) -> dict[str, Any]:
     """One row of the training history; `epoch` is counted from zero here and from one in the row."""
-    stages = [finite(terms.get(f"stage_{k}")) for k in range(1, len(STAGES) + 1)]
+    stages = [finite_or_none(terms.get(f"stage_{k}")) for k in range(1, len(STAGES) + 1)]
     known = [value for value in stages if value is not None]
-    ic = finite(terms.get("ic"))
-    pde = finite(terms.get("pde")) if not known else sum(known) / len(known)
+    ic = finite_or_none(terms.get("ic"))
+    pde = finite_or_none(terms.get("pde")) if not known else sum(known) / len(known)
     physics = [value for value in (ic, pde) if value is not None]
     return {
         "epoch": epoch + 1,
-        "loss": finite(terms.get("loss")),
-        "data_loss": finite(terms.get("data")),
+        "loss": finite_or_none(terms.get("loss")),
+        "data_loss": finite_or_none(terms.get("data")),
         "physics_loss": sum(physics) if physics else None,
         "ic_loss": ic,
         "pde_loss": pde,
         "stage_losses": stages if known else None,
-        "lr": finite(terms.get("learning_rate")),
+        "lr": finite_or_none(terms.get("learning_rate")),
         "skipped_batches": int(terms.get("bad_steps", 0)),
         "physics_scale": (min(1.0, (epoch + 1) / warmup_epochs) if warmup_epochs else 1.0) if physics else None,
     }
 
 # %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #ceabf495
-def judged(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+def older_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Validation or test metrics under their older names; None where the facts have none."""
-    return {old: finite(metrics.get(new)) for old, new in VALIDATION_KEYS.items()}
+    return {old: finite_or_none(metrics.get(new)) for old, new in VALIDATION_KEYS.items()}
 
 
 def history(run: Run, epochs: int | None = None) -> dict[str, Any]:
@@ -90,20 +90,20 @@ def history(run: Run, epochs: int | None = None) -> dict[str, Any]:
     warmup = float(run.config["train"].get("physics_warmup_epochs", 0.0))
     result: dict[str, Any] = {
         "train": [train_row(epoch, terms, warmup) for epoch, terms in epochs_of(run, "train").items()][:epochs],
-        "val": [{"epoch": epoch + 1, **judged(metrics)} for epoch, metrics in epochs_of(run, "validation").items()][
-            :epochs
-        ],
+        "val": [
+            {"epoch": epoch + 1, **older_metrics(metrics)} for epoch, metrics in epochs_of(run, "validation").items()
+        ][:epochs],
     }
     if epochs is not None:
         return result
     end, tested = run.last_event("end"), [row for row in run.evaluated if row.get("kind") == "surrogate"]
     best = end.get("best_epoch")
-    final = {key: value for key, value in judged(tested[0]).items() if key != "loss"} if tested else {}
+    final = {key: value for key, value in older_metrics(tested[0]).items() if key != "loss"} if tested else {}
     return result | {
         "test_final": final,
         "best_epoch": None if best is None else best + 1,
-        "best_val_loss": finite(end.get("best_value")),
-        "training_time": finite(run.seconds),
+        "best_val_loss": finite_or_none(end.get("best_value")),
+        "training_time": finite_or_none(run.seconds),
     }
 
 # %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #1908ec61
@@ -255,7 +255,7 @@ def best_checkpoint(run: Run, best: Mapping[str, Any]) -> dict[str, Any]:
         "epoch": epoch,
         "model_state_dict": best["model"],
         "optimizer_state_dict": optimizer,
-        "val_loss": finite(best["value"]),
+        "val_loss": finite_or_none(best["value"]),
         "config": run.config,
     }
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ...core.config import as_before
+from ...core.config import unless_default
 from ...core.data import Batch, Tensors, moments
 from ...core.models import Normalizer, mlp
 from ..axis_tables import AxisFrame, cosines_of
@@ -127,7 +127,11 @@ class KickConfig(TrackModel):
     name: Literal["kick"] = "kick"
     nodes: int = Field(default=8, ge=1, le=32, description="Gauss-Legendre points of the mean slope")
     passes: int = Field(
-        default=1, ge=1, le=4, exclude_if=as_before(1), description="how often the tables are followed along the leg"
+        default=1,
+        ge=1,
+        le=4,
+        exclude_if=unless_default(1),
+        description="how often the tables are followed along the leg",
     )
 
     def build(self, data: TracksData) -> KickNetwork:
@@ -168,7 +172,11 @@ class PolynomialConfig(SolvedModel):
     )
     nodes: int = Field(default=8, ge=1, le=32, description="Gauss-Legendre points of the mean slope")
     passes: int = Field(
-        default=1, ge=1, le=4, exclude_if=as_before(1), description="how often the tables are followed along the leg"
+        default=1,
+        ge=1,
+        le=4,
+        exclude_if=unless_default(1),
+        description="how often the tables are followed along the leg",
     )
     rows: int = Field(default=200_000, ge=100, description="training tracks in the least squares")
 

@@ -17,15 +17,16 @@ from ...core.metrics import format_value, median_and_spread
 from ...core.tables import convergence_table, label
 
 # %% auto #0
-__all__ = ['NOTHING', 'TERMS', 'BANDS', 'DESCRIBED', 'WEIGHTS', 'digits', 'describe_run', 'described', 'middle', 'budget',
-           'against_plain', 'physics_helps', 'convergence_speed', 'physics_converges', 'size_pays', 'overfits']
+__all__ = ['NOTHING', 'TERMS', 'BANDS', 'DESCRIBED', 'WEIGHTS', 'format_digits', 'describe_run', 'describe_runs', 'group_medians',
+           'training_budget', 'against_plain', 'physics_helps', 'convergence_speed', 'physics_converges', 'size_pays',
+           'overfits']
 
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #a2e20564
 NOTHING = "*No published run can answer this yet.*"
 TERMS = ("ic", "pde", "stage_1", "stage_2", "stage_3", "stage_4")
 
 
-def digits(value: float, places: int = 2) -> str:
+def format_digits(value: float, places: int = 2) -> str:
     """`12,300`, `0.0924`: a few significant digits without an exponent; a dash where there is no number."""
     return format_value(value, digits=places, exponent=False)
 
@@ -60,7 +61,7 @@ def describe_run(one: Run) -> dict[str, Any] | None:
 DESCRIBED = ("name", "model", "size", "physics", "data", "seed", "p_low", "p_high", "tracks", "steps", "error_mm")
 
 
-def described(runs: Sequence[Run]) -> pd.DataFrame:
+def describe_runs(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run that has a result.
 
     Columns: name, model, size, seed, parameters and seconds of the training; weights of the terms `physics` and `data`;
@@ -72,12 +73,12 @@ def described(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(BANDS, float))
 
 
-def middle(table: pd.DataFrame, by: str, value: str = "error_mm") -> pd.Series:
+def group_medians(table: pd.DataFrame, by: str, value: str = "error_mm") -> pd.Series:
     """Median over the runs of each group, in the order of first appearance."""
     return table.groupby(by, sort=False)[value].median()
 
 
-def budget(runs: Sequence[Run]) -> str:
+def training_budget(runs: Sequence[Run]) -> str:
     """Optimizer steps and batch size of trainings, longest groups first."""
     groups: dict[tuple[int, int], int] = {}
     for one in runs:
@@ -119,7 +120,7 @@ def against_plain(table: pd.DataFrame, model: str) -> list[tuple[str, float]]:
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #92b0188c
 def physics_helps(core: Sequence[Run], ablation: Sequence[Run] = ()) -> str:
     """Error of pinn and rk_pinn over a plain network's of their size, and of each physics weight over data alone."""
-    table, words = described(core), []
+    table, words = describe_runs(core), []
     for model in ("pinn", "rk_pinn"):
         pairs = against_plain(table, model)
         if pairs:
@@ -127,9 +128,11 @@ def physics_helps(core: Sequence[Run], ablation: Sequence[Run] = ()) -> str:
             verdict = f"beats it at {', '.join(won)}" if won else "beats it at no size"
             ratios = ", ".join(f"{size} {ratio:.2g}" for size, ratio in pairs)
             words.append(f"against an *mlp* with as many parameters, *{model}* {verdict} ({ratios} times its error)")
-    for name, group in described(ablation).groupby("model", sort=False):
+    for name, group in describe_runs(ablation).groupby("model", sort=False):
         keys = zip(group.data, group.physics, strict=True)
-        errors = middle(group.assign(weight=[WEIGHTS.get(key, f"{key[0]:g} to {key[1]:g}") for key in keys]), "weight")
+        errors = group_medians(
+            group.assign(weight=[WEIGHTS.get(key, f"{key[0]:g} to {key[1]:g}") for key in keys]), "weight"
+        )
         if "data only" in errors and len(errors) > 1:
             over = (errors / errors["data only"]).drop("data only").sort_values()
             verdict = "helps" if over.iloc[0] < 0.9 else "does not help"
@@ -174,8 +177,8 @@ def physics_converges(runs: Sequence[Run]) -> str:
     for key, values in falls.items():
         spread = median_and_spread(values)
         verb = "falls" if spread.median > 2 else "hardly moves" if spread.median > 0.5 else "grows"
-        ends = f"{digits(spread.low)} to {digits(spread.high)} over {spread.n} curves"
-        words.append(f"*{key}* {verb} (by a factor {digits(spread.median)}, {ends})")
+        ends = f"{format_digits(spread.low)} to {format_digits(spread.high)} over {spread.n} curves"
+        words.append(f"*{key}* {verb} (by a factor {format_digits(spread.median)}, {ends})")
     return "First to last epoch: " + "; ".join(words) + "."
 
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #ddd728b4
@@ -188,7 +191,7 @@ def size_pays(runs: Sequence[Run]) -> str:
         else pd.DataFrame(columns=["run", "epoch_to_90_log", "epochs"])
     )
     done = ((shares.epoch_to_90_log.astype(float) + 1) / shares.epochs.astype(float)).groupby(shares.run).median()
-    for model, group in described(runs).groupby("model", sort=False):
+    for model, group in describe_runs(runs).groupby("model", sort=False):
         sizes = group.groupby("parameters").agg(
             error=("error_mm", "median"), seconds=("seconds", "median"), size=("size", "first"), name=("name", "first")
         )

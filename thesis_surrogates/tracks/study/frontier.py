@@ -17,14 +17,14 @@ from ...core.plots import KIND_COLOR, PALETTE, axis_label, new_figure, style
 from ..figures import NUMBERED
 from ..limits import MATERIAL_ALL_MM, MATERIAL_MM, RESOLUTION_MM, TARGET_MM, TRIGGER
 from ..models import SOLVED_MODELS
-from .runtimes import STEPPERS, measured_batches, pooled, spoken
+from .runtimes import STEPPERS, batch_words, measured_batches, pool_runs
 
 # %% auto #0
-__all__ = ['STEPPER_COLOR', 'SOLVED_COLOR', 'references', 'cost_ticks', 'write_column', 'draw_steppers', 'draw_points',
+__all__ = ['STEPPER_COLOR', 'SOLVED_COLOR', 'reference_lines', 'cost_ticks', 'write_column', 'draw_steppers', 'draw_points',
            'draw_trigger', 'draw_frontier', 'name_lines', 'runtime_frontier']
 
 # %% ../../../nbs/02_tracks/study/02_frontier.ipynb #b11457e3
-def references(headline: str, goal: float | None) -> dict[str, float]:
+def reference_lines(headline: str, goal: float | None) -> dict[str, float]:
     """Heights [mm] and names of useful accuracies: scattering, hits, the study's target, and a goal for this error."""
     kind = headline.split("_")[1]
     lines = {
@@ -199,14 +199,14 @@ def runtime_frontier(
 
     None where nothing was measured.
     """
-    tables = [pooled(runs, batch).assign(batch=batch) for batch in measured_batches(runs)]
+    tables = [pool_runs(runs, batch).assign(batch=batch) for batch in measured_batches(runs)]
     if not tables:
         return None
     drawn = pd.concat(tables, ignore_index=True)
     drawn["panel"] = np.where(drawn.path.isin(("C++", "C++ header")), "C++", "Python")
     drawn, columns = drawn[drawn[headline] > 0], [name for name in ("Python", "C++") if (drawn.panel == name).any()]
     low, high = drawn[headline].min() / 15, drawn[headline].max() * 6
-    lines = {text: height for text, height in references(headline, goal).items() if low < height < high}
+    lines = {text: height for text, height in reference_lines(headline, goal).items() if low < height < high}
     with style():
         figure, panels = new_figure(
             rows=len(tables), columns=len(columns), width=2.2 + 3.7 * len(columns), height=3.6 * len(tables)
@@ -214,7 +214,7 @@ def runtime_frontier(
         for place, axes in enumerate(panels):
             batch, panel = tables[place // len(columns)].batch.iloc[0], columns[place % len(columns)]
             axes.set(xscale="log", yscale="log", ylim=(low, high))
-            axes.set_title(f"{panel}, {spoken(batch)}", fontsize=9)
+            axes.set_title(f"{panel}, {batch_words(batch)}", fontsize=9)
             axes.margins(x=0.1)
             draw_frontier(axes, drawn[(drawn.batch == batch) & (drawn.panel == panel)], headline, lines)
             draw_trigger(axes, int(batch))

@@ -16,25 +16,25 @@ from ...core.tables import to_markdown
 from ..limits import JACOBIAN_GOAL
 from ..metrics import GOALS
 from thesis_surrogates.tracks.study.answers import (
-    budget,
     convergence_speed,
-    digits,
+    format_digits,
     overfits,
     physics_converges,
     physics_helps,
     size_pays,
+    training_budget,
 )
-from .runtimes import UNMEASURED, ratios
+from .runtimes import UNMEASURED, cost_ratios
 from thesis_surrogates.tracks.study.tables import (
     FEW,
     TABLES,
     by_length,
+    compare_with_polynomial,
     curve_figure,
+    curve_points,
     frontier_figure,
-    learned,
+    gain_over_axis_tables,
     length_markdown,
-    peers,
-    points,
     short_table,
 )
 from .trust_tables import goal_cell, jacobian_of, trust_table
@@ -87,14 +87,19 @@ def all_tables(study: Study) -> pd.DataFrame:
 def opening_markdown(study: Study, question: str) -> str:
     """The question, how many runs are published, and the best network beside the best polynomial."""
     number = len({str(run.path) for run in all_runs(study)})
-    best = peers(study.tables["frontier"], headline_of("frontier"))
+    best = compare_with_polynomial(study.tables["frontier"], headline_of("frontier"))
     return f"**{question}** {number} published runs. {best}"
 
 
 def section_markdown(study: Study, suite: str) -> str:
     """Its verdict, what comes from data, the best network beside the best polynomial, and its table."""
     table, headline = study.tables[suite], headline_of(suite)
-    words = (study.verdict(table, headline), learned(table, headline), peers(table, headline), short_table(table))
+    words = (
+        study.verdict(table, headline),
+        gain_over_axis_tables(table, headline),
+        compare_with_polynomial(table, headline),
+        short_table(table),
+    )
     return "\n\n".join(word for word in words if word)
 
 
@@ -114,7 +119,7 @@ def savings_markdown(saved: pd.DataFrame) -> str:
     def cell(name: str, value: str | float) -> str:
         if isinstance(value, str):
             return value
-        return f"{value:,.0f}" if name == "numbers" else digits(value, 3)
+        return f"{value:,.0f}" if name == "numbers" else format_digits(value, 3)
 
     rows = [[cell(str(name), value) for name, value in row.items()] for row in shown.to_dict("records")]
     return to_markdown([list(shown.columns), *rows])
@@ -157,7 +162,7 @@ def goals_markdown(study: Study) -> str:
     """*Value / goal* for every suite that has goals, bold where the goal is met."""
     rows, missing = [], []
     for suite in GOALS:
-        chosen = chosen_rows(study, suite, ratios(study.runs[suite], headline_of(suite)))
+        chosen = chosen_rows(study, suite, cost_ratios(study.runs[suite], headline_of(suite)))
         trusted = trust_table(study.runs[suite])
         rows += [goal_cells(suite, row, trusted) for row in chosen]
         missing += [] if chosen else [suite]
@@ -176,7 +181,7 @@ def ratio_cell(value: float) -> str:
 
 def ratios_markdown(study: Study) -> str:
     """Cost of the cheapest method that is at least as accurate over the surrogate's, for the chosen surrogates."""
-    paid = {suite: ratios(study.runs[suite], headline_of(suite)) for suite in GOALS}
+    paid = {suite: cost_ratios(study.runs[suite], headline_of(suite)) for suite in GOALS}
     classes = list(dict.fromkeys(name for table in paid.values() for name in table.columns))
     rows, untimed = [], []
     for suite, table in paid.items():
@@ -193,7 +198,7 @@ def ratios_markdown(study: Study) -> str:
 def core_markdown(study: Study) -> str:
     """How long the study's networks were trained, and their table."""
     core, losses, table = study.runs["core"], study.runs["physics_losses"], study.tables["core"]
-    return f"{budget([*core, *losses])}.\n\n{short_table(table, FEW)}" if core else short_table(table)
+    return f"{training_budget([*core, *losses])}.\n\n{short_table(table, FEW)}" if core else short_table(table)
 
 
 def answers_markdown(core: Sequence[Run], losses: Sequence[Run]) -> str:
@@ -243,21 +248,21 @@ def sizes_markdown(study: Study) -> str:
     if not study.runs["training_size"]:
         return NOT_PUBLISHED
     longer = all_sizes(study)
-    return f"{budget(longer)}. {size_pays(longer)}\n\n{short_table(study.tables['training_size'], FEW)}"
+    return f"{training_budget(longer)}. {size_pays(longer)}\n\n{short_table(study.tables['training_size'], FEW)}"
 
 
 def points_figure(runs: Sequence[Run], against: str, title: str) -> Figure | None:
     """Error of some runs against `parameters` or `tracks`; None where nothing is published."""
-    return curve_figure(points(runs), against, title) if runs else None
+    return curve_figure(curve_points(runs), against, title) if runs else None
 
 # %% ../../../nbs/02_tracks/study/06_page.ipynb #eac3a006
 from .frontier import runtime_frontier
 from thesis_surrogates.tracks.study.runtimes import (
-    conditions,
+    batch_words,
+    conditions_text,
     costs_markdown,
     measured_batches,
     runtime_table,
-    spoken,
 )
 from .runtimes import savings_markdown as runtime_savings
 from .trust_tables import UNTRIED, checks_markdown, fallback_markdown, jacobian_markdown
@@ -282,11 +287,11 @@ def cost_parts(runs: Mapping[str, Sequence[Run]]) -> Iterator[str | Figure]:
         headline = headline_of(suite)
         for batch in measured_batches(found):
             table = runtime_table(found, batch, headline)
-            yield f"**{spoken(batch).capitalize()}:**\n\n{runtime_savings(table, headline)}\n{costs_markdown(table)}"
+            yield f"**{batch_words(batch).capitalize()}:**\n\n{runtime_savings(table, headline)}\n{costs_markdown(table)}"
         drawn = runtime_frontier(found, headline, GOALS[suite][headline]) if suite in GOALS else None
         if drawn is not None:
             yield drawn[0]
-    yield conditions([run for found in timed.values() for run in found]) or UNMEASURED
+    yield conditions_text([run for found in timed.values() for run in found]) or UNMEASURED
 
 
 def trust_parts(runs: Mapping[str, Sequence[Run]]) -> Iterator[str | Figure]:

@@ -23,8 +23,9 @@ from ...core.tables import label, to_markdown
 
 # %% auto #0
 __all__ = ['ERRORS', 'STEPPERS', 'PYTHON', 'AGAINST', 'UNMEASURED', 'reason_not_measurable', 'as_split', 'from_split',
-           'runtime_facts', 'spoken', 'runtime_rows', 'measured_batches', 'pooled', 'duels', 'runtime_table',
-           'with_spread', 'fastest', 'savings_markdown', 'cost_cell', 'costs_markdown', 'ratios', 'conditions']
+           'runtime_facts', 'batch_words', 'runtime_rows', 'measured_batches', 'pool_runs', 'compare_with_baselines',
+           'runtime_table', 'with_spread', 'fastest_runtimes', 'savings_markdown', 'cost_cell', 'costs_markdown',
+           'cost_ratios', 'conditions_text']
 
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #6b6f6550
 def reason_not_measurable(run_dir: str | Path, system: str) -> str | None:
@@ -78,7 +79,7 @@ def runtime_facts(rows: Sequence[Mapping[str, Any]], contender: str, about: Mapp
     return {**about, "batches": batches, "rows": as_split(table)}
 
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #fb5b7bdb
-def spoken(batch: int) -> str:
+def batch_words(batch: int) -> str:
     """`one track in a call`, `1,000,000 tracks in a call`."""
     return "one track in a call" if batch == 1 else f"{batch:,} tracks in a call"
 
@@ -98,7 +99,7 @@ def measured_batches(runs: Sequence[Run]) -> list[int]:
     return sorted({batch for run in runs for batch in run.last_event("runtimes").get("batches", [])}, reverse=True)
 
 
-def pooled(runs: Sequence[Run], batch: int) -> pd.DataFrame:
+def pool_runs(runs: Sequence[Run], batch: int) -> pd.DataFrame:
     """Median over the runs of every contender and path at one batch, in the order of first appearance."""
     rows = [found for run in runs if len(found := runtime_rows(run, batch))]
     if not rows:
@@ -120,7 +121,7 @@ AGAINST: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def duels(rows: pd.DataFrame, headline: str) -> Iterator[dict[str, Any]]:
+def compare_with_baselines(rows: pd.DataFrame, headline: str) -> Iterator[dict[str, Any]]:
     """Each surrogate and runtime of one measurement beside the baseline of each class with a measured stepper."""
     for own in rows[rows.kind == "surrogate"].to_dict("records"):
         for against, (runtimes, paths) in AGAINST.items():
@@ -148,7 +149,7 @@ def runtime_table(runs: Sequence[Run], batch: int, headline: str = "position_mea
     rival (the baseline; names over the seeds, joined), rival_cost_us, ratio, ratio_low, ratio_high.
     The best error comes first; without facts there are no rows.
     """
-    found = pd.DataFrame([duel for run in runs for duel in duels(runtime_rows(run, batch), headline)])
+    found = pd.DataFrame([duel for run in runs for duel in compare_with_baselines(runtime_rows(run, batch), headline)])
     rows = []
     for (surrogate, runtime, against), group in (
         found.groupby(["surrogate", "runtime", "against"], sort=False) if len(found) else ()
@@ -185,7 +186,7 @@ def with_spread(median: float, low: float, high: float) -> str:
     return format_value(median, low, high, same_ends=False)
 
 
-def fastest(table: pd.DataFrame) -> pd.DataFrame:
+def fastest_runtimes(table: pd.DataFrame) -> pd.DataFrame:
     """Of every surrogate and class of baselines the runtime that costs least."""
     return table.loc[table.groupby(["surrogate", "against"], sort=False).cost_us.idxmin()] if len(table) else table
 
@@ -211,7 +212,7 @@ def savings_markdown(table: pd.DataFrame, headline: str = "position_mean_mm") ->
             "–" if np.isnan(r["rival_cost_us"]) else f"{r['rival_cost_us']:.3g}",
             with_spread(r["ratio"], r["ratio_low"], r["ratio_high"]),
         ]
-        for r in fastest(table).to_dict("records")
+        for r in fastest_runtimes(table).to_dict("records")
     ]
     return to_markdown([head, *rows]) if rows else UNMEASURED
 
@@ -240,19 +241,19 @@ def costs_markdown(table: pd.DataFrame) -> str:
     return to_markdown([["cost [µs]", *runtimes], *rows]) if rows else UNMEASURED
 
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #1f8430ca
-def ratios(runs: Sequence[Run], headline: str = "position_mean_mm") -> pd.DataFrame:
+def cost_ratios(runs: Sequence[Run], headline: str = "position_mean_mm") -> pd.DataFrame:
     """Classical cost over the surrogate's in its fastest runtime: a row per surrogate, a column per batch and class."""
     found = {}
     for batch in measured_batches(runs):
-        best = fastest(runtime_table(runs, batch, headline))
+        best = fastest_runtimes(runtime_table(runs, batch, headline))
         for against in dict.fromkeys(best.against):
-            found[f"{spoken(batch).removesuffix(' in a call')}, {against}"] = (
+            found[f"{batch_words(batch).removesuffix(' in a call')}, {against}"] = (
                 best[best.against == against].set_index("surrogate").ratio
             )
     return pd.DataFrame(found)
 
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #2fce846e
-def conditions(runs: Sequence[Run]) -> str:
+def conditions_text(runs: Sequence[Run]) -> str:
     """One sentence on machine, packages and protocol of the measurements; empty without any."""
     found = []
     for event in (run.last_event("runtimes") for run in runs):

@@ -18,13 +18,13 @@ from ...core.metrics import format_value
 from ...core.plots import PALETTE, axis_label, new_figure, style
 from ...core.tables import to_markdown
 from ..models import SOLVED_MODELS
-from .answers import described, digits
-from .frontier import cost_ticks, draw_frontier, references, write_column
+from .answers import describe_runs, format_digits
+from .frontier import cost_ticks, draw_frontier, reference_lines, write_column
 
 # %% auto #0
-__all__ = ['CLASSICAL', 'FEW', 'METRICS', 'TABLES', 'MOMENTA', 'ALONE', 'YARDSTICKS', 'with_range', 'short_table', 'peers',
-           'learned', 'frontier_figure', 'by_band', 'bands_markdown', 'by_length', 'length_markdown', 'points',
-           'curve_figure']
+__all__ = ['CLASSICAL', 'FEW', 'METRICS', 'TABLES', 'MOMENTA', 'ALONE', 'YARDSTICKS', 'with_range', 'short_table',
+           'compare_with_polynomial', 'gain_over_axis_tables', 'frontier_figure', 'by_band', 'bands_markdown',
+           'by_length', 'length_markdown', 'curve_points', 'curve_figure']
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #3b6da8e9
 CLASSICAL = (
@@ -78,10 +78,10 @@ def short_table(
             str(int(row["seeds"])) if row["kind"] == "surrogate" else "–",
             f"{row['parameters']:,.0f}" if row["kind"] == "surrogate" else "–",
             *(
-                with_range(row, name, scale) if name in ranges else digits(scale * row[name], 3)
+                with_range(row, name, scale) if name in ranges else format_digits(scale * row[name], 3)
                 for name, (_, scale) in METRICS.items()
             ),
-            digits(row["training_seconds"]),
+            format_digits(row["training_seconds"]),
         ]
         for row in chosen.to_dict("records")
     ]
@@ -90,7 +90,7 @@ def short_table(
     )
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #efb8465f
-def peers(table: pd.DataFrame, headline: str) -> str:
+def compare_with_polynomial(table: pd.DataFrame, headline: str) -> str:
     """The best network and the best polynomial of a table, errors [µm] and costs [µs]; empty where one is missing."""
     done = (
         table[(table.kind == "surrogate") & (table.status == "done")].dropna(subset=[headline]).sort_values(headline)
@@ -106,16 +106,16 @@ def peers(table: pd.DataFrame, headline: str) -> str:
     quantity = headline.split("_")[1]
     return (
         f"The best {kinds[first.contender]}, *{first.contender}* ({first.parameters:,.0f} numbers), "
-        f"has a {quantity} error of {digits(1e3 * first[headline])} µm at {digits(first.cost_us)} µs; "
+        f"has a {quantity} error of {format_digits(1e3 * first[headline])} µm at {format_digits(first.cost_us)} µs; "
         f"the best {kinds[second.contender]}, *{second.contender}* ({second.parameters:,.0f} numbers), "
-        f"{digits(1e3 * second[headline])} µm at {digits(second.cost_us)} µs."
+        f"{format_digits(1e3 * second[headline])} µm at {format_digits(second.cost_us)} µs."
     )
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #33d3c1ab
 TABLES = "axis tables"  # first words of the contenders that answer from the field on the axis alone
 
 
-def learned(table: pd.DataFrame, headline: str) -> str:
+def gain_over_axis_tables(table: pd.DataFrame, headline: str) -> str:
     """By how much the best surrogate improves on the best axis tables, if it does; empty where one is missing."""
     done = table[table.status == "done"].dropna(subset=[headline]).sort_values(headline) if len(table) else table
     own, start = (
@@ -124,9 +124,9 @@ def learned(table: pd.DataFrame, headline: str) -> str:
     if not len(own) or not len(start):
         return ""
     best, error, name = float(own[headline].iloc[0]), float(start[headline].iloc[0]), str(start.contender.iloc[0])
-    quantity, known = headline.split("_")[1], digits(1e3 * error, 3)
+    quantity, known = headline.split("_")[1], format_digits(1e3 * error, 3)
     if best < error:
-        return f"Learning makes the {quantity} error of the *{name}*, {known} µm, {digits(error / best)} times smaller."
+        return f"Learning makes the {quantity} error of the *{name}*, {known} µm, {format_digits(error / best)} times smaller."
     alone = f"The *{name}* alone, with nothing learned, have a {quantity} error of {known} µm"
     return f"{alone}: **the surrogate adds nothing to them**."
 
@@ -146,7 +146,7 @@ def frontier_figure(table: pd.DataFrame, headline: str, goal: float | None = Non
         )
         axes.margins(x=0.08)
         low, high = axes.get_ylim()
-        lines = {text: height for text, height in references(headline, goal).items() if low < height < high}
+        lines = {text: height for text, height in reference_lines(headline, goal).items() if low < height < high}
         draw_frontier(axes, rows, headline, lines)
         cost_ticks(axes)
         edge = axes.get_xlim()
@@ -170,7 +170,7 @@ def by_band(runs: Sequence[Run]) -> pd.DataFrame:
     Errors are medians over the seeds.
     """
     keys = ["name", "model", "p_low", "p_high"]
-    return described(runs).groupby(keys, sort=False, as_index=False)[list(MOMENTA)].median()
+    return describe_runs(runs).groupby(keys, sort=False, as_index=False)[list(MOMENTA)].median()
 
 
 def bands_markdown(table: pd.DataFrame) -> str:
@@ -178,7 +178,11 @@ def bands_markdown(table: pd.DataFrame) -> str:
     if not len(table):
         return "*Not published yet.*"
     rows = [
-        [str(r["name"]), f"{r['p_low']:g} to {r['p_high']:g} GeV", *(digits(1e3 * r[band], 3) for band in MOMENTA)]
+        [
+            str(r["name"]),
+            f"{r['p_low']:g} to {r['p_high']:g} GeV",
+            *(format_digits(1e3 * r[band], 3) for band in MOMENTA),
+        ]
         for r in table.to_dict("records")
     ]
     words = []
@@ -191,7 +195,7 @@ def bands_markdown(table: pd.DataFrame) -> str:
             if len(whole) and parts[band].notna().any()
         }
         if over:
-            listed = ", ".join(f"{digits(ratio)} ({MOMENTA[band]})" for band, ratio in over.items())
+            listed = ", ".join(f"{format_digits(ratio)} ({MOMENTA[band]})" for band, ratio in over.items())
             words.append(f"A *{model}* for one band has {listed} times the error of the *{model}* for all.")
     return (
         to_markdown([["surrogate", "trained on", *(f"{title} [µm]" for title in MOMENTA.values())], *rows])
@@ -210,7 +214,7 @@ def by_length(runs: Sequence[Run]) -> pd.DataFrame:
 
     Median, smallest and largest value over the seeds.
     """
-    table = described(runs)
+    table = describe_runs(runs)
     table["model"] = table.model.where((table.physics > 0) | (table.model == "mlp"), table.model + ALONE)
     groups = table.groupby(["model", "steps"], as_index=False)
     return groups.agg(
@@ -238,18 +242,18 @@ def length_markdown(table: pd.DataFrame) -> str:
         if {model, yardstick} <= set(errors.index):
             ratios = (errors.loc[model] / errors.loc[yardstick]).dropna()
             listed = ", ".join(
-                f"{digits(float(ratio))} ({steps:,.0f} steps)" for steps, ratio in ratios.to_dict().items()
+                f"{format_digits(float(ratio))} ({steps:,.0f} steps)" for steps, ratio in ratios.to_dict().items()
             )
             words.append(f"*{model}* has {listed} times the error of *{yardstick}*.")
     return to_markdown([["recipe", *(f"{steps:,.0f} steps [µm]" for steps in lengths)], *rows]) + "\n" + " ".join(words)
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #fce498ef
-def points(runs: Sequence[Run]) -> pd.DataFrame:
+def curve_points(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per surrogate: model, parameters, training tracks, and mean position error [mm].
 
     Median, smallest and largest value over the seeds.
     """
-    groups = described(runs).groupby(["name", "model", "parameters", "tracks"], sort=False, as_index=False)
+    groups = describe_runs(runs).groupby(["name", "model", "parameters", "tracks"], sort=False, as_index=False)
     return groups.agg(error_mm=("error_mm", "median"), low_mm=("error_mm", "min"), high_mm=("error_mm", "max"))
 
 
