@@ -27,7 +27,7 @@ END = 300  # seconds that a run leaves unused at the end of its job, for its las
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What every job of a suite asks for."""
+    """What every job of a suite needs."""
 
     hours: float = 2.0
     cpus: int = 2
