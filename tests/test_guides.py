@@ -1,4 +1,4 @@
-"""The guides name every place that has to be edited, and every one of these places knows every system and every model."""
+"""The guides name every place that has to be edited, and each of these places knows every system and every model."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_guide_names_the_places_that_are_tested():
 
 
 def test_no_other_file_lists_the_systems():
-    """A list that is written anew somewhere is one more place to edit: make it from the registry, or name it here and in the guide."""
+    """A list written anew is one more place to edit: make it from the registry, or name it here and in the guide."""
     done = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         pytest.skip("not a git checkout")
@@ -146,7 +146,7 @@ def strings_of(path: Path) -> list[str]:
     "system, model", [(system, model) for system in SYSTEMS for model in get_system(system).models]
 )
 def test_a_model_is_one_class_and_one_line(system, model):
-    """Whoever adds a model edits no switch: its name stands in its class and in MODELS, and in what reports on one study."""
+    """Whoever adds a model edits no switch: its name stands in its class, in MODELS and in what reports on one study."""
     own = Path(inspect.getfile(get_system(system).models[model]))
     dictionary = PACKAGE / system / "models.py"
     assert model in strings_of(own) and model in strings_of(dictionary)

@@ -94,7 +94,8 @@ class Event:
     """Something that happened in a training.
 
     Args:
-        moment: what happened (`core.recorder.MOMENTS` lists all); epoch and step count from zero over all phases and name the last finished one.
+        moment: what happened (`core.recorder.MOMENTS` lists all).
+        epoch, step: the last finished one, counted from zero over all phases.
         metrics: split to named numbers, at the end of an epoch.
         seconds: training time so far, earlier attempts included.
         samples_per_second: rows of the first stream per second of the epoch, validation excluded.
@@ -133,7 +134,7 @@ def mean_loss(loss_terms: LossTerms, tensors: Tensors, batch_size: int = 8192) -
 
     return validate
 
-
+# %% ../../nbs/01_core/09_plan.ipynb #8d40f6b7
 def supervised_plan(
     *,
     loss_terms: LossTerms,

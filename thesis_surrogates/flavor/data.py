@@ -204,7 +204,7 @@ class FlavorData(DataConfig):
 
 # %% ../../nbs/04_flavor/05_data.ipynb #62ce12c7
 def make_data(config: FlavorData, path: Path, workers: int = 1) -> None:
-    """Generate both streams, `config.cells` rows each, into one file with the label method in its attributes; in one process."""
+    """Generate both streams, `config.cells` rows each, in one process; the file names the label method."""
     unstable, stable = [], []
     narrow, missing = 0, {"unstable": config.cells, "stable": config.cells}
     rule = lebedev(config.quadrature_order)

@@ -145,7 +145,7 @@ def asked_datasets(
             asked |= {(run.system, run.data): None for run in load_suite(target, overrides)}
     return list(asked)
 
-
+# %% ../../nbs/06_running/01_datasets.ipynb #d2b96f08
 def make_datasets(
     targets: Sequence[str],
     data_dir: str | Path,

@@ -189,12 +189,10 @@ def against_nothing(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
     if idle.empty:
         return "The table does not say what doing nothing gives."
     start = idle.sort_values(headline).iloc[0]
-    ratio = start[headline] / best[headline]
+    error, ratio = format_quantity(start[headline], headline), start[headline] / best[headline]
     if ratio <= 1:
-        return (
-            f"**It is no better than doing nothing** ({start.contender}: {format_quantity(start[headline], headline)})."
-        )
-    return f"Doing nothing ({start.contender}) has {format_quantity(start[headline], headline)}, {format_factor(ratio)} the error."
+        return f"**It is no better than doing nothing** ({start.contender}: {error})."
+    return f"Doing nothing ({start.contender}) has {error}, {format_factor(ratio)} the error."
 
 # %% ../../nbs/06_running/08_results.ipynb #1a5c8795
 def against_classical(best: pd.Series, table: pd.DataFrame, headline: str) -> str:

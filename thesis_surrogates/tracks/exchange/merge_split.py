@@ -32,7 +32,7 @@ def description(path: Path) -> dict[str, Any]:
 
 
 def batch_identity(path: Path, about: Mapping[str, Any]) -> list[str]:
-    """What must not occur twice in a merged file: the seed of each generated batch, or the bytes of a file without a description."""
+    """What must not occur twice in a merged file: the seed of each batch, or the bytes of an undescribed file."""
     if about.get("batches"):
         return [str(batch) for batch in about["batches"]]
     config = {key: value for key, value in dict(about.get("config") or {}).items() if key not in ("n_tracks", "path")}
@@ -44,7 +44,11 @@ def batch_identity(path: Path, about: Mapping[str, Any]) -> list[str]:
 
 
 def any_blocks(path: Path) -> Iterator[dict[str, np.ndarray]]:
-    """The checked columns of an HDF5 file block by block, or of an .npz file at once; DataError for values that no track has."""
+    """The checked columns of an HDF5 file block by block, or of an .npz file at once.
+
+    Raises:
+        DataError: values that no track has.
+    """
     pieces = (
         [(0, read_npz(path, optional=OPTIONAL))]
         if path.suffix == ".npz"
@@ -66,7 +70,7 @@ FREE = ("seed", "path", "train_share", "validation_share", *COMBINE)  # may diff
 
 
 def stated_value(facts: Mapping[str, Any], key: str) -> Any:
-    """What the description of a file says about a key of its configuration, its default included; None without a description."""
+    """What the description of a file states for a key of its configuration, or the default; None if it has none."""
     known = TracksData.model_fields.get(key)
     return facts["config"].get(key, known.default if known is not None else None) if facts.get("config") else None
 
@@ -75,7 +79,7 @@ def ranges_overlap(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether two ranges of momentum, the upper bound excluded, have anything in common."""
     return one[0] < other[1] and other[0] < one[1]
 
-
+# %% ../../../nbs/02_tracks/exchange/00_merge_split.ipynb #b58f07a3
 def check_together(paths: Sequence[Path], about: Sequence[Mapping[str, Any]]) -> list[str]:
     """The identities of all batches; DataError where two files do not agree or tracks are there twice."""
     seen: dict[str, list[tuple[Path, Sequence[float]]]] = {}
@@ -85,23 +89,26 @@ def check_together(paths: Sequence[Path], about: Sequence[Mapping[str, Any]]) ->
             one, other = stated_value(about[0], key), stated_value(facts, key)
             if one != other:
                 raise DataError(
-                    f"{path.name}: {key} is {other!r}, but {one!r} in {paths[0].name}; merge only files with the same {key}"
+                    f"{path.name}: {key} is {other!r}, but {one!r} in {paths[0].name}; "
+                    f"merge only files with the same {key}"
                 )
         if facts.get("columns", about[0].get("columns")) != about[0].get("columns"):
             raise DataError(
-                f"{path.name}: its columns or their units are not those of {paths[0].name}; write it again in the same form"
+                f"{path.name}: its columns or their units are not those of {paths[0].name}; "
+                "write it again in the same form"
             )
         momenta = facts.get("momentum_gev", (0.0, np.inf))
         for identity in batch_identity(path, facts):
             for other, there in seen.setdefault(identity, []):
                 if ranges_overlap(momenta, there):
                     raise DataError(
-                        f"{path.name}: holds the tracks of {other.name} again ({identity.split(' of ')[0][:40]}); leave one of them out"
+                        f"{path.name}: holds the tracks of {other.name} again ({identity.split(' of ')[0][:40]}); "
+                        "leave one of them out"
                     )
             seen[identity].append((path, momenta))
     return list(seen)
 
-
+# %% ../../../nbs/02_tracks/exchange/00_merge_split.ipynb #6e92c4d1
 def described_together(about: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The description that is true of all files, from their descriptions, which agree."""
     first = {
@@ -137,7 +144,7 @@ def described_together(about: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 # %% ../../../nbs/02_tracks/exchange/00_merge_split.ipynb #e1dc2e42
 def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
-    """Put files of tracks (.h5, .npz) together into one (.h5, or .npz by its suffix), in the order given, in bounded memory.
+    """Put files of tracks (.h5, .npz) together into one (.h5 or .npz, by its suffix), in their order, in bounded memory.
 
     Returns:
         Number of tracks. Particles of different files get different numbers.
@@ -159,7 +166,8 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
                 first_names = sorted(columns) if first_names is None else first_names
                 if sorted(columns) != first_names:
                     raise DataError(
-                        f"{path.name}: has columns {sorted(columns)}, {files[0].name} has {first_names}; leave one of them out"
+                        f"{path.name}: has columns {sorted(columns)}, {files[0].name} has {first_names}; "
+                        "leave one of them out"
                     )
                 if columns["group"].min() < 0:
                     raise DataError(f"{path.name}: has a negative particle number; count particles from 0")
@@ -168,9 +176,8 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
                 writer.append(columns)
                 rows += len(columns["group"])
             particle = highest
-        writer.attrs(
-            {"columns": {**COLUMNS, **{name: OPTIONAL[name] for name in OPTIONAL if name in (first_names or [])}}}
-        )
+        also = {name: OPTIONAL[name] for name in OPTIONAL if name in (first_names or [])}
+        writer.attrs({"columns": {**COLUMNS, **also}})
     if target != out:
         to_npz(target, out)
         target.unlink()
@@ -180,8 +187,8 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
 def split_by_momentum(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict[Path, int]:
     """Write `NAME_low`, `NAME_mid` and `NAME_high` of a file of tracks; returns the number of tracks of each file.
 
-    Tracks outside 0.5 to 100 GeV are in none. A region without tracks gets no file. Drawn and rejected tracks were counted
-    for the whole only, so the parts do not tell them; they do tell the batches that they come from.
+    Tracks outside 0.5 to 100 GeV are in none. A region without tracks gets no file. Drawn and rejected tracks were
+    counted for the whole only, so the parts do not state them; they do name the batches that they come from.
     """
     path, written = Path(path), {}
     whole = description(path)
@@ -220,7 +227,7 @@ def merge_files(
     *,
     out: Path,  # The merged file (.h5 or .npz).
 ) -> str:
-    """Put files of tracks together (one file is converted); refuses files that do not agree and tracks that are there twice."""
+    """Put files of tracks together (one file is converted); refuses files that disagree and tracks that are there twice."""
     return f"merged: {out} ({merge(files, out)} tracks)"
 
 

@@ -287,7 +287,8 @@ def cost_parts(runs: Mapping[str, Sequence[Run]]) -> Iterator[str | Figure]:
         headline = headline_of(suite)
         for batch in measured_batches(found):
             table = runtime_table(found, batch, headline)
-            yield f"**{batch_words(batch).capitalize()}:**\n\n{runtime_savings(table, headline)}\n{costs_markdown(table)}"
+            words = batch_words(batch).capitalize()
+            yield f"**{words}:**\n\n{runtime_savings(table, headline)}\n{costs_markdown(table)}"
         drawn = runtime_frontier(found, headline, GOALS[suite][headline]) if suite in GOALS else None
         if drawn is not None:
             yield drawn[0]

@@ -23,8 +23,8 @@ from .frontier import cost_ticks, draw_frontier, reference_lines, write_column
 
 # %% auto #0
 __all__ = ['CLASSICAL', 'FEW', 'METRICS', 'TABLES', 'MOMENTA', 'ALONE', 'YARDSTICKS', 'with_range', 'short_table',
-           'compare_with_polynomial', 'gain_over_axis_tables', 'frontier_figure', 'by_band', 'bands_markdown',
-           'by_length', 'length_markdown', 'curve_points', 'curve_figure']
+           'compare_with_polynomial', 'gain_over_axis_tables', 'frontier_figure', 'by_band', 'compare_bands',
+           'bands_markdown', 'by_length', 'length_markdown', 'curve_points', 'curve_figure']
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #3b6da8e9
 CLASSICAL = (
@@ -126,7 +126,8 @@ def gain_over_axis_tables(table: pd.DataFrame, headline: str) -> str:
     best, error, name = float(own[headline].iloc[0]), float(start[headline].iloc[0]), str(start.contender.iloc[0])
     quantity, known = headline.split("_")[1], format_digits(1e3 * error, 3)
     if best < error:
-        return f"Learning makes the {quantity} error of the *{name}*, {known} µm, {format_digits(error / best)} times smaller."
+        factor = format_digits(error / best)
+        return f"Learning makes the {quantity} error of the *{name}*, {known} µm, {factor} times smaller."
     alone = f"The *{name}* alone, with nothing learned, have a {quantity} error of {known} µm"
     return f"{alone}: **the surrogate adds nothing to them**."
 
@@ -173,18 +174,8 @@ def by_band(runs: Sequence[Run]) -> pd.DataFrame:
     return describe_runs(runs).groupby(keys, sort=False, as_index=False)[list(MOMENTA)].median()
 
 
-def bands_markdown(table: pd.DataFrame) -> str:
-    """`by_band` as markdown in µm, and a sentence for each model: error of a band's network over that for all."""
-    if not len(table):
-        return "*Not published yet.*"
-    rows = [
-        [
-            str(r["name"]),
-            f"{r['p_low']:g} to {r['p_high']:g} GeV",
-            *(format_digits(1e3 * r[band], 3) for band in MOMENTA),
-        ]
-        for r in table.to_dict("records")
-    ]
+def compare_bands(table: pd.DataFrame) -> str:
+    """A sentence for each model of `by_band`: the error of a network for one band over that of the network for all."""
     words = []
     for model, group in table.groupby("model", sort=False):
         known = group[list(MOMENTA)].notna().sum(axis=1)
@@ -197,11 +188,23 @@ def bands_markdown(table: pd.DataFrame) -> str:
         if over:
             listed = ", ".join(f"{format_digits(ratio)} ({MOMENTA[band]})" for band, ratio in over.items())
             words.append(f"A *{model}* for one band has {listed} times the error of the *{model}* for all.")
-    return (
-        to_markdown([["surrogate", "trained on", *(f"{title} [µm]" for title in MOMENTA.values())], *rows])
-        + "\n"
-        + " ".join(words)
-    )
+    return " ".join(words)
+
+# %% ../../../nbs/02_tracks/study/04_tables.ipynb #b07d35e9
+def bands_markdown(table: pd.DataFrame) -> str:
+    """`by_band` as markdown in µm, and a sentence for each model: error of a band's network over that for all."""
+    if not len(table):
+        return "*Not published yet.*"
+    rows = [
+        [
+            str(r["name"]),
+            f"{r['p_low']:g} to {r['p_high']:g} GeV",
+            *(format_digits(1e3 * r[band], 3) for band in MOMENTA),
+        ]
+        for r in table.to_dict("records")
+    ]
+    head = ["surrogate", "trained on", *(f"{title} [µm]" for title in MOMENTA.values())]
+    return f"{to_markdown([head, *rows])}\n{compare_bands(table)}"
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #1d4ed18c
 ALONE = ", data alone"
