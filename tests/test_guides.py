@@ -146,7 +146,7 @@ def strings_of(path: Path) -> list[str]:
     "system, model", [(system, model) for system in SYSTEMS for model in get_system(system).models]
 )
 def test_a_model_is_one_class_and_one_line(system, model):
-    """Whoever adds a model edits no switch: its name stands in its class, in MODELS and in what reports on one study."""
+    """Whoever adds a model edits no switch: its name stands in its class, in MODELS and in reports on one study."""
     own = Path(inspect.getfile(get_system(system).models[model]))
     dictionary = PACKAGE / system / "models.py"
     assert model in strings_of(own) and model in strings_of(dictionary)

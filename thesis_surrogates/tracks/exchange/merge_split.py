@@ -144,7 +144,7 @@ def described_together(about: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 # %% ../../../nbs/02_tracks/exchange/00_merge_split.ipynb #e1dc2e42
 def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
-    """Put files of tracks (.h5, .npz) together into one (.h5 or .npz, by its suffix), in their order, in bounded memory.
+    """Put files of tracks (.h5, .npz) together into one (.h5 or .npz, by its suffix), in order, in bounded memory.
 
     Returns:
         Number of tracks. Particles of different files get different numbers.
@@ -227,7 +227,7 @@ def merge_files(
     *,
     out: Path,  # The merged file (.h5 or .npz).
 ) -> str:
-    """Put files of tracks together (one file is converted); refuses files that disagree and tracks that are there twice."""
+    """Put files of tracks together (one file is converted); refuses files that disagree and tracks that occur twice."""
     return f"merged: {out} ({merge(files, out)} tracks)"
 
 
