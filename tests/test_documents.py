@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from notebook_form import LINE_COLUMNS, PACKAGE, ROOT
 
+from thesis_surrogates.running.registry import SYSTEMS
+
 PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "data/README.md")
-FOLDERS = ("core", "tracks", "orbits", "flavor", "events", "running")
+FOLDERS = ("core", *SYSTEMS, "running")
 
 
 def read(page: str) -> str:

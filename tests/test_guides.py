@@ -82,7 +82,6 @@ OTHERS = {
     "tests/published.json": "what was published before a change; new runs need no entry",
     "tests/test_pages.py": "links of pages, one example of each kind",
     "tests/test_guides.py": "this list",
-    "tests/test_documents.py": "the folders of the package, whose names a renamed module begins with",
     "tests/form_exceptions.json": "notebooks of every folder, written by a command",
     "CONTRIBUTING.md": "names that changed, in every folder of the package",
 }
