@@ -350,7 +350,7 @@ def test_pages_say_how_many_runs_this_version_cannot_read(small_copy):
         results.left_out(small_copy, ["orbits", "flavor"]) == ""
         and len(results.published_runs("orbits", small_copy)) == 9
     )
-    words = results.glance_markdown(small_copy)
+    words = results.summary_markdown(small_copy)
     assert "could not be read" not in words
     file = small_copy / "orbits/comparison/runs.jsonl"
     lines = file.read_text().splitlines()
@@ -365,7 +365,7 @@ def test_pages_say_how_many_runs_this_version_cannot_read(small_copy):
         == len(results.suite_runs("orbits", "comparison", small_copy))
         == 7
     )
-    assert said in results.glance_markdown(small_copy)
+    assert said in results.summary_markdown(small_copy)
 
 
 def test_every_run_stands_in_the_folder_of_its_suite():

@@ -297,7 +297,7 @@ def write_suite(folder: Path, new: Sequence[Run]) -> None:
 def hold_folder(folder: Path) -> Iterator[None]:
     """Make a folder and wait until no other process writes in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with FileLock(folder.parent.with_name(f".{folder.parent.name}-{folder.name}.lock")):
         yield
 
 
