@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import GraphModule, Interpreter
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.fx.graph import CodeGen
 from torch.fx.node import map_aggregate
 
@@ -20,8 +21,9 @@ from ..errors import SurrogatesError
 from .onnx import Deployable, silent
 
 # %% auto #0
-__all__ = ['aten', 'MOVES', 'CONSTANT', 'SLOPES', 'PAIRS', 'JACOBIAN_TOLERANCE', 'Dual', 'DerivativeError', 'value_of',
-           'tangent_of', 'tangent_of_kind', 'DualInterpreter', 'WithJacobian', 'deploy_with_jacobian']
+__all__ = ['aten', 'MOVES', 'CONSTANT', 'SLOPES', 'PAIRS', 'JACOBIAN_TOLERANCE', 'Dual', 'DerivativeError', 'next_axis',
+           'next_axes', 'with_rank', 'value_of', 'combine', 'tangents_of', 'special_tangents', 'DualInterpreter',
+           'WithJacobian', 'deploy_with_jacobian']
 
 # %% ../../../nbs/01_core/export/04_jacobian.ipynb #8d01fdc8
 aten: Any = torch.ops.aten
@@ -29,32 +31,50 @@ aten: Any = torch.ops.aten
 
 @dataclass(frozen=True)
 class Dual:
-    """A tensor and its derivatives by several inputs, all of the same shape."""
+    """A tensor of any shape and its derivatives by n inputs, [n, *shape]."""
 
     value: torch.Tensor
-    tangents: tuple[torch.Tensor, ...]
+    tangents: torch.Tensor
 
 
 class DerivativeError(SurrogatesError, NotImplementedError):
     """A network uses an operation for which no derivative is written here; the message names it."""
 
 # %% ../../../nbs/01_core/export/04_jacobian.ipynb #84f36567
-MOVES = {  # linear in their first argument, whatever the others are
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.index.Tensor,
-    aten.index_select.default,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.view.default,
-    aten.permute.default,
-    aten.clone.default,
-    aten.expand.default,
-    aten.neg.default,
-    aten.sum.dim_IntList,
-    aten.mean.dim,
-    aten._to_copy.default,
+def next_axis(dim: int) -> int:
+    """The axis of the derivatives [n, ...] that belongs to axis `dim` of the value."""
+    return dim + 1 if dim >= 0 else dim
+
+
+def next_axes(dims: Sequence[int] | None, tangents: torch.Tensor) -> list[int]:
+    """As `next_axis` for a list; all axes of the value when there is none."""
+    return [next_axis(dim) for dim in dims] if dims else list(range(1, tangents.ndim))
+
+
+def with_rank(tangents: torch.Tensor, rank: int) -> torch.Tensor:
+    """Derivatives [n, *shape] of a value with fewer than `rank` axes, shaped to broadcast as that value does."""
+    for _ in range(rank + 1 - tangents.ndim):
+        tangents = tangents.unsqueeze(1)
+    return tangents
+
+# %% ../../../nbs/01_core/export/04_jacobian.ipynb #bd8128fd
+MOVES: Mapping[Any, Callable[..., Any]] = {  # (derivatives [n, ...], further arguments) to derivatives of the result
+    aten.slice.Tensor: lambda t, dim=0, *rest: aten.slice.Tensor(t, next_axis(dim), *rest),
+    aten.select.int: lambda t, dim, index: t.select(next_axis(dim), index),
+    aten.index.Tensor: lambda t, indices: aten.index.Tensor(t, [None, *indices]),
+    aten.index_select.default: lambda t, dim, index: t.index_select(next_axis(dim), index),
+    aten.unsqueeze.default: lambda t, dim: t.unsqueeze(next_axis(dim)),
+    aten.squeeze.dim: lambda t, dim: t.squeeze(next_axis(dim)),
+    aten.squeeze.dims: lambda t, dims: t.squeeze(tuple(next_axes(dims, t))),
+    aten.view.default: lambda t, size: t.reshape(t.shape[0], *size),
+    aten.permute.default: lambda t, dims: t.permute(0, *next_axes(dims, t)),
+    aten.clone.default: lambda t, **_: t,
+    aten.expand.default: lambda t, size: with_rank(t, len(size)).expand(t.shape[0], *size),
+    aten.neg.default: lambda t: -t,
+    aten.sum.dim_IntList: lambda t, dims, *rest: t.sum(next_axes(dims, t), *rest),
+    aten.mean.dim: lambda t, dims, *rest: t.mean(next_axes(dims, t), *rest),
+    aten._to_copy.default: lambda t, **kind: aten._to_copy.default(t, **kind),
+    aten.split_with_sizes.default: lambda t, sizes, dim=0: t.split(sizes, next_axis(dim)),
 }
 CONSTANT = {  # their result has no derivative, or none that is not zero
     aten.gt.Scalar,
@@ -93,11 +113,12 @@ SLOPES: Mapping[Any, Callable[..., torch.Tensor]] = {  # (argument, value, furth
 }
 
 # %% ../../../nbs/01_core/export/04_jacobian.ipynb #ae20fc36
-PAIRS: Mapping[Any, Callable[..., torch.Tensor]] = {  # (a, b, value, da, db) to the derivative
-    aten.add.Tensor: lambda a, b, v, da, db: da + db,
-    aten.sub.Tensor: lambda a, b, v, da, db: da - db,
-    aten.mul.Tensor: lambda a, b, v, da, db: da * b + a * db,
-    aten.div.Tensor: lambda a, b, v, da, db: (da - v * db) / b,
+PAIRS: Mapping[Any, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = {
+    # (derivative of the argument, a, b, value) to its part in the derivative of the result, by a and by b
+    aten.add.Tensor: (lambda d, a, b, v: d, lambda d, a, b, v: d),
+    aten.sub.Tensor: (lambda d, a, b, v: d, lambda d, a, b, v: -d),
+    aten.mul.Tensor: (lambda d, a, b, v: d * b, lambda d, a, b, v: a * d),
+    aten.div.Tensor: (lambda d, a, b, v: d / b, lambda d, a, b, v: -d * v / b),
 }
 
 
@@ -106,27 +127,39 @@ def value_of(x: Any) -> Any:
     return x.value if isinstance(x, Dual) else x
 
 
-def tangent_of(x: Any, k: int) -> Any:
-    """Derivative number k of a pair, zero for a tensor or a number."""
-    if isinstance(x, Dual):
-        return x.tangents[k]
-    return torch.zeros_like(x) if isinstance(x, torch.Tensor) else 0.0
+def combine(target: Any, args: Sequence[Any], value: torch.Tensor) -> torch.Tensor:
+    """Derivatives [n, *shape] of an operation of PAIRS; an argument that is no pair adds nothing."""
+    a, b = map(value_of, args)
+    parts = [
+        rule(with_rank(x.tangents, value.ndim), a, b, value)
+        for rule, x in zip(PAIRS[target], args, strict=True)
+        if isinstance(x, Dual)
+    ]
+    total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    if all(statically_known_true(ours == full) for ours, full in zip(total.shape[1:], value.shape, strict=True)):
+        return total
+    return total.expand(total.shape[0], *value.shape)
 
 # %% ../../../nbs/01_core/export/04_jacobian.ipynb #0a6fd9e9
-def tangent_of_kind(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], k: int) -> torch.Tensor:
-    """Derivative number k of the operations that are a kind of their own."""
+def tangents_of(x: Any, count: int) -> torch.Tensor:
+    """The derivatives [n, *shape] of a pair; zeros for a tensor."""
+    return x.tangents if isinstance(x, Dual) else x.new_zeros(count, *x.shape)
+
+
+def special_tangents(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], count: int, rank: int) -> torch.Tensor:
+    """All `count` derivatives of the operations that are a kind of their own; `rank` counts the axes of the result."""
     if target is aten.addmm.default and not kwargs and not any(isinstance(x, Dual) for x in (args[0], args[2])):
-        return tangent_of(args[1], k) @ args[2]
+        return args[1].tangents @ args[2]
     if target is aten.mm.default:
-        return sum(
-            value_of(args[0]) @ x.tangents[k] if i else x.tangents[k] @ value_of(args[1])
-            for i, x in enumerate(args)
-            if isinstance(x, Dual)
-        )
+        left, right = args
+        parts = [left.tangents @ value_of(right)] if isinstance(left, Dual) else []
+        parts += [value_of(left) @ right.tangents] if isinstance(right, Dual) else []
+        return sum(parts[1:], parts[0])
     if target is aten.cat.default:
-        return torch.cat([tangent_of(x, k) for x in args[0]], *args[1:])
+        return torch.cat([tangents_of(x, count) for x in args[0]], next_axis(args[1] if len(args) > 1 else 0))
     if target is aten.where.self:
-        return torch.where(value_of(args[0]), tangent_of(args[1], k), tangent_of(args[2], k))
+        yes, no = (with_rank(tangents_of(x, count), rank) for x in args[1:])
+        return torch.where(value_of(args[0]), yes, no)
     raise DerivativeError(
         f"no derivative rule for {target}; write one in SLOPES, MOVES or PAIRS of core.export.jacobian"
     )
@@ -146,21 +179,15 @@ class DualInterpreter(Interpreter):
         map_aggregate(args, lambda x: pairs.append(x) if isinstance(x, Dual) else None)  # type: ignore[func-returns-value, arg-type]
         if not pairs or target in CONSTANT or (isinstance(value, torch.Tensor) and not value.is_floating_point()):
             return value
-        count = range(len(pairs[0].tangents))
         if target is aten.split_with_sizes.default:
-            moved = [target(tangent_of(args[0], k), *args[1:]) for k in count]
-            return [Dual(piece, tuple(tangents[i] for tangents in moved)) for i, piece in enumerate(value)]
+            return list(map(Dual, value, MOVES[target](args[0].tangents, *args[1:])))
         if target in MOVES:
-            tangents = [target(tangent_of(args[0], k), *args[1:], **kwargs) for k in count]
-        elif target in SLOPES:
-            slope = SLOPES[target](value_of(args[0]), value, *args[1:], **kwargs)
-            tangents = [slope * tangent_of(args[0], k) for k in count]
-        elif target in PAIRS and not kwargs:
-            a, b = (value_of(x) for x in args)
-            tangents = [PAIRS[target](a, b, value, *(tangent_of(x, k) for x in args)).expand_as(value) for k in count]
-        else:
-            tangents = [tangent_of_kind(target, args, kwargs, k) for k in count]
-        return Dual(value, tuple(tangents))
+            return Dual(value, MOVES[target](args[0].tangents, *args[1:], **kwargs))
+        if target in SLOPES:
+            return Dual(value, SLOPES[target](value_of(args[0]), value, *args[1:], **kwargs) * args[0].tangents)
+        if target in PAIRS and not kwargs:
+            return Dual(value, combine(target, args, value))
+        return Dual(value, special_tangents(target, args, kwargs, len(pairs[0].tangents), value.ndim))
 
 # %% ../../../nbs/01_core/export/04_jacobian.ipynb #6a2b2c53
 class WithJacobian(nn.Module):
@@ -190,9 +217,8 @@ class WithJacobian(nn.Module):
         self(example)
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        tangents = tuple(row.expand_as(inputs) for row in self.basis)
-        (answer,) = DualInterpreter(self.body).run(Dual(inputs, tangents))
-        return answer.value, torch.stack(answer.tangents, dim=-1)
+        (answer,) = DualInterpreter(self.body).run(Dual(inputs, self.basis.unsqueeze(1).expand(-1, *inputs.shape)))
+        return answer.value, answer.tangents.movedim(0, -1)
 
 # %% ../../../nbs/01_core/export/04_jacobian.ipynb #ff228622
 JACOBIAN_TOLERANCE = 1e-4  # relative to the largest value of each entry
