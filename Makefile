@@ -8,7 +8,7 @@ SYSTEMS := $(notdir $(patsubst %/,%,$(wildcard nbs/experiments/suites/*/)))
 DEMO    := $(addsuffix /demo,$(SYSTEMS))
 WORKERS ?= 2
 NB      ?=
-BY_HAND := tests benchmarks data/samples cpp/golden .ci/drift .ci/notebooks .ci/stored.py .ci/forked.py .ci/warm.py thesis_surrogates/cli.py thesis_surrogates/__main__.py thesis_surrogates/_site.py
+BY_HAND := tests benchmarks data/samples cpp/golden .ci/drift .ci/notebooks .ci/stored.py .ci/forked.py thesis_surrogates/cli.py thesis_surrogates/__main__.py thesis_surrogates/_site.py
 LAB     ?=
 comma   := ,
 # One thread a process: two runs, or two tests, share two cores without fighting over them.

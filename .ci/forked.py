@@ -1,32 +1,32 @@
-"""Processes that start in a tenth of a second: forked from a server that has done what warm.py says.
+"""Processes that start in a tenth of a second: forked from a server that has imported the large libraries.
 
-A fresh Python spends three seconds on importing torch, and three more on compiling the steppers.
+A fresh Python spends three seconds on these imports.
 """
 
 import multiprocessing
-import os
-from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-FOLDER = os.path.dirname(os.path.abspath(__file__))
+LIBRARIES = [
+    "h5py",
+    "IPython",
+    "matplotlib.pyplot",
+    "nbdev.test",
+    "numba",
+    "pandas",
+    "pydantic",
+    "scipy.integrate",
+    "scipy.linalg",
+    "scipy.optimize",
+    "scipy.stats",
+    "seaborn",
+    "torch",
+    "torch._dynamo",
+    "typer",
+]
 
 
 def forked_context() -> ForkServerContext:
-    """Start the server, or find it running; processes of this context are forked from it."""
+    """Processes of this context are forked from the server, which the first of them starts."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["warm"])
-    # Before Python 3.13 the server does not take over sys.path, so it is given this folder by its environment.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [FOLDER, os.environ.get("PYTHONPATH")]))
-    try:
-        forkserver.ensure_running()
-    finally:
-        forget_folder()
+    context.set_forkserver_preload(LIBRARIES)
     return context
-
-
-def forget_folder() -> None:
-    """Take this folder out of the environment again, so that no process further down sees it."""
-    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    os.environ["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry != FOLDER)
-    if not os.environ["PYTHONPATH"]:
-        del os.environ["PYTHONPATH"]

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
+from thesis_surrogates.tracks import steppers
 from thesis_surrogates.tracks.field import (
     DipoleField,
     FieldError,
@@ -386,3 +390,41 @@ def test_bare_loops_are_what_propagate_runs():
         cash_karp_batch(*given_arguments, 1000.0, 1e-6)[0],
         propagate(tracks, q, 7826.0, 2665.0, field, "cash_karp", tolerance=1e-6),
     )
+
+
+# ---- machine code on disk
+
+COMPILE_TWO_FIELDS = """
+import sys, numpy as np
+from pathlib import Path
+from thesis_surrogates.tracks import steppers
+from thesis_surrogates.tracks.field import LHCbLikeField, UniformField
+if len(sys.argv) > 1:
+    steppers.__file__ = sys.argv[1]  # as if the package stood there
+
+class Own(UniformField):
+    pass
+
+for field in (LHCbLikeField(), Own()):
+    b, p = field.compiled()
+    loop = steppers.loop_for(steppers.rk4_batch, b, type(field))
+    loop(b, p, np.zeros(0), np.zeros(1), np.ones(1), np.zeros((1, 4)), np.zeros(1), 10.0, 0.0)
+    print(type(field).__name__, "found" if loop.stats.cache_hits else "compiled")
+"""
+
+
+def test_compiled_loops_are_found_again_until_any_source_changes(tmp_path):
+    def start(*place):
+        command = [sys.executable, "-c", COMPILE_TWO_FIELDS, *map(str, place)]
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return dict(line.split() for line in done.stdout.splitlines())
+
+    assert start() == {"LHCbLikeField": "compiled", "Own": "compiled"}
+    files = sorted(path.name for path in (tmp_path / "cache").rglob("*.nb*"))
+    assert start() == {"LHCbLikeField": "found", "Own": "compiled"}
+    assert sorted(path.name for path in (tmp_path / "cache").rglob("*.nb*")) == files  # a user's field leaves nothing
+    for name in steppers.SOURCES:
+        text = (Path(steppers.__file__).parent / name).read_text()
+        (tmp_path / name).write_text(text + "# a change" * (name == "analytic_fields.py"))
+    assert start(tmp_path / "steppers.py")["LHCbLikeField"] == "compiled"

@@ -21,6 +21,7 @@ from thesis_surrogates.tracks.steppers import (
     STEEP,
     cash_karp_batch,
     helix,
+    loop_for,
     lorentz_formula,
     rk4_batch,
 )
@@ -143,7 +144,9 @@ def _advance(state, q_over_p, z_start, z_end, field, method, step, tolerance, di
         if direction is not None:
             state, kappa = state + 1j * direction[:4], kappa + 1j * CURVATURE * direction[4]
         planes = np.array(field.planes, dtype=np.float64)
-        return compiled_loop(*field.compiled(), planes, z_start, z_end, state, kappa, step, float(tolerance))
+        b, p = field.compiled()
+        loop = loop_for(compiled_loop, b, type(field))
+        return loop(b, p, planes, z_start, z_end, state, kappa, step, float(tolerance))
     if not callable(field):
         raise PropagationError(f"field is {field!r}; give a Field or a function field(x, y, z) -> (bx, by, bz)")
     if len(state) == 0:

@@ -6,15 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from .analytic_fields import compiled
 
 # %% auto #0
 __all__ = ['CURVATURE', 'lorentz', 'STEEP', 'INNER', 'CASH_KARP_C', 'CASH_KARP_A', 'CASH_KARP_B5', 'CASH_KARP_B4',
-           'CASH_KARP_ERROR', 'helix', 'lorentz_formula', 'rk4_batch', 'cash_karp_batch']
+           'CASH_KARP_ERROR', 'SOURCES', 'helix', 'lorentz_formula', 'rk4_batch', 'cash_karp_batch', 'has_lasting_name',
+           'kept_on_disk', 'loop_for']
 
 # %% ../../nbs/02_tracks/03_steppers.ipynb #0782e310
 CURVATURE = 0.299792458e-3  # 1/(T mm) for a charge-to-momentum ratio of 1/GeV: the speed of light in these units
@@ -205,3 +210,35 @@ def cash_karp_batch(b, p, planes, z_start, z_end, state, kappa, step, tolerance)
             tolerance,
         )
     return final, lookups
+
+# %% ../../nbs/02_tracks/03_steppers.ipynb #98628c04
+SOURCES = ("analytic_fields.py", "field_map.py", "steppers.py")
+
+
+@cache
+def has_lasting_name(b: Any, kind: type) -> bool:
+    """Name the compiled field `b` of a class the same in every process; False for a class outside of this package."""
+    folder = Path(globals().get("__file__", "")).parent
+    if kind.__module__.rpartition(".")[0] != __name__.rpartition(".")[0] or __name__ == "__main__":
+        return False
+    code = b.py_func.__code__
+    digest = sha256(b"".join((folder / name).read_bytes() for name in SOURCES) + code.co_code)
+    try:
+        b._set_uuid(f"{kind.__module__}.{kind.__qualname__}.{digest.hexdigest()}")
+    except (AttributeError, AssertionError):  # another numba, or a name that it has by now
+        return False
+    return True
+
+
+@cache
+def kept_on_disk(loop: Any) -> Any:
+    """A loop over tracks that keeps its machine code in NUMBA_CACHE_DIR, beside the package or in the user's cache."""
+    try:
+        return njit(error_model="numpy", cache=True)(loop.py_func)
+    except RuntimeError:  # nowhere to write
+        return loop
+
+
+def loop_for(loop: Any, b: Any, kind: type) -> Any:
+    """The loop over tracks for the compiled field `b` of a class, from disk where that class has a lasting name."""
+    return kept_on_disk(loop) if has_lasting_name(b, kind) else loop
