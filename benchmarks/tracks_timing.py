@@ -205,7 +205,7 @@ def main() -> None:
         key = json.dumps(config.model_dump(mode="json", exclude={"seed", "n_tracks", "path"}), sort_keys=True)
         _, members, places = groups.setdefault(key, (config, {}, {}))
         name = surrogate.config.name if surrogate.config.name not in members else Path(run).name
-        surrogate.model.eval().requires_grad_(False)
+        surrogate.model.eval()
         members[name], places[name] = surrogate, run
     if not groups:
         groups["classical"] = (TracksData(), {}, {})
