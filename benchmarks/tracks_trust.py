@@ -16,14 +16,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from fresh_tracks import draw_fresh_tracks
 
 from thesis_surrogates.core.plots import save_figure
 from thesis_surrogates.core.recorder import append_event
 from thesis_surrogates.running.datasets import ensure_dataset
 from thesis_surrogates.running.execution import trained_model
-from thesis_surrogates.tracks.data import TracksData, generate
 from thesis_surrogates.tracks.field import Field, make_field
 from thesis_surrogates.tracks.propagation import propagate
 from thesis_surrogates.tracks.study.runtimes import reason_not_measurable
@@ -31,15 +30,6 @@ from thesis_surrogates.tracks.study.trust_tables import trust_facts
 from thesis_surrogates.tracks.trust.jacobian import jacobian_against_momentum, jacobian_errors, jacobian_table
 from thesis_surrogates.tracks.trust.physics_checks import checks_figure, checks_table
 from thesis_surrogates.tracks.trust.validity import fallback_table, fit_validity, save_validity
-
-
-def unseen(config: TracksData, tracks: int, field: Field) -> dict[str, torch.Tensor]:
-    """Fresh tracks of a dataset's law: inputs [N, 7] float32 and target [N, 4] float64."""
-    pieces = list(generate(config.model_copy(update={"seed": config.seed + 1_000_003, "n_tracks": tracks}), field))
-    return {
-        "inputs": torch.from_numpy(np.concatenate([piece["inputs"] for piece in pieces]).astype(np.float32)),
-        "target": torch.from_numpy(np.concatenate([piece["target"] for piece in pieces])),
-    }
 
 
 def stepper(field: Field) -> Any:
@@ -58,7 +48,8 @@ def trust(run: Path, options: argparse.Namespace) -> dict[str, Any]:
     model = model.eval().requires_grad_(False)
     data = system.load_data(config.data, ensure_dataset(system, config.data, options.data))
     field = make_field(config.data.field, config.data.polarity, config.data.field_map)  # type: ignore[attr-defined]
-    fresh, place = unseen(config.data, options.tracks, field), options.out / run.name  # type: ignore[arg-type]
+    inputs, target = draw_fresh_tracks(config.data, options.tracks, field)  # type: ignore[arg-type]
+    fresh, place = {"inputs": inputs, "target": torch.from_numpy(target)}, options.out / run.name
     found = jacobian_errors(model, fresh["inputs"][: options.jacobians], field)
     checks = checks_table(
         {"RK4": stepper(field), config.name: model},

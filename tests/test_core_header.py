@@ -16,8 +16,8 @@ from onnx import parser  # noqa: E402
 from torch import nn  # noqa: E402
 
 from thesis_surrogates.core.export import cpp_header as header_module  # noqa: E402
+from thesis_surrogates.core.export.cpp_graph import translate  # noqa: E402
 from thesis_surrogates.core.export.cpp_header import CONSTANT_MEMORY, compile_source, export_header, find_compiler  # noqa: E402
-from thesis_surrogates.core.export.cpp_operations import translate  # noqa: E402
 from thesis_surrogates.core.export.cpp_program import scatter  # noqa: E402
 from thesis_surrogates.core.export.onnx import (
     Deployable,  # noqa: E402
@@ -94,6 +94,8 @@ OTHER = [
     "i = ArgMin<axis = 1> (x)  j = ArgMax<axis = 1> (y)  k = Concat<axis = 1> (i, j)  r = GatherND (table, k)",
     "i = ArgMax<axis = 1> (x)  y1 = Unsqueeze (x, one)  r = GatherND<batch_dims = 1> (x, i)",
     "e = Mul (x, low)  c = Concat<axis = 1> (e, x)  r = ReduceMax (c, one)",
+    "t = Transpose<perm = [1, 0]> (x)  r = Gemm (t, row, tall)",
+    "i = ArgMax<axis = 1> (x)  r = ScatterElements<axis = 1> (x, one2, low2)",
 ]
 GRAPHS = (
     [f"r = {op} (x)" for op in ELEMENT]
@@ -102,7 +104,8 @@ GRAPHS = (
     + OTHER
 )
 CONSTANTS = """<float low = {0.25}, float high = {0.7}, float three_f = {3.0}, int64[1] one = {1}, int64[1] three = {3},
-  int64[3] shape = {1, 2, 4},
+  int64[3] shape = {1, 2, 4}, int64[1, 1] one2 = {1}, float[1, 1] low2 = {0.25},
+  float[1, 9] row = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[4, 1] tall = {1, -1, 0.5, 2},
   float[4, 4] table = {1, 2, 3, 4, -1, 0.5, 2, 1, 3, 3, 1, -2, 0.1, 0.2, 0.3, 0.4}, float[4] bias = {1, -1, 0.5, 2},
   float[4, 9] wide = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, -5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, -7, 8, 9, 1, 2, 3,
     4, 5, 6, 7, 8, -9}>"""
@@ -225,6 +228,34 @@ def test_an_operation_without_translation_is_named_with_the_model(tmp_path):
     with pytest.raises(ExportError, match="Odd: the operation CumSum"):
         export_header(odd, tmp_path / "m.hpp", states=50)
     assert not list(tmp_path.iterdir())
+
+
+# Nodes with an input that is computed from the state where a constant is needed, and how the message names it.
+COMPUTED = {
+    "m = ReduceMax<keepdims = 0> (y)  r = Clip (x, m, high)": r"Clip \(node r\).* its input min \(m\) is computed",
+    "m = ReduceMax<keepdims = 0> (y)  r = Clip (x, low, m)": r"Clip \(node r\).* its input max \(m\) is computed",
+    "v = Squeeze (y)  r = BatchNormalization (x, v, bias, bias, bias)": r"BatchNormalization .* input scale \(v\)",
+    "v = Squeeze (y)  r = BatchNormalization (x, bias, bias, bias, v)": r"BatchNormalization .* input input_var \(v\)",
+    "i = ArgMax<axis = 1, keepdims = 0> (x)  r = ReduceSum (x, i)": r"ReduceSum .* its input axes \(i\)",
+    "i = ArgMax<axis = 1, keepdims = 0> (x)  r = ReduceL2 (x, i)": r"ReduceL2 .* its input axes \(i\)",
+    "c = Cast<to = 7> (x)  i = Squeeze (c)  r = Reshape (y, i)": r"Reshape .* its input shape \(i\)",
+    "c = Cast<to = 7> (x)  i = Squeeze (c)  r = Expand (y, i)": r"Expand .* its input shape \(i\)",
+    "c = Cast<to = 7> (x)  i = Squeeze (c)  r = Tile (y, i)": r"Tile .* its input repeats \(i\)",
+    "i = ArgMax<axis = 1, keepdims = 0> (x)  r = Slice (y, i, three, one)": r"Slice .* its input starts \(i\)",
+    "i = ArgMax<axis = 1, keepdims = 0> (x)  r = Slice (y, one, three, i)": r"Slice .* its input axes \(i\)",
+    "i = ArgMax<axis = 1, keepdims = 0> (x)  r = Unsqueeze (y, i)": r"Unsqueeze .* its input axes \(i\)",
+    "c = Cast<to = 9> (x)  i = Squeeze (c)  r = Compress<axis = 1> (y, i)": r"Compress .* its input condition \(i\)",
+    "i = ArgMax<axis = 1> (x)  r = GatherElements<axis = 1> (y, i)": r"GatherElements .* its input indices \(i\)",
+    "i = ArgMax<axis = 1> (x)  r = ScatterElements<axis = 1> (y, i, low2)": r"ScatterElements .* input indices \(i\)",
+    'r = ScatterElements<axis = 1, reduction = "add"> (y, one2, low2)': r"ScatterElements .* reduction 'add'",
+    "r = Gemm<alpha = 2.0> (x, table)": r"Gemm \(node r\).* alpha 2 ",
+}
+
+
+@pytest.mark.parametrize("body", COMPUTED)
+def test_an_input_that_must_be_a_constant_is_named(body):
+    with pytest.raises(ExportError, match=rf"^test: the operation {COMPUTED[body]}.*export as onnx, or add it to"):
+        translate(one_graph(body), {"x": (1, 4), "y": (1, 4)}, "test")
 
 
 def test_without_a_compiler_the_report_says_so(tmp_path, monkeypatch):

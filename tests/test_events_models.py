@@ -8,7 +8,7 @@ from torch import nn
 
 from thesis_surrogates.core.config import check_run
 from thesis_surrogates.core.data import Data
-from thesis_surrogates.core.errors import ConfigError
+from thesis_surrogates.core.errors import ConfigError, DataError
 from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.events.bottlenecks import VectorQuantizer
@@ -16,7 +16,7 @@ from thesis_surrogates.events.data import EventsData, process_counts, to_tensors
 from thesis_surrogates.events.generator import generate
 from thesis_surrogates.events.losses import EventsTrain, LossWeights, make_loss_terms
 from thesis_surrogates.events.metrics import score
-from thesis_surrogates.events.models import GLOBALS_HEADS, MODELS, build_autoencoder, reconstruct
+from thesis_surrogates.events.models import GLOBALS_HEADS, MODELS, build_autoencoder, decode_tokens, reconstruct
 from thesis_surrogates.events.system import SYSTEM
 from thesis_surrogates.events.tokenizers import circle_axis, fit_bins
 from thesis_surrogates.events.training import fit_scalers
@@ -173,3 +173,11 @@ def test_reconstruction_keeps_what_padding_held_out(data):
     pads = split["types"] == 0
     assert (out.particles[pads] == 0).all() and (out.types[pads] == 0).all() and (out.codes[pads] == -1).all()
     assert torch.isfinite(out.particles).all()
+
+
+@pytest.mark.parametrize("wrong", [512, -2])
+def test_a_token_outside_of_the_codebook_is_named(data, wrong):
+    codes = torch.zeros(3, 18, dtype=torch.long)
+    codes[2, 4] = wrong
+    with pytest.raises(DataError, match=f"event 2 has the code {wrong} in slot 4; allowed are -1 to 511"):
+        decode_tokens(prepared(data), codes)

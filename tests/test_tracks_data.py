@@ -23,7 +23,8 @@ from thesis_surrogates.running.datasets import choose_dataset, dataset_path
 from thesis_surrogates.running.registry import get_system, read_settings
 from thesis_surrogates.tracks.data import PRESETS, TracksData, generate
 from thesis_surrogates.tracks.exchange.merge_split import description, merge, split_by_momentum
-from thesis_surrogates.tracks.files import load_data, read_npz, split_borders, train_source, write_npz
+from thesis_surrogates.tracks.exchange.npz import read_npz, write_npz
+from thesis_surrogates.tracks.files import load_data, split_borders, train_source
 from thesis_surrogates.tracks.production import make_data
 
 # ---- production
@@ -311,7 +312,7 @@ def test_a_part_of_a_file_is_spread_over_it(batches, tmp_path, suffix):
 
 
 def test_a_bad_row_in_a_later_block_is_named(batches, tmp_path, monkeypatch):
-    monkeypatch.setattr("thesis_surrogates.tracks.files.BLOCK", 100)
+    monkeypatch.setattr("thesis_surrogates.tracks.blocks.BLOCK", 100)
     columns = read_hdf5(batches / "0.h5")[0]
     columns["target"][777, 2] = np.nan
     write_hdf5(tmp_path / "x.h5", columns)

@@ -11,9 +11,10 @@ from thesis_surrogates.core.errors import ConfigError, DataError
 from thesis_surrogates.core.hdf5 import read_hdf5, write_hdf5
 from thesis_surrogates.tracks.data import COLUMNS, OPTIONAL, PRESETS, TracksData, generate
 from thesis_surrogates.tracks.exchange.merge_split import merge, split_by_momentum
+from thesis_surrogates.tracks.exchange.npz import exchange, npz_metadata, read_npz, write_npz
 from thesis_surrogates.tracks.field import DipoleField, FieldError, GridField, LHCbLikeField, UniformField, make_field
 from thesis_surrogates.tracks.field_map import write_npz_map
-from thesis_surrogates.tracks.files import exchange, load_data, npz_metadata, read_npz, write_npz
+from thesis_surrogates.tracks.files import load_data
 from thesis_surrogates.tracks.production import make_data
 from thesis_surrogates.tracks.propagation import propagate, propagate_with_jacobian
 

@@ -356,7 +356,8 @@ def test_the_timing_program_adds_runtimes(trained, tmp_path):
     assert {"straight line", "parabola", "axis tables", "RK4 2 steps", "Cash-Karp 0.3 mm", "tiny"} <= set(
         rows.contender
     )
-    assert "Cash-Karp 1e-06 mm" not in set(rows.contender)  # a hasty network has no such rival
+    assert "Cash-Karp 1e-06 mm" not in set(rows.contender)  # a hasty network needs no such baseline
+    assert (rows[rows.contender == "tiny"].parameters > 0).all()
     assert "60 fresh tracks" in conditions_text([read_run(trained)])
 
 

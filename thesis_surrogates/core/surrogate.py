@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import html
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,9 @@ from .export.onnx import Column, Deployable, as_tuple, signature
 from .models import count_parameters
 
 # %% auto #0
-__all__ = ['BATCH_ROWS', 'columns_of', 'input_table', 'list_columns', 'from_table', 'as_input', 'tensors_of', 'apply_in_pieces',
-           'without_rows', 'Surrogate', 'words_of', 'first_rows', 'left_out']
+__all__ = ['BATCH_ROWS', 'columns_of', 'input_table', 'list_columns', 'check_columns', 'from_table', 'as_table',
+           'check_vocabulary', 'as_input', 'tensors_of', 'apply_in_pieces', 'without_rows', 'Surrogate', 'words_of',
+           'first_rows', 'left_out']
 
 # %% ../../nbs/01_core/26_surrogate.ipynb #a1c00007
 def columns_of(deployable: Deployable) -> dict[str, tuple[Column, ...]]:
@@ -45,7 +47,9 @@ def input_table(deployable: Deployable, domain: Mapping[str, tuple[float, float]
             rows.append(
                 {"input": name, "column": column.name, "unit": column.unit, "lowest": lowest, "highest": highest}
             )
-    return pd.DataFrame(rows).astype({"lowest": float, "highest": float})
+    table = pd.DataFrame(rows).astype({"lowest": float, "highest": float})
+    table[["lowest", "highest"]] += 0.0  # -0.0 becomes 0.0
+    return table
 
 
 def list_columns(columns: Sequence[Column], most: int = 8) -> str:
@@ -53,20 +57,25 @@ def list_columns(columns: Sequence[Column], most: int = 8) -> str:
     return ", ".join([f"{column.name} [{column.unit}]" for column in columns[:most]] + ["..."] * (len(columns) > most))
 
 # %% ../../nbs/01_core/26_surrogate.ipynb #a1c00010
-def from_table(name: str, table: pd.DataFrame, columns: Sequence[Column], shape: Sequence[int]) -> np.ndarray:
-    """The columns of one input [N, *shape] from a table; ConfigError when one is missing or holds no numbers."""
-    lines, needed = [], {column.name for column in columns}
+def check_columns(name: str, table: pd.DataFrame, columns: Sequence[Column]) -> None:
+    """ConfigError where a table lacks a column, with what it has instead."""
+    needed, lines = {column.name for column in columns}, []
+    others = [str(found) for found in table if found not in needed]
     for column in columns:
         if column.name not in table:
-            near = difflib.get_close_matches(
-                column.name, [str(found) for found in table if found not in needed], n=1, cutoff=0.0
-            )
+            near = difflib.get_close_matches(column.name, others, n=1, cutoff=0.0)
             lines.append(f"{column.name!r} [{column.unit}]" + (f" (nearest: {near[0]!r})" if near else ""))
     if lines:
         more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+        extra = f"; not needed: {', '.join(map(repr, others[:8]))}" if others else ""
         raise ConfigError(
-            f"{name}: the table has no column {', '.join(lines[:3])}{more}; needed: {list_columns(columns)}"
+            f"{name}: the table has no column {', '.join(lines[:3])}{more}; needed: {list_columns(columns)}{extra}"
         )
+
+
+def from_table(name: str, table: pd.DataFrame, columns: Sequence[Column], shape: Sequence[int]) -> np.ndarray:
+    """The columns of one input [N, *shape] from a table; ConfigError when one is missing or holds no numbers."""
+    check_columns(name, table, columns)
     try:
         values = table[[column.name for column in columns]].to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
@@ -75,12 +84,47 @@ def from_table(name: str, table: pd.DataFrame, columns: Sequence[Column], shape:
         ) from None
     return values.reshape(len(table), *shape)
 
+# %% ../../nbs/01_core/26_surrogate.ipynb #b2d4e6f3
+def as_table(values: Mapping[str, Any], columns: Sequence[Column]) -> pd.DataFrame:
+    """A table from arrays by name; a number is one row, or the same in all rows. What is not needed leaves its name."""
+    needed = {column.name for column in columns}
+    arrays = {name: np.asarray(value) for name, value in values.items() if name in needed}
+    lengths = Counter(len(array) for array in arrays.values() if array.ndim)
+    rows = lengths.most_common(1)[0][0] if lengths else 1
+    for name, array in arrays.items():
+        if array.shape not in ((), (rows,)):
+            raise ConfigError(
+                f"the table: column {name!r} has the shape {list(array.shape)}, others have {rows} rows; "
+                "give one number or an array [N] for each column"
+            )
+    table = pd.DataFrame({name: np.broadcast_to(array, rows) for name, array in arrays.items()})
+    return table.reindex(columns=list(values))
+
+# %% ../../nbs/01_core/26_surrogate.ipynb #b2d4e6f7
+def check_vocabulary(
+    name: str, rows: np.ndarray, finite: np.ndarray, columns: Sequence[Column], kind: np.dtype
+) -> None:
+    """ConfigError where a finite row [N, columns] has no whole number, or one outside of the range of its column."""
+    limits = np.iinfo(kind)
+    lowest = np.array([limits.min if column.lowest is None else column.lowest for column in columns])
+    highest = np.array([limits.max if column.highest is None else column.highest for column in columns])
+    values = rows.astype(np.float64)
+    wrong = finite[:, None] & ~((values == np.round(values)) & (lowest <= values) & (values <= highest))
+    if wrong.any():
+        row, place = np.argwhere(wrong)[0]
+        column = columns[place]
+        raise ConfigError(
+            f"{name}: row {row} has {column.name} = {values[row, place]:g} [{column.unit}]; "
+            f"it takes whole numbers from {lowest[place]:g} to {highest[place]:g}"
+        )
+
 # %% ../../nbs/01_core/26_surrogate.ipynb #a1c00011
 def as_input(
     name: str, value: Any, example: torch.Tensor, columns: Sequence[Column]
 ) -> tuple[torch.Tensor, np.ndarray]:
     """A tensor of the example's type, with its first row in place of rows that are not finite; which are finite [N]."""
     shape, wanted = example.shape[1:], example.cpu().numpy()
+    value = as_table(value, columns) if isinstance(value, Mapping) else value
     array = from_table(name, value, columns, shape) if isinstance(value, pd.DataFrame) else np.asarray(value)
     if array.shape[1:] != shape or array.ndim != example.ndim or array.dtype.kind not in "biuf":
         found = f"{list(array.shape)}" if array.dtype.kind in "biuf" else f"values of type {array.dtype}"
@@ -89,6 +133,8 @@ def as_input(
         )
     axes = tuple(range(1, array.ndim))
     finite = np.isfinite(array).all(axes)
+    if wanted.dtype.kind in "iu":
+        check_vocabulary(name, array.reshape(len(array), len(columns)), finite, columns, wanted.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         converted = np.require(array, wanted.dtype, ("C", "W"))
     if wanted.dtype.kind == "f" and array.dtype.itemsize > wanted.dtype.itemsize:
@@ -101,7 +147,14 @@ def as_input(
 def tensors_of(deployable: Deployable, inputs: Sequence[Any]) -> tuple[list[torch.Tensor], np.ndarray]:
     """A tensor for each input, from arrays or from one table that holds all columns, and which rows are finite [N]."""
     examples, columns = deployable.inputs, columns_of(deployable)
-    given = [*inputs] * len(examples) if len(inputs) == 1 and isinstance(inputs[0], pd.DataFrame) else inputs
+    everything = [column for group in columns.values() for column in group]
+    given = list(inputs)
+    if len(given) == 1 and isinstance(given[0], Mapping):
+        by_name = given[0]
+        given = [by_name[name] for name in examples] if {*by_name} == {*examples} else [as_table(by_name, everything)]
+    if len(given) == 1 and isinstance(given[0], pd.DataFrame):
+        check_columns(", ".join(examples), given[0], everything)
+        given = given * len(examples)
     if len(given) != len(examples):
         raise ConfigError(
             f"predict needs {len(examples)} inputs ({', '.join(examples)}) or one table, got {len(given)}"
@@ -113,7 +166,9 @@ def tensors_of(deployable: Deployable, inputs: Sequence[Any]) -> tuple[list[torc
     return [tensor for tensor, _ in pairs], np.logical_and.reduce([rows for _, rows in pairs])
 
 # %% ../../nbs/01_core/26_surrogate.ipynb #a1c00014
-BATCH_ROWS = 4096  # rows of a piece: larger ones leave the cache
+# Rows of a piece. A layer of 128 numbers a row then has 4096 x 128 x 4 B = 2 MB, which the second cache of a processor
+# core holds; larger pieces go through memory at each layer. It is a constant, so that it depends on no machine.
+BATCH_ROWS = 4096
 
 
 def apply_in_pieces(module: nn.Module, tensors: Sequence[torch.Tensor], batch_size: int) -> list[np.ndarray]:
@@ -125,11 +180,20 @@ def apply_in_pieces(module: nn.Module, tensors: Sequence[torch.Tensor], batch_si
         return [torch.cat(parts).numpy() for parts in zip(*pieces, strict=True)]
 
 
-def without_rows(array: np.ndarray, finite: np.ndarray) -> np.ndarray:
-    """The array with NaN in the rows that are not finite; whole numbers become floating point, to hold it."""
-    result = array.astype(array.dtype if array.dtype.kind == "f" else np.float64)
-    result[~finite] = np.nan
-    return result
+def without_rows(arrays: Sequence[np.ndarray], finite: np.ndarray) -> tuple[list[np.ndarray], str | None]:
+    """Results with NaN in each row whose inputs (`finite` [N]) or results are not finite, and the warning if any is.
+
+    Whole numbers become floating point then, to hold NaN.
+    """
+    sound = np.logical_and.reduce([np.isfinite(array).all(tuple(range(1, array.ndim))) for array in arrays])
+    parts = {"inputs": int((~finite).sum()), "results": int((finite & ~sound).sum())}
+    if not any(parts.values()):
+        return list(arrays), None
+    answered = [array.astype(array.dtype if array.dtype.kind == "f" else np.float64) for array in arrays]
+    for array in answered:
+        array[~(finite & sound)] = np.nan
+    reasons = [f"{count} with {what} that are not finite" for what, count in parts.items() if count]
+    return answered, f"{sum(parts.values())} of {len(finite)} rows are answered NaN: {', '.join(reasons)}"
 
 # %% ../../nbs/01_core/26_surrogate.ipynb #a1c00015
 @dataclass(frozen=True)
@@ -148,17 +212,16 @@ class Surrogate:
     def predict(self, *inputs: Any, batch_size: int = BATCH_ROWS) -> np.ndarray | dict[str, np.ndarray]:
         """Answers for arrays in physical units, batch first, in the order of `deployable.inputs`, or for one table.
 
-        One array, or a dictionary by name if the model has several outputs; NaN in rows that are not finite.
+        A table is a DataFrame or a mapping from columns to arrays. One array, or a dictionary by name if the model has
+        several outputs; NaN in rows whose inputs or results are not finite.
 
         Raises:
-            ConfigError: a wrong number of inputs, a wrong shape, or a missing column.
+            ConfigError: a wrong number of inputs, a wrong shape, a missing column, or a number outside the vocabulary.
         """
         tensors, finite = tensors_of(self.deployable, inputs)
-        arrays = apply_in_pieces(self.deployable.module, tensors, batch_size)
-        if not finite.all():
-            lost = int((~finite).sum())
-            warnings.warn(f"{lost} of {len(finite)} rows are not finite; their answers are NaN", stacklevel=2)
-            arrays = [without_rows(array, finite) for array in arrays]
+        arrays, remark = without_rows(apply_in_pieces(self.deployable.module, tensors, batch_size), finite)
+        if remark is not None:
+            warnings.warn(remark, stacklevel=2)
         return dict(zip(self.deployable.outputs, arrays, strict=True)) if len(arrays) > 1 else arrays[0]
 
     def __repr__(self) -> str:

@@ -8,232 +8,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from thesis_surrogates.core.checkpoints import (
-    keep_checkpoint,
-    load_checkpoint,
-    load_weights,
-    rng_state,
-    save_checkpoint,
-    set_rng_state,
-)
 from .config import TrainConfig
-from .data import Batch, to_device
-from .errors import ConfigError, SurrogatesError
-from .optimization import OptimizerStep, RunningMeans, term_prefixes
-from .plan import Callback, Event, Phase, Plan, Update, describe, rows_of
+from .data import to_device
+from .errors import SurrogatesError
+from .optimization import RunningMeans
+from .plan import Callback, Phase, Plan, describe
+from .training_state import Resumable, Stage, TrainingProgress, take_up
 
 # %% auto #0
 __all__ = ['PATIENCE', 'REMEDY', 'TrainingDiverged', 'FitResult', 'fit']
-
-# %% ../../nbs/01_core/12_training.ipynb #36fb737b
-@dataclass
-class _Progress:
-    """Where a training stands; all of it is in the checkpoint."""
-
-    phase: int = 0
-    epoch_in_phase: int = 0
-    step_in_epoch: int = 0
-    epoch: int = 0
-    step: int = 0
-    best_value: float = math.inf
-    best_epoch: int = -1
-    waited: int = 0
-    seconds: float = 0.0
-    bad_validations: int = 0  # in a row
-    judged: bool = False  # some validation of this phase was finite
-
-    def end_epoch(self) -> None:
-        """One more epoch is done."""
-        self.epoch += 1
-        self.epoch_in_phase += 1
-        self.step_in_epoch = 0
-
-    def end_phase(self) -> None:
-        """Early stopping begins anew with every phase."""
-        self.phase += 1
-        self.epoch_in_phase = 0
-        self.waited = 0
-        self.judged = False
-
-# %% ../../nbs/01_core/12_training.ipynb #5f8b11b9
-class _Stage:
-    """A phase under way, with one optimizer for each of its updates."""
-
-    def __init__(self, model: nn.Module, phase: Phase, train: TrainConfig, device: torch.device) -> None:
-        self.model = model
-        self.phase = phase
-        self.prefixes = term_prefixes(phase)
-        self.movers = [OptimizerStep(model, update, phase, train, device) for update in phase.updates]
-
-    def step(self, batch: Batch, number: int, sums: RunningMeans) -> None:
-        """Move the parameters by one batch and add its terms to the sums of the epoch."""
-        for mover, prefix in zip(self.movers, self.prefixes, strict=True):
-            if (number + 1) % mover.update.every == 0:
-                sums.add(prefix, *mover.step(self.model, batch, number))
-        if self.phase.after_step is not None:
-            with torch.no_grad():
-                self.phase.after_step(self.model, number)
-        sums.rows += rows_of(batch)
-
-    def means(self, sums: RunningMeans) -> tuple[dict[str, float], int]:
-        """Logged numbers of an epoch, and its steps without a finite gradient."""
-        means, bad = sums.means(self.prefixes)
-        if self.movers:
-            means["learning_rate"] = self.movers[0].optimizer.param_groups[0]["lr"]
-        if bad:
-            means["bad_steps"] = float(bad)
-        return means, bad
-
-# %% ../../nbs/01_core/12_training.ipynb #cad78cb2
-class _Best:
-    """The weights of the best epoch so far, in memory and in `best.pt`."""
-
-    def __init__(self, model: nn.Module, train: TrainConfig, folder: Path | None) -> None:
-        self.model = model
-        self.train = train
-        self.path = None if folder is None else folder / "best.pt"
-        self.weights: dict[str, torch.Tensor] = {}
-
-    def compare(self, at: _Progress, value: float) -> None:
-        """Keep the weights of this epoch if they are better; NaN never is."""
-        least = self.train.min_delta if math.isfinite(at.best_value) else 0.0
-        if not (math.isfinite(value) and value < at.best_value - least):
-            at.waited += 1
-            return
-        at.waited = 0
-        at.best_value = value
-        at.best_epoch = at.epoch
-        self.weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        if self.path is not None:
-            save_checkpoint(self.path, {"model": self.weights, "epoch": at.epoch, "value": value})
-
-    def restore(self, device: torch.device) -> None:
-        """Leave the model with the best weights, in evaluation mode."""
-        if not self.weights and self.path is not None and self.path.is_file():
-            self.weights = load_checkpoint(self.path, device)["model"]
-        if self.weights:
-            self.model.load_state_dict(self.weights)
-        self.model.eval()
-
-# %% ../../nbs/01_core/12_training.ipynb #9d19d113
-class _Resumable:
-    """What a training is made of, how it is reported, saved and taken up again; `_Training` adds the loop."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        plan: Plan,
-        seed: int,
-        train: TrainConfig,
-        callbacks: Sequence[Callback],
-        folder: Path | None,  # of the checkpoints
-        budget_seconds: float | None = None,  # of this call
-    ) -> None:
-        self.model = model
-        self.plan = plan
-        self.seed = seed
-        self.train = train
-        self.callbacks = callbacks
-        self.folder = folder
-        self.budget_seconds = budget_seconds
-        self.device = next(model.parameters()).device
-        self.best = _Best(model, train, folder)
-        self.at = _Progress()
-        self.sums = RunningMeans()
-        self.stage: _Stage | None = None
-        self.began = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Training time, earlier attempts included."""
-        return self.at.seconds + time.monotonic() - self.began
-
-    @property
-    def out_of_time(self) -> bool:
-        """Whether the budget of this call is spent."""
-        return self.budget_seconds is not None and time.monotonic() - self.began > self.budget_seconds
-
-    def tell(
-        self,
-        moment: str,
-        phase: str = "",
-        metrics: Mapping[str, Mapping[str, float]] | None = None,
-        details: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Call all callbacks with one event."""
-        event = Event(
-            moment=moment,
-            epoch=self.at.epoch,
-            step=self.at.step,
-            phase=phase,
-            metrics=metrics or {},
-            seconds=self.seconds,
-            samples_per_second=self.sums.rows_per_second if moment == "epoch_end" else None,
-            details=details or {},
-        )
-        for callback in self.callbacks:
-            callback(event)
-
-    def save(self) -> None:
-        """Write `last.pt`: everything that is needed to go on exactly."""
-        if self.folder is not None:
-            save_checkpoint(self.folder / "last.pt", _snapshot(self))
-            self.keep()
-
-    def wants_keeping(self) -> bool:
-        """Whether an epoch has just ended whose checkpoint is wanted later."""
-        every, at = self.train.keep_every, self.at
-        return every is not None and at.epoch > 0 and at.step_in_epoch == 0 and at.epoch % every == 0
-
-    def keep(self) -> None:
-        """Give `last.pt` the second name `epoch_N.pt` where N epochs are done and N is asked for."""
-        if self.folder is not None and self.stage is not None and self.stage.movers and self.wants_keeping():
-            keep_checkpoint(self.folder / "last.pt", self.folder / f"epoch_{self.at.epoch}.pt")
-
-# %% ../../nbs/01_core/12_training.ipynb #66e86cf1
-def _snapshot(work: _Resumable) -> dict[str, Any]:
-    """Content of `last.pt`."""
-    return {
-        "progress": {**asdict(work.at), "seconds": work.seconds},
-        "model": work.model.state_dict(),
-        "rng": rng_state(),
-        "updates": [mover.state() for mover in work.stage.movers] if work.stage is not None else [],
-        "sums": work.sums.values,
-        "rows": work.sums.rows,
-        "loop": describe(work.plan),
-        "seed": work.seed,
-    }
-
-
-def _take_up(work: _Resumable) -> bool:
-    """Go on from `last.pt` if there is one."""
-    path = work.folder / "last.pt" if work.folder is not None else None
-    if path is None or not path.is_file():
-        return False
-    state = load_checkpoint(path, work.device)
-    if (state["loop"], state["seed"]) != (describe(work.plan), work.seed):
-        raise ConfigError(
-            f"{path} belongs to another training (seed {state['seed']}); choose another folder or remove it"
-        )
-    load_weights(work.model, state["model"], path)
-    work.at = _Progress(**state["progress"])
-    work.sums.values = dict(state["sums"])
-    work.sums.rows = state["rows"]
-    if state["updates"]:
-        work.stage = _Stage(work.model, work.plan.phases[work.at.phase], work.train, work.device)
-        for mover, saved in zip(work.stage.movers, state["updates"], strict=True):
-            mover.restore(saved)
-    set_rng_state(state["rng"])
-    work.keep()  # a kill may have come between writing and keeping
-    return True
 
 # %% ../../nbs/01_core/12_training.ipynb #682b62af
 PATIENCE = 3  # validations in a row that may fail to be a number before a training is given up
@@ -256,13 +46,13 @@ class FitResult:
     seconds: float
 
 # %% ../../nbs/01_core/12_training.ipynb #ceadf394
-class _Training(_Resumable):
+class _Training(Resumable):
     """The training loop."""
 
     def run(self) -> bool:
         """All phases."""
         phases = self.plan.phases
-        resumed = _take_up(self)
+        resumed = take_up(self)
         start = {"epochs": sum(phase.epochs for phase in phases), "resumed": resumed}
         self.tell("start", details={**start, "monitor": self.plan.monitor, "loop": describe(self.plan)})
         while self.at.phase < len(phases):
@@ -278,7 +68,7 @@ class _Training(_Resumable):
             if phase.on_start is not None:
                 with torch.no_grad():
                     phase.on_start(self.model.train())
-            self.stage = _Stage(self.model, phase, self.train, self.device)
+            self.stage = Stage(self.model, phase, self.train, self.device)
             self.tell("phase_start", phase.name)
         patience = self.train.early_stopping or math.inf
         while self.at.epoch_in_phase < phase.epochs and self.at.waited < patience:
@@ -296,7 +86,7 @@ class _Training(_Resumable):
         self.save()
         return True
 
-    def run_epoch(self, stage: _Stage) -> bool:
+    def run_epoch(self, stage: Stage) -> bool:
         """Steps up to the end of the epoch; False if the time ended before."""
         self.model.train()
         began = time.monotonic()
@@ -313,7 +103,7 @@ class _Training(_Resumable):
         self.sums.rows_per_second = (self.sums.rows - rows_before) / max(1e-9, time.monotonic() - began)
         return self.at.step_in_epoch == total
 
-    def end_epoch(self, stage: _Stage) -> None:
+    def end_epoch(self, stage: Stage) -> None:
         """Validate, compare with the best, report, save."""
         means, bad = stage.means(self.sums)
         value = _validate(self, stage, means)
@@ -324,7 +114,7 @@ class _Training(_Resumable):
             self.save()
 
 # %% ../../nbs/01_core/12_training.ipynb #41b67453
-def _validate(work: _Training, stage: _Stage, means: Mapping[str, float]) -> float:
+def _validate(work: _Training, stage: Stage, means: Mapping[str, float]) -> float:
     """Validate, keep the weights if they are the best, report the epoch; return the monitored value."""
     work.model.eval()
     with torch.no_grad():
@@ -340,7 +130,7 @@ def _validate(work: _Training, stage: _Stage, means: Mapping[str, float]) -> flo
     return value
 
 
-def _check_sound(at: _Progress, phase: Phase, monitor: str, value: float, bad: int) -> None:
+def _check_sound(at: TrainingProgress, phase: Phase, monitor: str, value: float, bad: int) -> None:
     """Raise TrainingDiverged where going on is pointless."""
     if at.bad_validations >= PATIENCE or 2 * bad > phase.epoch_steps * len(phase.updates):
         raise TrainingDiverged(

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from ..core.config import ModelConfig
+from ..core.errors import DataError
 from ..core.export.onnx import Column, Deployable
 from ..core.models import Normalizer, mlp
 from .bottlenecks import BottleneckOutput, Identity, LinearBottleneck, VectorQuantizer
@@ -176,6 +177,11 @@ def decode_tokens(model: Autoencoder, codes: torch.Tensor) -> Reconstruction:
     """Events from stored tokens `[B, T]`, -1 where there is no particle; needs a codebook and a type head."""
     if not isinstance(model.bottleneck, VectorQuantizer) or not model.decoder.type_head:
         raise ValueError("only a model with a codebook and a type head decodes tokens; use ae_vq with type_head: true")
+    size = len(model.bottleneck.codebook)
+    wrong = ((codes < -1) | (codes >= size)).nonzero().tolist()
+    if wrong:
+        row, slot = wrong[0]
+        raise DataError(f"event {row} has the code {codes[row, slot]} in slot {slot}; allowed are -1 to {size - 1}")
     z = model.bottleneck.codebook[codes.clamp(min=0)]
     return to_physical(model, model.decode(z, codes >= 0), codes, (codes >= 0).long())
 

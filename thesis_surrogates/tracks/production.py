@@ -26,8 +26,9 @@ from thesis_surrogates.tracks.data import (
     rows_for,
     take,
 )
+from .exchange.npz import to_npz
 from .field import make_field
-from .files import FORMATS, map_digest, to_npz
+from .files import FORMATS, map_digest
 
 # %% auto #0
 __all__ = ['chunk_maker', 'take_tracks', 'columns_of_chunk', 'write_tracks', 'production_of', 'make_data']

@@ -12,7 +12,7 @@ from ..core.comparison import Scores
 from ..core.data import Data
 from ..core.system import Symbol, System
 from .baselines import baselines, surrogate
-from .data import PRESETS, TracksData
+from .data_config import PRESETS, TracksData
 from .exchange.merge_split import merge_files, split_file
 from .exchange.older_files import views
 from .files import FORMATS, load_data

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .cpp_operations import translate
+from .cpp_graph import translate
 from .cpp_program import Addresses, Program, scatter
 from .onnx import Deployable, ExportError, Parity, checked_export, load_onnx, write_onnx
 from ..files import replace_text

@@ -16,8 +16,11 @@ from ...core.errors import DataError
 from ...core.files import file_fingerprint
 from ...core.hdf5 import Hdf5Writer
 from ...core.system import hdf5_description
-from ..data import COLUMNS, MOMENTUM_BANDS_GEV, OPTIONAL, TracksData
-from ..files import FORMATS, blocks, check_columns, column_names, read_npz, to_npz
+from ..blocks import blocks, check_columns, column_names
+from ..data import COLUMNS, OPTIONAL
+from ..data_config import MOMENTUM_BANDS_GEV, TracksData
+from .npz import read_npz, to_npz
+from ..files import FORMATS
 
 # %% auto #0
 __all__ = ['COMBINE', 'FREE', 'description', 'batch_identity', 'any_blocks', 'stated_value', 'ranges_overlap', 'check_together',
