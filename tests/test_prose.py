@@ -1,7 +1,7 @@
 """What pages name in backticks is there: modules and functions, commands and options, keys, files and links.
 
-Pages are the documents, the prose of notebooks, and the docstrings and comments of the code. A name that changed and was
-forgotten in a sentence fails here, with the page and the span.
+Pages are the documents, the prose of notebooks, and the docstrings and comments of the code. A name that changed and
+was forgotten in a sentence fails here, with the page and the span.
 """
 
 from __future__ import annotations
