@@ -317,7 +317,9 @@ def native(
             )
 
 
-def methods_to_time(methods: list[Method], quality: list[dict[str, float]]) -> tuple[list[Method], list[dict[str, float]]]:
+def methods_to_time(
+    methods: list[Method], quality: list[dict[str, float]]
+) -> tuple[list[Method], list[dict[str, float]]]:
     """Methods and their errors; of each family of steppers only as far as the first that is far more accurate, in mean
     and in median, than every surrogate.
     """
