@@ -11,6 +11,7 @@ import time
 
 import pytest
 import yaml
+from command_line import surrogates
 
 from thesis_surrogates.core.config import as_mapping
 from thesis_surrogates.core.errors import ConfigError, DataError, FactsError
@@ -27,19 +28,6 @@ TINY = {
     "data": {"n_tracks": 1000},
     "train": {"epochs": 2},
 }
-
-
-def surrogates(*words, cwd, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(
-        [sys.executable, "-m", "thesis_surrogates", *map(str, words)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=250,
-        **options,
-    )
 
 
 def suite_file(folder, runs, defaults=TINY):

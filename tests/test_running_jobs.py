@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import pytest
 import yaml
+from command_line import surrogates
 
 from thesis_surrogates.core.config import read_yaml
 from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.running.jobs import Request, job_files, run_files
 from thesis_surrogates.running.registry import load_suite, resolve
-
-
-def surrogates(*words, cwd):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(
-        [sys.executable, "-m", "thesis_surrogates", *map(str, words)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=100,
-    )
 
 
 def test_every_run_is_complete_and_is_the_run_of_the_suite():

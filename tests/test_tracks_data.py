@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from command_line import surrogates
 
 from thesis_surrogates.core.errors import DataError
 from thesis_surrogates.core.files import file_fingerprint
@@ -319,18 +320,6 @@ def test_a_bad_row_in_a_later_block_is_named(batches, tmp_path, monkeypatch):
 
 
 # ---- the command line
-
-
-def surrogates(*words, cwd):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(
-        [sys.executable, "-m", "thesis_surrogates", *map(str, words)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=100,
-    )
 
 
 def test_the_command_line_makes_merges_and_splits(tmp_path):

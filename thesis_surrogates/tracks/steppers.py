@@ -14,7 +14,7 @@ from .analytic_fields import compiled
 
 # %% auto #0
 __all__ = ['CURVATURE', 'lorentz', 'STEEP', 'INNER', 'CASH_KARP_C', 'CASH_KARP_A', 'CASH_KARP_B5', 'CASH_KARP_B4',
-           'CASH_KARP_ERROR', 'helix', 'lorentz_formula', 'rk4_batch', 'cash_karp_batch']
+           'CASH_KARP_ERROR', 'rk4_batch', 'cash_karp_batch', 'helix', 'lorentz_formula', 'compile_batch']
 
 # %% ../../nbs/02_tracks/03_steppers.ipynb #0782e310
 CURVATURE = 0.299792458e-3  # 1/(T mm) for a charge-to-momentum ratio of 1/GeV: the speed of light in these units
@@ -163,45 +163,21 @@ def _cash_karp_track(b, p, planes, z, z_end, x, y, tx, ty, kappa, step, toleranc
     return x, y, tx, ty, lookups
 
 # %% ../../nbs/02_tracks/03_steppers.ipynb #164d7720
-@compiled
-def rk4_batch(b, p, planes, z_start, z_end, state, kappa, step, tolerance):
-    """All tracks with fixed steps: final states [N, 4] and look-ups [N]."""
-    final, lookups = np.empty_like(state), np.empty(len(state), dtype=np.int64)
-    for i in range(len(state)):
-        final[i, 0], final[i, 1], final[i, 2], final[i, 3], lookups[i] = _rk4_track(
-            b,
-            p,
-            planes,
-            z_start[i],
-            z_end[i],
-            state[i, 0],
-            state[i, 1],
-            state[i, 2],
-            state[i, 3],
-            kappa[i],
-            step,
-            tolerance,
-        )
-    return final, lookups
+def compile_batch(track: Callable[..., Any]) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """The compiled stepper of one track, for all tracks of a batch: final states [N, 4] and look-ups [N]."""
 
-# %% ../../nbs/02_tracks/03_steppers.ipynb #a1c00e0c
-@compiled
-def cash_karp_batch(b, p, planes, z_start, z_end, state, kappa, step, tolerance):
-    """All tracks with adaptive steps: final states [N, 4] and look-ups [N]."""
-    final, lookups = np.empty_like(state), np.empty(len(state), dtype=np.int64)
-    for i in range(len(state)):
-        final[i, 0], final[i, 1], final[i, 2], final[i, 3], lookups[i] = _cash_karp_track(
-            b,
-            p,
-            planes,
-            z_start[i],
-            z_end[i],
-            state[i, 0],
-            state[i, 1],
-            state[i, 2],
-            state[i, 3],
-            kappa[i],
-            step,
-            tolerance,
-        )
-    return final, lookups
+    @compiled
+    def batch(b, p, planes, z_start, z_end, state, kappa, step, tolerance):
+        final, lookups = np.empty_like(state), np.empty(len(state), dtype=np.int64)
+        for i in range(len(state)):
+            x, y, tx, ty = state[i, 0], state[i, 1], state[i, 2], state[i, 3]
+            final[i, 0], final[i, 1], final[i, 2], final[i, 3], lookups[i] = track(
+                b, p, planes, z_start[i], z_end[i], x, y, tx, ty, kappa[i], step, tolerance
+            )
+        return final, lookups
+
+    return batch
+
+
+rk4_batch = compile_batch(_rk4_track)
+cash_karp_batch = compile_batch(_cash_karp_track)
