@@ -10,7 +10,7 @@ from typing import Any
 
 
 def surrogates(*words: object, cwd: Path, timeout: float = 250, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`surrogates WORDS` in a process of its own, in the folder `cwd`, with one thread and a wide terminal."""
+    """`surrogates` with these words, in a process of its own in the folder `cwd`, on one thread and a wide terminal."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     command = [sys.executable, "-m", "thesis_surrogates", *map(str, words)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=timeout, **options)
