@@ -35,6 +35,13 @@ IN_A_GUIDE = {"pendulum"}  # a system that one guide writes and takes out again
 PLACEHOLDER = re.compile(r"[<>*{}$]|NAME|SYSTEM|SUITE|COMMAND")  # a part that stands for what the reader puts there
 FILE_ENDINGS = ("jsonl", "csv", "yaml", "md", "ipynb", "py", "h5", "npz")
 MADE_BY_COMMANDS = ("outputs/runs", "outputs/reports", "outputs/sweeps", "data/")
+OLD_WORDS = {  # of earlier versions, and what the field says
+    r"rivals?": "baseline, or the method that is at least as accurate",
+    r"duels?": "comparison",
+    r"peers?": "what it is compared with",
+    r"as exact as": "as accurate as",
+    r"said": "returned, or stated",
+}
 TREE = r"(?<![\w/.])((?:nbs|thesis_surrogates|tests|site|benchmarks|cpp|\.ci|outputs|data)/[\w./*<>{}-]*)"
 KEY = r"(?<![\w./-])((?:data|train|model)(?:\.[a-z_]+)+)(?![\w(/])"
 
@@ -186,6 +193,14 @@ def test_links_lead_to_files():
 
     found = faults_in(PAGES, missing)
     assert not found, f"links to files that are not there: {found}"
+
+
+def test_words_are_those_of_the_field():
+    def old(page: str) -> list[str]:
+        found = {word: re.search(rf"\b{word}\b", read(page), re.IGNORECASE) for word in OLD_WORDS}
+        return [f"{match[0]} (write: {OLD_WORDS[word]})" for word, match in found.items() if match]
+
+    assert not faults_in(PAGES, old)
 
 
 def test_what_is_wrong_is_found():
