@@ -62,14 +62,14 @@ def test_a_writer_that_writes_nothing_is_told(tmp_path):
 
 def test_bytes_are_on_the_disk_before_the_name_is_given(tmp_path, monkeypatch):
     """Flush the file, rename, flush the folder, in this order."""
-    told: list[str] = []
+    calls: list[str] = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (told.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (told.append("rename"), replace(a, b)))
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), replace(a, b)))
     with atomic(tmp_path / "map.npz") as partial:
         partial.write_bytes(b"whole")
         assert partial.suffix == ".npz" and partial.parent == tmp_path and partial.name.startswith(".map.npz.")
-    assert told == [str(partial), "rename", str(tmp_path)]
+    assert calls == [str(partial), "rename", str(tmp_path)]
 
 
 def test_a_flush_that_fails_gives_no_name(tmp_path, monkeypatch):

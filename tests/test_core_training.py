@@ -70,7 +70,7 @@ def test_pieces_give_the_numbers_of_the_whole(tmp_path, schedule, optimizer):
         ).status
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), pieces.parameters(), strict=True))
     ends = [[e.metrics for e in stream if e.moment == "epoch_end"] for stream in (events, pieces_events)]
-    assert ends[0] == ends[1], "every epoch is told once, with the same numbers (dropout included)"
+    assert ends[0] == ends[1], "every epoch is reported once, with the same numbers (dropout included)"
 
 
 SCRIPT = """
@@ -203,8 +203,8 @@ def test_a_transient_bad_validation_is_survived_and_recorded(schedule, bad):
     train, events = TrainConfig(epochs=6, batch_size=50, schedule={"name": schedule, "patience": 1}), []
     result = fit(net(), judged([3.0, bad, 2.0, bad, bad, 1.0], train), seed=0, train=train, callbacks=[events.append])
     assert (result.status, result.best_epoch, result.best_value) == ("done", 5, 1.0)
-    told = [event.metrics["validation"]["loss"] for event in events if event.moment == "epoch_end"]
-    assert len(told) == 6 and str(told[1]) == str(bad)
+    losses = [event.metrics["validation"]["loss"] for event in events if event.moment == "epoch_end"]
+    assert len(losses) == 6 and str(losses[1]) == str(bad)
 
 
 def test_a_bad_validation_is_no_improvement():

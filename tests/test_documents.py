@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import configparser
 import re
-from functools import cache
-from pathlib import Path
 
 import pytest
-from notebook_form import LINE_COLUMNS, PACKAGE, ROOT
+from notebook_form import LINE_COLUMNS, ROOT
+from package_names import FOLDERS, is_there
 
-from thesis_surrogates.running.registry import SYSTEMS
-
-PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "data/README.md")
-FOLDERS = ("core", *SYSTEMS, "running")
+PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "cpp/README.md", "data/README.md")
 
 
 def read(page: str) -> str:
@@ -34,34 +29,6 @@ def table_rows(text: str) -> list[tuple[str, str]]:
 
 def dotted_names(cell: str) -> list[str]:
     return re.findall(rf"`((?:{'|'.join(FOLDERS)})\.[\w.]+)(?:\([\w, ]*\))?`", cell)
-
-
-@cache
-def names_of(module: Path) -> set[str]:
-    """What a module defines, and `Class.method` or `Class.field`."""
-    names = set()
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            names.add(node.name)
-        if isinstance(node, ast.ClassDef):
-            members = [n.name for n in node.body if isinstance(n, ast.FunctionDef)]
-            members += [ast.unparse(n.target) for n in node.body if isinstance(n, ast.AnnAssign)]
-            names |= {f"{node.name}.{member}" for member in members}
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-    return names
-
-
-def is_there(name: str) -> bool:
-    """Whether a dotted name is a folder, a module or something that a module defines."""
-    parts = name.split(".")
-    for n in range(len(parts), 0, -1):
-        path = PACKAGE.joinpath(*parts[:n])
-        if n == len(parts) and path.is_dir():
-            return True
-        if path.with_suffix(".py").is_file():
-            return n == len(parts) or ".".join(parts[n:]) in names_of(path.with_suffix(".py"))
-    return False
 
 
 @pytest.mark.parametrize("page", PAGES)

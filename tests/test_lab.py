@@ -228,8 +228,8 @@ def test_saving_cleans_as_nbdev_does(lab):
 
 def test_moving_a_slider_of_the_explorer_brings_a_new_picture(lab, kernel):
     front = Front(kernel)
-    told = front.run("import os, sys; print(sys.prefix, os.getcwd(), sep='\\n')", 30).split()
-    assert [Path(word).resolve() for word in told] == [
+    printed = front.run("import os, sys; print(sys.prefix, os.getcwd(), sep='\\n')", 30).split()
+    assert [Path(word).resolve() for word in printed] == [
         Path(sys.prefix).resolve(),
         (lab.notebooks / explorer()).parent.resolve(),
     ]

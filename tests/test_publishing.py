@@ -1,4 +1,4 @@
-"""Published facts: each run once, each baseline once for a dataset, nothing lost, and what cannot be read is said."""
+"""Published facts: each run once, each baseline once for a dataset, nothing lost, and what cannot be read is named."""
 
 from __future__ import annotations
 
@@ -357,15 +357,15 @@ def test_pages_say_how_many_runs_this_version_cannot_read(small_copy):
     lines[0] = lines[0].replace('"format":1', '"format":99')
     lines[1] = lines[1].replace('"epochs":', '"epochen":', 1)  # a configuration of another version
     file.write_text("\n".join(lines) + "\n")
-    said = results.left_out(small_copy, ["orbits"])
-    assert "**2 published runs could not be read by this version and are left out:**" in said
-    assert "comparison/runs.jsonl, line 1: facts of format 99" in said and "epochen" in said
+    text = results.left_out(small_copy, ["orbits"])
+    assert "**2 published runs could not be read by this version and are left out:**" in text
+    assert "comparison/runs.jsonl, line 1: facts of format 99" in text and "epochen" in text
     assert (
         len(results.published_runs("orbits", small_copy))
         == len(results.suite_runs("orbits", "comparison", small_copy))
         == 7
     )
-    assert said in results.summary_markdown(small_copy)
+    assert text in results.summary_markdown(small_copy)
 
 
 def test_every_run_stands_in_the_folder_of_its_suite():

@@ -11,8 +11,7 @@ import time
 
 import pytest
 import yaml
-
-from commands import surrogates
+from command_line import surrogates
 
 from thesis_surrogates.core.config import as_mapping
 from thesis_surrogates.core.errors import ConfigError, DataError, FactsError

@@ -1,4 +1,4 @@
-"""What systems bring to the command line, and how a target and what is said beside it become checked runs."""
+"""What systems bring to the command line, and how a target and the options beside it become checked runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def weigh(
     *,
     factors: list[float] = [1.0],  # noqa: B006
     rows: int = 2,
-    names: bool = True,  # Whether names are told.
+    names: bool = True,  # Whether names are printed.
     out: Path | None = None,  # Where to write.
 ) -> Iterator[str]:
     """Weigh surrogates.
@@ -82,7 +82,7 @@ def test_a_command_of_a_system_gets_what_its_annotations_ask_for(toys, smoke_run
 def test_the_help_is_made_of_docstring_and_comments(toys, capsys):
     code, out, _ = ask(capsys, "toys", "weigh", "--help")
     assert code == 0 and "Weigh surrogates." in out and "Not for the help" not in out
-    for words in ("Trained runs.", "What they are compared with.", "Whether names are told.", "Where to write."):
+    for words in ("Trained runs.", "What they are compared with.", "Whether names are printed.", "Where to write."):
         assert words in out
     assert "weigh" in ask(capsys, "toys", "--help")[1] and "weigh" in ask(capsys, "list", "toys")[1]
 
@@ -161,10 +161,10 @@ def test_a_model_that_is_only_named_can_be_given_keys(tmp_path):
 
 
 def test_a_mistake_in_many_runs_is_told_once():
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as error:
         load_suite("tracks/demo", {"train": {"epohcs": 1}}, [0, 1])
     number = len(load_suite("tracks/demo"))
-    assert len(str(told.value).splitlines()) == 1 and f"and {number - 1} more: train.epohcs" in str(told.value)
+    assert len(str(error.value).splitlines()) == 1 and f"and {number - 1} more: train.epohcs" in str(error.value)
 
 
 def test_a_file_with_a_colon_in_its_name_is_a_file(tmp_path):
@@ -184,9 +184,9 @@ def test_a_file_with_a_colon_in_its_name_is_a_file(tmp_path):
     ],
 )
 def test_a_target_that_is_no_run_is_answered_with_what_to_type(target, words):
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as error:
         load_run(target)
-    assert words in str(told.value)
+    assert words in str(error.value)
 
 
 def test_settings_reach_the_datasets_of_a_suite(tmp_path, capsys):

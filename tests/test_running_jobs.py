@@ -7,8 +7,7 @@ import subprocess
 
 import pytest
 import yaml
-
-from commands import surrogates
+from command_line import surrogates
 
 from thesis_surrogates.core.config import read_yaml
 from thesis_surrogates.core.errors import ConfigError

@@ -1,4 +1,4 @@
-"""What a machine needs is said in several places; they say the same."""
+"""What a machine needs is stated in several places; they state the same."""
 
 from __future__ import annotations
 

@@ -13,8 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-
-from commands import surrogates
+from command_line import surrogates
 
 from thesis_surrogates.core.errors import DataError
 from thesis_surrogates.core.files import file_fingerprint

@@ -1,4 +1,4 @@
-"""The parts of the results page of tracks, on small tables: who stands for a suite, what is bold, what is said where
+"""The parts of the results page of tracks, on small tables: who stands for a suite, what is bold, what is written where
 nothing is.
 """
 

@@ -310,7 +310,7 @@ def test_a_value_of_a_map_that_is_not_finite_is_named(tmp_path, ending, value):
 
 
 @pytest.mark.parametrize(
-    "axis, said",
+    "axis, message",
     [
         ([0.0, 1, 5, 9], r"y has 4 values \[0.0, 1.0, 5.0, 9.0\]"),
         ([7.0], r"y has 1 values \[7.0\]"),
@@ -318,13 +318,13 @@ def test_a_value_of_a_map_that_is_not_finite_is_named(tmp_path, ending, value):
         ([0.0, np.nan, 2.0], "y has 3 values"),
     ],
 )
-def test_an_axis_without_one_pitch_is_named(tmp_path, axis, said):
+def test_an_axis_without_one_pitch_is_named(tmp_path, axis, message):
     axes = (AXES[0], np.array(axis), AXES[2])
     nodes, path = np.ones((2, len(axis), 4, 3), dtype=np.float32), tmp_path / "map.npz"
     write_npz_map(path, axes, nodes)
-    with pytest.raises(FieldError, match=f"map.npz: {said}"):
+    with pytest.raises(FieldError, match=f"map.npz: {message}"):
         GridField.read(path)
-    with pytest.raises(FieldError, match=said):
+    with pytest.raises(FieldError, match=message):
         GridField(axes, nodes)
 
 

@@ -142,12 +142,12 @@ def test_moments_of_outputs_are_those_of_the_frame(viewed, name):
     facts = replace(facts, config={**facts.config, "model": {"name": name}})
     weights = MODELS[name]().build(data).state_dict()
     weights |= {key: torch.arange(4.0) for key in weights if key in ("frame.normalize.mean", "normalize_outputs.mean")}
-    said = normalization(facts, weights)
+    stated = normalization(facts, weights)
     assert (
-        said["output_mean"] == (None if name == "polynomial" else [0.0, 1.0, 2.0, 3.0])
-        and said["input_mean"] is not None
+        stated["output_mean"] == (None if name == "polynomial" else [0.0, 1.0, 2.0, 3.0])
+        and stated["input_mean"] is not None
     )
-    assert (said["output_std"] is None) == (name == "polynomial")
+    assert (stated["output_std"] is None) == (name == "polynomial")
     assert (
         older_config(facts)["hidden_dims"]
         == model_config(facts, weights)["hidden_dims"]

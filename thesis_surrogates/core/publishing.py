@@ -285,7 +285,7 @@ def write_suite(folder: Path, new: Sequence[Run]) -> None:
     if points:
         replace_text(folder / "scalars.csv", curves)
     replace_text(folder / "runs.jsonl", "".join([*lines, *(f"{line}\n" for line in unread)]))
-    if not points:  # only now, when the lines say what the curves said
+    if not points:  # only now, when the lines hold what the curves held
         replace_text(folder / "scalars.csv", curves)
     if not unread:  # metrics that no line refers to any more
         replace_text(

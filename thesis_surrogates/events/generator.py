@@ -49,7 +49,7 @@ B_MASS = 4.7  # GeV
 
 
 def draw_mass(rng: np.random.Generator, species: str, n: int, window: float = 20.0) -> np.ndarray:
-    """Masses [GeV] `[n]` of the truncated Breit-Wigner curve (PDG 2024, section 49.1)."""
+    """Masses [GeV] `[n]` of the truncated Breit-Wigner curve (PDG 2024, "Resonances")."""
     pole, width = MASS_WIDTH[species]
     edge = np.arctan(2 * window / width)
     return pole + 0.5 * width * np.tan(rng.uniform(-edge, edge, n))

@@ -33,7 +33,7 @@ def cartesian(
     phi: Array,  # azimuth [rad], same shape
     energy: Array,  # energy [GeV], same shape
 ) -> Array:  # (px, py, pz, E) [GeV], one axis more
-    """Four-vector from collider coordinates (PDG 2024, eq. 49.39)."""
+    """Four-vector from collider coordinates (PDG 2024, "Kinematics")."""
     xp = array_module(pt)
     return xp.stack([pt * xp.cos(phi), pt * xp.sin(phi), pt * xp.sinh(eta), energy], -1)
 

@@ -42,7 +42,7 @@ def _langevin_slope(z: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/04_flavor/00_closure.ipynb #89b44ee6
 def jedynak(flux_factor: np.ndarray) -> np.ndarray:
-    """Approximate sharpness Z of a flux factor in [0, 1): Jedynak (2015), relative error below 8e-4."""
+    """Approximate sharpness Z of a flux factor in [0, 1): Jedynak (2017), relative error below 8e-4."""
     f = np.asarray(flux_factor)
     top = 3 - 1.00651 * f**2 - 0.962251 * f**4 + 1.47353 * f**6 - 0.48953 * f**8
     return f * top / ((1 - f) * (1 + 1.01524 * f))

@@ -25,7 +25,7 @@ ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, torch.Tensor)
 
 # %% ../../nbs/03_orbits/00_kepler.ipynb #41b1c7fe
 def solve_kepler(mean_anomaly: Array, eccentricity: Array, iterations: int = 60) -> Array:
-    """Eccentric anomaly [rad] of a mean anomaly [rad] (Battin 1999, section 4.3; safeguarded Newton).
+    """Eccentric anomaly [rad] of a mean anomaly [rad] (Battin 1999, chapter 5; safeguarded Newton).
 
     Both arguments broadcast. Raises ValueError for an eccentricity outside [0, 1).
     """
@@ -94,7 +94,7 @@ ELEMENT_NAMES = ("semi_major_axis", "eccentricity", "inclination", "raan", "argu
 
 # %% ../../nbs/03_orbits/00_kepler.ipynb #25ab1fac
 def elements_to_state(elements: Elements, mu: float = EARTH_MU_KM3_S2) -> Array:
-    """Cartesian state [..., 6] of orbital elements (Battin 1999, section 3.7)."""
+    """Cartesian state [..., 6] of orbital elements (Battin 1999, chapter 3)."""
     a, e, i, raan, argp, nu = np.moveaxis(elements.as_array(), -1, 0)
     node = np.stack([np.cos(raan), np.sin(raan), np.zeros_like(raan)], -1)
     normal = np.stack([-np.sin(raan) * np.cos(i), np.cos(raan) * np.cos(i), np.sin(i)], -1)

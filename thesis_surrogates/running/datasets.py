@@ -87,22 +87,20 @@ def ensure_dataset(
 
 # %% ../../nbs/06_running/01_datasets.ipynb #976b0c3a
 def check_same(system: System, config: DataConfig, path: Path) -> None:
-    """Compare the description in a dataset with the one asked for; a file without a description is not compared.
+    """Compare the description in a dataset with the one wanted; a file without a description is not compared.
 
     Raises:
         DataError: the file is damaged or holds another dataset.
     """
-    found, asked = system.formats[path.suffix](path).get("config"), config.described()
+    found, wanted = system.formats[path.suffix](path).get("config"), config.described()
     if not isinstance(found, dict):
         return
-    other = [
-        key for key in asked if key in found and found[key] != asked[key]
-    ]  # a key that an older version did not know is not compared
+    known = [key for key in wanted if key in found]  # a key that an older version did not know is not compared
+    other = [key for key in known if found[key] != wanted[key]]
     if other:
-        told = ", ".join(f"{key} {found[key]!r} instead of {asked[key]!r}" for key in other[:3])
-        raise DataError(
-            f"{path}: holds another dataset of {system.name} ({told}); choose another name, or replace it with --again"
-        )
+        differences = ", ".join(f"{key} {found[key]!r} instead of {wanted[key]!r}" for key in other[:3])
+        remedy = "choose another name, or replace it with --again"
+        raise DataError(f"{path}: holds another dataset of {system.name} ({differences}); {remedy}")
 
 # %% ../../nbs/06_running/01_datasets.ipynb #26108b3b
 def write_dataset(system: System, config: DataConfig, path: Path, *, again: bool = False, workers: int = 1) -> None:

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -47,8 +47,8 @@ class Check:
     needed: bool = True
 
 # %% ../../nbs/06_running/10_doctor.ipynb #29b5390f
-def _packages() -> Iterator[Check]:
-    for name in PACKAGES:
+def _packages(names: Sequence[str] = PACKAGES) -> Iterator[Check]:
+    for name in names:
         try:
             yield Check(name, metadata.version(name), True)
         except metadata.PackageNotFoundError:

@@ -63,28 +63,17 @@ def runge_kutta(
 # %% ../../nbs/02_tracks/15_baselines.ipynb #a1c00f06
 def stepper_baselines(field: Field, longest: float, label: str) -> list[Contender]:
     """Runge-Kutta at every step count of the longest leg [mm], and Cash-Karp at every tolerance."""
-    fixed = [
-        Contender(
-            name=f"RK4 {n} steps",
+
+    def stepper(name: str, method: Method, step: float, tolerance: float = 1e-4) -> Contender:
+        return Contender(
+            name=name,
             kind="classical",
             note=f"compiled, one thread; {label}",
-            predict=lambda t, n=n: {  # type: ignore[misc]
-                "state": runge_kutta(t["inputs"], field, "rk4", longest / n)
-            },
+            predict=lambda split: {"state": runge_kutta(split["inputs"], field, method, step, tolerance)},
         )
-        for n in STEP_COUNTS
-    ]
-    adaptive = [
-        Contender(
-            name=f"Cash-Karp {tolerance:g} mm",
-            kind="classical",
-            note=f"compiled, one thread; {label}",
-            predict=lambda t, e=tolerance: {  # type: ignore[misc]
-                "state": runge_kutta(t["inputs"], field, "cash_karp", 1000.0, e)
-            },
-        )
-        for tolerance in TOLERANCES
-    ]
+
+    fixed = [stepper(f"RK4 {n} steps", "rk4", longest / n) for n in STEP_COUNTS]
+    adaptive = [stepper(f"Cash-Karp {error:g} mm", "cash_karp", 1000.0, error) for error in TOLERANCES]
     return [*fixed, *adaptive]
 
 # %% ../../nbs/02_tracks/15_baselines.ipynb #a1c00f09

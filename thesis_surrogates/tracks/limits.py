@@ -24,8 +24,8 @@ RESOLUTION_MM: Mapping[str, float] = {"VELO hit": 0.012, "UT hit": 0.050, "SciFi
 BAND_EDGES = (0.0, 3.0, 8.0, 20.0, 50.0, np.inf)  # GeV
 MATERIAL_MM = (8.683, 2.806, 0.793, 0.324, 0.153)  # median in each band
 MATERIAL_ALL_MM = 1.736  # median over the momenta of real events
-TARGET_MM: Mapping[str, float] = {"mean": 0.1, "p95": 0.3}  # what the study asked of a surrogate, over all momenta
-JACOBIAN_GOAL = 1e-2  # median of the relative Jacobian error that this project asks of a surrogate
+TARGET_MM: Mapping[str, float] = {"mean": 0.1, "p95": 0.3}  # goals of the study for a surrogate, over all momenta
+JACOBIAN_GOAL = 1e-2  # median of the relative Jacobian error that is this project's goal for a surrogate
 
 
 def material_floor(momentum_gev: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ STUDY = "earlier studies of track extrapolation, not measured again here"
 RUNGE_KUTTA_V100 = (
     175.0  # million tracks/s of Cash-Karp with the field as a texture, single precision, a million tracks at once
 )
-KEPT_SPEED = 0.9  # share of it that a replacement has to reach
+KEPT_SPEED = 0.9  # share of it that a replacement has to keep
 
 # %% ../../nbs/02_tracks/06_limits.ipynb #a1c00e1a
 TRIGGER: tuple[Limit, ...] = (

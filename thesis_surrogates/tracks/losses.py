@@ -34,7 +34,7 @@ class TracksTrain(TrainConfig):
         default=1.0, ge=0, description="physics terms grow linearly over this many epochs"
     )
     n_collocation: int = Field(
-        default=10, ge=1, description="points along the leg where the equation of motion is asked"
+        default=10, ge=1, description="points along the leg where the equation of motion is evaluated"
     )
     steps_per_epoch: int | None = Field(
         default=None, ge=1, description="steps between two validations; null for one pass"

@@ -173,19 +173,9 @@ def rk4_batch(b, p, planes, z_start, z_end, state, kappa, step, tolerance):
     """All tracks with fixed steps: final states [N, 4] and look-ups [N]."""
     final, lookups = np.empty_like(state), np.empty(len(state), dtype=np.int64)
     for i in range(len(state)):
+        x, y, tx, ty = state[i, 0], state[i, 1], state[i, 2], state[i, 3]
         final[i, 0], final[i, 1], final[i, 2], final[i, 3], lookups[i] = _rk4_track(
-            b,
-            p,
-            planes,
-            z_start[i],
-            z_end[i],
-            state[i, 0],
-            state[i, 1],
-            state[i, 2],
-            state[i, 3],
-            kappa[i],
-            step,
-            tolerance,
+            b, p, planes, z_start[i], z_end[i], x, y, tx, ty, kappa[i], step, tolerance
         )
     return final, lookups
 
@@ -195,19 +185,9 @@ def cash_karp_batch(b, p, planes, z_start, z_end, state, kappa, step, tolerance)
     """All tracks with adaptive steps: final states [N, 4] and look-ups [N]."""
     final, lookups = np.empty_like(state), np.empty(len(state), dtype=np.int64)
     for i in range(len(state)):
+        x, y, tx, ty = state[i, 0], state[i, 1], state[i, 2], state[i, 3]
         final[i, 0], final[i, 1], final[i, 2], final[i, 3], lookups[i] = _cash_karp_track(
-            b,
-            p,
-            planes,
-            z_start[i],
-            z_end[i],
-            state[i, 0],
-            state[i, 1],
-            state[i, 2],
-            state[i, 3],
-            kappa[i],
-            step,
-            tolerance,
+            b, p, planes, z_start[i], z_end[i], x, y, tx, ty, kappa[i], step, tolerance
         )
     return final, lookups
 

@@ -111,7 +111,7 @@ class KickNetwork(CorrectionNetwork):
 
 # %% ../../../nbs/02_tracks/networks/02_kick.ipynb #734a89bf
 def kick_terms(model: KickNetwork, batch: Batch, field: MagneticField, train: TracksTrain) -> Tensors:
-    """On variable legs the square of small misses, the root of large ones (Barron 2019, eq. 8, alpha 1/2)."""
+    """On variable legs the square of small misses, the root of large ones (Barron 2019, alpha 1/2)."""
     if not model.variable:
         return correction_terms(model, batch, field, train)
     squares = (model.scaled_output(batch["inputs"]) - batch["scaled_target"]).square().sum(dim=1)

@@ -317,8 +317,8 @@ class ChainedNetwork(BendNetwork):
         self.frame.fit(train)
         inputs, pieces = train["inputs"], []
         for number in range(self.links):
-            reached = torch.cat([inputs[:, :6], number / self.links * inputs[:, 6:7]], dim=1)
-            pieces.append(self.cut(inputs, straight_line(reached), number))
+            start = torch.cat([inputs[:, :6], number / self.links * inputs[:, 6:7]], dim=1)
+            pieces.append(self.cut(inputs, straight_line(start), number))
         share = torch.tensor([1 / self.links**2] * 2 + [1 / self.links] * 2, device=inputs.device)
         bends = (share * train["bend"]).repeat(self.links, 1)
         self.link.fit_scalers({"inputs": torch.cat(pieces), "bend": bends}, field)

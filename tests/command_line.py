@@ -5,6 +5,8 @@ standard streams, exit code) is that of `python -m thesis_surrogates`, which tes
 itself is what matters.
 """
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -16,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / ".ci"))
 from forked import forked_context
 
 
-def _execute(words, folder, environment, streams):
+def _execute(words: list[str], folder: str, environment: dict[str, str], streams: list[str]) -> None:
     """What the forked process does: become the command."""
     from thesis_surrogates.cli import main
 
@@ -29,7 +31,9 @@ def _execute(words, folder, environment, streams):
     main()
 
 
-def surrogates(*words, cwd, env=None, timeout=250):
+def surrogates(
+    *words: object, cwd: Path, env: dict[str, str] | None = None, timeout: float = 250
+) -> subprocess.CompletedProcess[str]:
     """The finished process of `surrogates WORDS` in the folder `cwd`: returncode, stdout, stderr."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(env or {})}
     with tempfile.TemporaryDirectory() as folder:
