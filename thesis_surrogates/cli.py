@@ -47,6 +47,9 @@ SuiteOut = Annotated[
     Path | None, typer.Option("--out", help="Folder with the run directories of a suite; outputs/runs by default.")
 ]
 DataDir = Annotated[Path, typer.Option("--data-dir", help="Folder of the generated datasets.")]
+OtherDataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder of the generated datasets; data by default.")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key, e.g. --set train.epochs=3 (repeatable).")
 ]
@@ -125,9 +128,7 @@ def data(
     workers: Annotated[
         int, typer.Option("--workers", "-w", min=1, help="At most so many processes share the work.")
     ] = 1,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Folder of the generated datasets; data by default.")
-    ] = None,
+    data_dir: OtherDataDir = None,
     again: Annotated[bool, typer.Option("--again", help="Make the dataset again even if its file exists.")] = False,
 ) -> None:
     """Generate the datasets of systems or suites; interrupted, a large one goes on when asked for again."""
@@ -205,8 +206,7 @@ def sweep(
 
 def _print_notes(lines: list[str]) -> None:
     """Lines that a user should see and that stop nothing."""
-    for line in lines:
-        typer.echo(f"note: {line}", err=True)
+    typer.echo("".join(f"note: {line}\n" for line in lines), err=True, nl=False)
 
 
 def _sweep(configs: list[Any], out: Path, data_dir: Path, workers: int, budget: float | None, device: str) -> int:
@@ -299,9 +299,7 @@ def evaluate(
     on: Annotated[
         Path | None, typer.Option("--on", help="Take the test split of this file; nothing is added to the facts.")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Folder of the generated datasets; data by default.")
-    ] = None,
+    data_dir: OtherDataDir = None,
 ) -> None:
     """Evaluate trained runs together, beside the baselines: costs on this machine now, or errors on another file."""
     from thesis_surrogates.core.run_files import read_config

@@ -242,7 +242,7 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], where: str) -> str
         return f"{key}: missing; give it a value"
     return f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}; got {item['input']!r}"
 
-# %% ../../nbs/01_core/02_config.ipynb #13528feb
+# %% ../../nbs/01_core/02_config.ipynb #13528fea
 def model_name(values: Mapping[str, Any]) -> str:
     """Name of the model that a run's mapping asks for; empty where it names none."""
     model = values.get("model")
@@ -254,7 +254,7 @@ def run_name(values: Mapping[str, Any]) -> str:
     """What a run is called: its own name, or that of its model where it has none."""
     return values.get("name") or model_name(values)
 
-
+# %% ../../nbs/01_core/02_config.ipynb #13528feb
 def check_run(
     values: Mapping[str, Any],
     models: Mapping[str, type[ModelConfig]],

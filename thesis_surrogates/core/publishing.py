@@ -237,7 +237,7 @@ def parse_suite(runs: Path, baselines: Path, scalars: Path, stamps: tuple[tuple[
             )
     return Suite(runs=found, unread=unread, baselines=known, rows=rows, torn=torn_baselines + torn_rows)
 
-
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0ec
 def read_suites(folder: str | Path) -> list[Suite]:
     """What is published in each suite's folder of a system's folder; nothing where nothing was published yet."""
     return [read_suite(path.parent) for path in sorted(Path(folder).glob("*/runs.jsonl"))]

@@ -50,7 +50,7 @@ def run_directory(config: RunConfig, out: str | Path) -> Path:
     others = [] if wanted.is_dir() else sorted(path.parent for path in folder.glob(f"*-{identity}/config.yaml"))
     return others[0] if others else wanted
 
-
+# %% ../../nbs/06_running/03_execution.ipynb #fcd4529f
 def check_budget(seconds: float | None) -> None:
     """Refuse a time that is no time. Raises ConfigError."""
     if seconds is not None and not seconds >= 0:  # also not a number

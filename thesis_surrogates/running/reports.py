@@ -94,7 +94,7 @@ def system_of(run_dirs: Sequence[str | Path]) -> System:
         raise ConfigError(f"run_dirs: runs of {', '.join(names)}; a millimetre and a percent share no table")
     return get_system(names[0])
 
-
+# %% ../../nbs/06_running/07_reports.ipynb #bdfce7c1
 def make_reports(
     target: str | Path, out: str | Path = "outputs/runs", reports: str | Path = "outputs/reports"
 ) -> list[Path]:
@@ -138,7 +138,7 @@ def settings_table(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     texts = {key: ", ".join(sorted(set(map(str, values)), key=natural_key)) for key, values in rows.items()}
     return pd.DataFrame([{"key": key, "values": text} for key, text in texts.items()])
 
-
+# %% ../../nbs/06_running/07_reports.ipynb #bb45589b
 def deciding_rows(table: pd.DataFrame, headline: str) -> pd.DataFrame:
     """The rows of a comparison that a reader wants first, in their order."""
     chosen: list[Any] = list(table.index[table.status != "done"][:SHOWN_ROWS])
@@ -182,7 +182,7 @@ class Comparison:
         )
         return f"left out: {' and '.join(words)}" if words else ""
 
-
+# %% ../../nbs/06_running/07_reports.ipynb #bb455896
 def compare_runs(targets: Sequence[str | Path], out: str | Path = "outputs/runs") -> Iterator[Comparison]:
     """The runs of folders and suites, compared with each other and with the baselines, system by system."""
     found = {path.resolve(): path for target in targets for path in runs_of(target, out)}

@@ -104,7 +104,7 @@ def sweep(
     watch: Watcher = lambda jobs: None,  # called with all jobs, for a progress display
     period: float = 0.5,  # seconds between two calls
 ) -> list[Job]:
-    """Execute runs side by side, each in its own process; skip those that are done, and a configuration that is given twice.
+    """Execute runs side by side, each in its own process; skip those that are done or given twice.
 
     Raises:
         ConfigError: no runs, fewer than one worker, no time, or a device that is not there.
