@@ -115,6 +115,7 @@ def test_the_folder_of_runs_is_refused_where_the_target_is_a_folder_itself(tmp_p
         (("run", "tracks/smoke:mlp", "--set", "train.epochs=[1"), "is a bracket missing?"),
         (("run", "tracks/smoke:mlp", "--set", "train..epochs=1"), "key=value"),
         (("status", "."), "no runs"),
+        (("report", "tracks/dmeo"), "no such folder and no such suite; did you mean 'tracks/demo'"),
         (("flavor", "weigh"), "brings no commands of its own"),
     ],
 )

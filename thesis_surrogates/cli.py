@@ -287,8 +287,8 @@ def compare(
             _print_table(found.settings if everything else found.settings.head(SHOWN_ROWS))
             typer.echo("")
         _print_table(found.table if everything else found.short_table())
-        for line in found.problems()[:SHOWN_ROWS]:
-            typer.echo(f"\n{line}")
+        if found.problems():
+            typer.echo("\n" + "\n".join(found.problems()[:SHOWN_ROWS]))
         if not everything and found.left_out():
             typer.echo(f"\n{found.left_out()}; surrogates compare {' '.join(targets or [])} --all shows everything")
 

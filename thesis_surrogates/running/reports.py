@@ -17,6 +17,7 @@ from ..core.comparison import cheapest_as_accurate
 from ..core.config import RunConfig, config_diff, nearest, read_yaml
 from ..core.errors import ConfigError, FactsError
 from ..core.facts import find_runs, natural_key, read_run
+from ..core.plots import axis_label
 from ..core.run_files import read_config
 from ..core.system import System
 from ..core.tables import comparison_table, format_table
@@ -38,12 +39,14 @@ def runs_of(target: str | Path, out: str | Path = "outputs/runs") -> list[Path]:
     """Run directories of a suite (those that exist under `out`) or of a folder.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or no such folder.
     """
     if is_suite(target):
         wanted = dict.fromkeys(run_directory(config, out) for config in load_suite(target))
         found = [path for path in wanted if (path / "config.yaml").is_file()]
         remedy = f"execute the suite first: surrogates sweep {target}"
+    elif not Path(target).exists():
+        raise ConfigError(f"{target}: no such folder and no such suite; {nearest(str(target), list(suites()))}")
     else:
         found, remedy = find_runs(target), "give a run directory, a folder that holds some, or a suite"
     if not found:
@@ -164,22 +167,22 @@ class Comparison:
     table: pd.DataFrame  # `core.tables.comparison_table`, complete
 
     def short_table(self) -> pd.DataFrame:
-        """The rows and columns that decide, as text."""
+        """The rows and columns that decide, as text, narrow enough for most terminals."""
         head, *rows = format_table(deciding_rows(self.table, self.headline), (self.headline,), self.headline, bold=str)
-        return pd.DataFrame(rows, columns=head)
+        table = pd.DataFrame(rows, columns=head).drop(columns="training [s]")
+        return table.rename(columns={axis_label("cost_us"): "cost [µs]"})
 
     def problems(self) -> list[str]:
-        """A line for each run without a result: its status and the reason."""
+        """A line for each run without a result of which the reason is known."""
         without = self.table[self.table.status != "done"].fillna({"note": ""}).to_dict("records")
-        return [f"{row['contender']}: {row['status']}" + (f", {row['note']}" if row["note"] else "") for row in without]
+        return [f"{row['contender']} ({row['status']}): {row['note']}" for row in without if row["note"]]
 
     def left_out(self) -> str:
         """How many rows the short form leaves out; empty where it has all."""
         rows = len(self.table) - len(deciding_rows(self.table, self.headline))
         keys = max(0, len(self.settings) - SHOWN_ROWS)
-        words = [f"{rows} of {len(self.table)} rows"] * (rows > 0) + [f"{keys} of {len(self.settings)} keys"] * (
-            keys > 0
-        )
+        counts = {f"{rows} of {len(self.table)} rows": rows, f"{keys} of {len(self.settings)} keys": keys}
+        words = [text for text, number in counts.items() if number]
         return f"left out: {' and '.join(words)}" if words else ""
 
 # %% ../../nbs/06_running/07_reports.ipynb #bb455896
