@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -103,8 +104,15 @@ def test_useless_keys_are_reported_once_each_before_the_run_starts(tmp_path, mon
     assert useless_keys(config) == {"model.hidden": [8], "train.lambda_pde": 0.5}  # what is at its default is not
     assert useless_keys(resolve(config.model_dump(mode="json"))) == useless_keys(config)
     with pytest.warns(UserWarning, match="no use") as caught, pytest.raises(InterruptedError):
+        run(VAIN, out=tmp_path)
+    start = "run 'vain': the model polynomial makes no use of "
+    assert [str(item.message).split(" = ")[0] for item in caught] == [
+        start + "model.hidden",
+        start + "train.lambda_pde",
+    ]
+    with warnings.catch_warnings(), pytest.raises(InterruptedError):
+        warnings.simplefilter("error")  # whoever has checked a run before has seen it
         run(config, out=tmp_path)
-    assert [str(item.message).split(" = ")[0] for item in caught] == ["vain: model.hidden", "vain: train.lambda_pde"]
 
 
 def test_only_settings_that_several_models_share_are_set_in_vain_by_our_suites():

@@ -110,7 +110,7 @@ def test_a_file_or_a_run_of_a_suite_is_executed_by_name(tmp_path, data_dir):
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(TINY))
     first = run(path, out=tmp_path / "runs", data_dir=data_dir)
-    assert first.status == "done" and first.config["name"] == "small"
+    assert first.status == "done" and first.config["name"] == first.config["model"]["name"]
     assert run(str(path), out=tmp_path / "runs", data_dir=data_dir).run_id == first.run_id
     second = run("tracks/smoke:residual", out=tmp_path / "runs", data_dir=data_dir)
     wanted = next(config for config in load_suite("tracks/smoke") if config.name == "residual")

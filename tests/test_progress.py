@@ -7,10 +7,14 @@ import io
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from rich.console import Console
 
 from thesis_surrogates.core.plan import Event
 from thesis_surrogates.core.progress import show_progress
 from thesis_surrogates.running.epoch_bar import EpochBar
+from thesis_surrogates.running.progress import show_sweep
+from thesis_surrogates.running.registry import load_suite
+from thesis_surrogates.running.sweeps import Job
 
 BAR = "━"
 
@@ -88,3 +92,23 @@ assert "1/2" in seen[0] and "validation 0.25" in seen[0] and seen[-1] == "", see
     stored = notebook.cells[0].outputs
     assert [dict(output.get("data", {})) for output in stored] == [{"text/plain": ""}], stored
     assert BAR not in nbformat.writes(notebook)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_sweep_is_drawn_in_a_terminal_and_written_in_a_file(tmp_path, watched):
+    jobs = [Job(config, tmp_path / config.name) for config in load_suite("tracks/demo")[:2]]
+    stream = Terminal() if watched else io.StringIO()
+    console = Console(file=stream, force_terminal=watched, force_jupyter=False, width=120)
+    with show_sweep(workers=1, console=console, every_seconds=1e9) as show:
+        show(jobs)
+        jobs[0].state, jobs[0].epoch, jobs[0].epochs = "running", 5, 20
+        show(jobs)
+        jobs[0].state, jobs[0].message, jobs[0].seconds = "failed", "[torn]", 60.0
+        show(jobs)
+        show(jobs)
+    text = stream.getvalue()
+    assert (BAR in text) == watched and jobs[0].label in text and "failed" in text
+    if watched:
+        assert "all runs" in text and "5/20" in text and "about 0:01:00 left" in text and jobs[1].label not in text
+    else:
+        assert text.splitlines() == [f"[0/2] {jobs[0].label} running", f"[1/2] {jobs[0].label} failed: [torn]"]

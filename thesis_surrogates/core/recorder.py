@@ -70,7 +70,7 @@ def git_state(folder: Path) -> dict[str, Any]:
         return {"commit": None, "dirty": None}
 
 # %% ../../nbs/01_core/14_recorder.ipynb #c0e1a0ce
-PACKAGES = (
+PACKAGES = (  # what is recorded of a run, and what `surrogates doctor` looks for
     "thesis_surrogates",
     "torch",
     "numpy",
@@ -80,6 +80,9 @@ PACKAGES = (
     "pandas",
     "pydantic",
     "papermill",
+    "ipykernel",
+    "onnx",
+    "onnxscript",
     "onnxruntime",
 )
 

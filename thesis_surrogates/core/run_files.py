@@ -233,13 +233,15 @@ def take_lock(path: Path, patience_seconds: float = 1.0) -> FileLock:
 # %% ../../nbs/01_core/13_run_files.ipynb #3b1e4842
 def read_config(path: Path) -> dict[str, Any]:
     """The recorded configuration of a run directory."""
-    file = RunFiles(path).config
+    file = RunFiles(Path(path)).config
     try:
-        config = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
+        with file.open(encoding="utf-8") as stream:  # a stream, so that an error names the file
+            config = yaml.load(stream, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (FileNotFoundError, NotADirectoryError):
         raise FactsError(f"{path}: not a run directory, there is no config.yaml in it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FactsError(f"{file}: not readable as YAML ({error}); restore it or delete the run directory") from None
+        reason = " ".join(str(error).split())
+        raise FactsError(f"{file}: not readable as YAML ({reason}); restore it or delete the run directory") from None
     if not isinstance(config, dict):
         raise FactsError(
             f"{file}: expected a mapping, found {type(config).__name__}; restore it or delete the directory"
@@ -258,5 +260,9 @@ def read_state(path: Path) -> dict[str, Any]:
         return {}
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FactsError(f"{path}: not readable as JSON ({error}); restore it or delete the run directory") from None
+    if not isinstance(state, dict):
+        raise FactsError(
+            f"{path}: expected a mapping, found {type(state).__name__}; restore it or delete the run directory"
+        )
     check_format(state, path)
     return state

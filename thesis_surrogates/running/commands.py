@@ -26,7 +26,7 @@ from ..core.system import System
 from .execution import load_surrogate
 
 # %% auto #0
-__all__ = ['OPENERS', 'typed_for_words', 'open_value', 'comments_of', 'command_of', 'command_group']
+__all__ = ['OPENERS', 'typed_for_words', 'open_value', 'comments_of', 'command_of', 'NoCommands', 'command_group']
 
 # %% ../../nbs/06_running/12_commands.ipynb #2fa01932
 OPENERS: Mapping[Any, Callable[[Path], Any]] = {Run: read_run, Surrogate: load_surrogate}
@@ -84,19 +84,26 @@ def command_of(function: Callable[..., str | Iterable[str] | None]) -> Callable[
     return call
 
 # %% ../../nbs/06_running/12_commands.ipynb #9771f336
-def command_group(system: System) -> Any:
-    """The commands that a system brings, as one group.
+class NoCommands(typer.core.TyperGroup):
+    """The group of a system without commands of its own: its help says so, and a command is refused."""
 
-    Raises:
-        ConfigError: it brings none.
-    """
-    if not system.commands:
-        raise ConfigError(f"{system.name}: brings no commands of its own; see surrogates --help")
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Refuse the first word. Raises ConfigError."""
+        raise ConfigError(f"{ctx.info_name} {args[0]}: {self.help}")
+
+
+def command_group(system: System) -> Any:
+    """The commands that a system brings, as one group; without any, a group that says so."""
+    name = system.name
+    none = (
+        f"{name} brings no commands of its own; surrogates --help lists those of every system, e.g. run {name}/demo:..."
+    )
     group = typer.Typer(
+        cls=typer.core.TyperGroup if system.commands else NoCommands,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
-        help=f"{system.title}: commands of its own.",
+        help=f"{system.title}: commands of its own." if system.commands else none,
     )
     for name, function in system.commands.items():
         group.command(name, help=(function.__doc__ or "").strip().split("\n")[0])(command_of(function))

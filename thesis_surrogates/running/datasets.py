@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import DataConfig, RunConfig, check, merge, nearest
-from ..core.errors import ConfigError, DataError
+from ..core.data import Data
+from ..core.errors import ConfigError, DataError, SurrogatesError
 from ..core.files import FileLock
 from ..core.system import System
 from .registry import SYSTEMS, get_system, load_suite, resolve
 
 # %% auto #0
-__all__ = ['dataset_path', 'lock_beside', 'choose_dataset', 'ensure_dataset', 'check_same', 'write_dataset', 'datasets_of',
-           'asked_datasets', 'make_datasets']
+__all__ = ['dataset_path', 'lock_beside', 'choose_dataset', 'ensure_dataset', 'check_same', 'write_dataset', 'read_dataset',
+           'datasets_of', 'prepare_datasets', 'asked_datasets', 'make_datasets']
 
 # %% ../../nbs/06_running/01_datasets.ipynb #57ec6bd7
 def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
@@ -48,7 +49,7 @@ def choose_dataset(system: System, presets: Sequence[str], overrides: Mapping[st
     """The checked description of one dataset: the defaults, then each preset, then the key `data` of the overrides.
 
     Raises:
-        ConfigError: the system has no such preset, or a key is wrong.
+        ConfigError: the system has no such preset, a key is wrong, or it names a file of one's own.
     """
     values: dict[str, Any] = {}
     for preset in presets:
@@ -62,7 +63,10 @@ def choose_dataset(system: System, presets: Sequence[str], overrides: Mapping[st
         if key != "data":
             known = f"write --set data.{key}=..." if key in system.data_config.model_fields else "leave it out"
             raise ConfigError(f"--set {key}: a dataset is described by keys of data only; {known}")
-    return check(system.data_config, merge(values, overrides.get("data") or {}), "data")
+    config = check(system.data_config, merge(values, overrides.get("data") or {}), "data")
+    if config.path is not None:
+        raise ConfigError(f"data.path: {config.path} is a file of your own, so there is nothing to make; leave it out")
+    return config
 
 # %% ../../nbs/06_running/01_datasets.ipynb #0e9ca0db
 def ensure_dataset(
@@ -122,13 +126,43 @@ def write_dataset(system: System, config: DataConfig, path: Path, *, again: bool
     finally:
         lock.release()
 
+# %% ../../nbs/06_running/01_datasets.ipynb #4b1d7e02
+def read_dataset(system: System, config: DataConfig, path: Path) -> Data:
+    """The dataset of a file, loaded and split.
+
+    Raises:
+        DataError: the file holds no dataset of this system; the message names the file.
+    """
+    try:
+        return system.load_data(config, path)
+    except SurrogatesError as error:
+        place = "" if str(path) in str(error) else f"{path}: "
+        raise DataError(f"{place}{error}") from error
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{path}: not a dataset of {system.name} ({type(error).__name__}: {error}); correct data.path"
+        ) from error
+
 # %% ../../nbs/06_running/01_datasets.ipynb #72f3758d
-def datasets_of(configs: list[RunConfig], data_dir: str | Path) -> dict[Path, RunConfig]:
-    """The distinct dataset files of several runs, each with the first run that needs it."""
-    found: dict[Path, RunConfig] = {}
+def datasets_of(configs: Sequence[RunConfig], data_dir: str | Path) -> list[RunConfig]:
+    """The first run of each distinct dataset of several runs."""
+    found: dict[tuple[str, Path], RunConfig] = {}
     for config in configs:
-        found.setdefault(dataset_path(config.system, config.data, data_dir), config)
-    return found
+        found.setdefault((config.system, dataset_path(config.system, config.data, data_dir)), config)
+    return list(found.values())
+
+
+def prepare_datasets(configs: Sequence[RunConfig], data_dir: str | Path) -> None:
+    """Make the datasets of several runs, and read each file of a user's own.
+
+    Raises:
+        DataError: a dataset that cannot be made or read.
+    """
+    for config in datasets_of(configs, data_dir):
+        system = get_system(config.system)
+        path = ensure_dataset(system, config.data, data_dir)
+        if config.data.path is not None:
+            read_dataset(system, config.data, path)
 
 # %% ../../nbs/06_running/01_datasets.ipynb #aa700c6c
 def asked_datasets(
@@ -158,7 +192,7 @@ def make_datasets(
     """Make what targets ask for, one after the other; yields system and file of each.
 
     Raises:
-        ConfigError: presets, a seed or a file name for a suite, or one file name for several systems.
+        ConfigError: presets, a seed or a file name for a suite, one file name for several systems, or two seeds.
     """
     if (presets or seed is not None or out is not None) and any(target not in SYSTEMS for target in targets):
         raise ConfigError(
@@ -167,6 +201,8 @@ def make_datasets(
     if out is not None and len(targets) > 1:
         raise ConfigError("--out is one file; give one system")
     seeded = {} if seed is None else {"data": {"seed": seed}}
+    if seeded and "seed" in ((overrides or {}).get("data") or {}):
+        raise ConfigError("--seed and --set data.seed say the same; give one of the two")
     for name, config in asked_datasets(targets, presets, merge(seeded, overrides or {})):
         path = out or dataset_path(name, config, data_dir)
         if out is None:

@@ -14,27 +14,14 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from ..core.recorder import PACKAGES
 from .registry import SYSTEMS, experiments_folder, suites
 
 # %% auto #0
-__all__ = ['PYTHONS', 'PACKAGES', 'Check', 'examine']
+__all__ = ['PYTHONS', 'Check', 'examine']
 
 # %% ../../nbs/06_running/10_doctor.ipynb #f70ea720
 PYTHONS = ((3, 10), (3, 13))  # oldest and newest that set-up accepts, as in pyproject.toml
-PACKAGES = (
-    "torch",
-    "numpy",
-    "scipy",
-    "numba",
-    "h5py",
-    "pandas",
-    "pydantic",
-    "papermill",
-    "ipykernel",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-)
 
 
 @dataclass(frozen=True)

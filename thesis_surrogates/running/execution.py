@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import nn
 
 from ..core.checkpoints import load_checkpoint, load_weights
 from ..core.comparison import evaluate_all, score_all
-from ..core.config import RunConfig, as_mapping, config_hash, nearest, useless_keys
+from ..core.config import RunConfig, as_mapping, config_hash, nearest
 from ..core.data import Data
 from ..core.errors import ConfigError, DataError
 from ..core.facts import Run, read_run
@@ -29,20 +29,32 @@ from ..core.run_files import RunFiles
 from ..core.surrogate import Surrogate
 from ..core.system import System
 from ..core.training import fit
-from .datasets import dataset_path, ensure_dataset
+from .datasets import dataset_path, ensure_dataset, read_dataset
 from .epoch_bar import EpochBar, bar_is_shown
-from .registry import get_system, load_run, resolve
+from .registry import get_system, load_run, report_useless_keys, resolve, useless_keys_of
 
 # %% auto #0
-__all__ = ['OWN_FILES', 'run_directory', 'pick_device', 'threads', 'new_model', 'items_in', 'check_fingerprint', 'evaluate',
-           'write_views', 'train_and_evaluate', 'run', 'trained_model', 'load_surrogate', 'export_surrogate',
-           'record_together', 'evaluate_runs']
+__all__ = ['OWN_FILES', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'items_in', 'check_fingerprint',
+           'evaluate', 'write_views', 'train_and_evaluate', 'run', 'trained_model', 'load_surrogate',
+           'export_surrogate', 'record_together', 'evaluate_runs']
 
 # %% ../../nbs/06_running/03_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
-    """`out/<system>/<name>-<hash>`; the label is made safe for a file name."""
+    """`out/<system>/<name>-<hash>`, the name made safe for a file; a run of this hash that is there under another name.
+
+    The hash decides and the name is a label, so that one configuration has one directory.
+    """
     label = "".join(letter if letter.isalnum() or letter in "-_=." else "_" for letter in config.name)
-    return Path(out) / config.system / f"{label[:80]}-{config_hash(config)}"
+    folder, identity = Path(out) / config.system, config_hash(config)
+    wanted = folder / f"{label[:80]}-{identity}"
+    others = [] if wanted.is_dir() else sorted(path.parent for path in folder.glob(f"*-{identity}/config.yaml"))
+    return others[0] if others else wanted
+
+# %% ../../nbs/06_running/03_execution.ipynb #fcd4529f
+def check_budget(seconds: float | None) -> None:
+    """Refuse a time that is no time. Raises ConfigError."""
+    if seconds is not None and not seconds >= 0:  # also not a number
+        raise ConfigError(f"the budget is {seconds:g} seconds; give a positive number of seconds, or leave it out")
 
 
 def pick_device(name: str) -> torch.device:
@@ -150,8 +162,12 @@ def train_and_evaluate(
 ) -> None:
     """One attempt of a checked run: record where it happens, train from the last checkpoint, evaluate the result."""
     system, known = get_system(config.system), provenance(device=str(device), threads=config.train.threads)
-    with open_run(run_dir, as_mapping(config), provenance=known) as recorder, threads(config.train.threads):
-        data = system.load_data(config.data, dataset)
+    with ExitStack() as stack:
+        stack.enter_context(threads(config.train.threads))
+        new = not RunFiles(run_dir).config.exists()  # a dataset that cannot be read leaves no directory behind
+        data = read_dataset(system, config.data, dataset) if new else None
+        recorder = stack.enter_context(open_run(run_dir, as_mapping(config), provenance=known))
+        data = data or read_dataset(system, config.data, dataset)
         check_fingerprint(run_dir, data)
         recorder.add_provenance({"data_fingerprint": data.fingerprint})
         model = new_model(config).to(device)
@@ -184,20 +200,23 @@ def run(
 ) -> Run:
     """Train and evaluate one run, going on where an earlier attempt stopped; return its facts.
 
+    Keys that were set in vain are reported, but not of a checked `RunConfig`: who loaded it has seen them.
+
     Raises:
         ConfigError, DataError, FactsError: before anything is written.
         TrainingDiverged: recorded as the run's failure and raised.
     """
-    config = load_run(config) if isinstance(config, str | Path) else resolve(config)
+    given, config = config, load_run(config) if isinstance(config, str | Path) else resolve(config)
+    check_budget(budget_seconds)
     chosen, run_dir = pick_device(device), run_directory(config, out)
     if RunFiles(run_dir).config.exists():
         prepare_run(run_dir, as_mapping(config))  # refuses the directory of another configuration
         if read_run(run_dir).status == "done":
             return read_run(run_dir)
-    for key, value in useless_keys(config).items():
-        warnings.warn(
-            f"{config.name}: {key} = {value!r} has no use for {config.model.name}; leave it out", stacklevel=2
-        )
+    elif not isinstance(given, RunConfig):
+        known = report_useless_keys([config]) if isinstance(given, Mapping) else useless_keys_of(given, [config])
+        for line in known:
+            warnings.warn(line, stacklevel=2)
     dataset = ensure_dataset(get_system(config.system), config.data, data_dir)
     bars = [EpochBar(f"{config.system}/{config.name}")] if bar_is_shown(progress) else []
     train_and_evaluate(config, run_dir, dataset, chosen, (*bars, *callbacks), budget_seconds)
@@ -275,9 +294,12 @@ def evaluate_runs(
     With `on` the test split of that file is taken for all runs, and nothing is added to their facts.
 
     Raises:
+        ConfigError: no runs.
         DataError: a run has no trained network, or the file does not fit what the run was trained on.
     """
-    trained = [(Path(run_dir), *trained_model(run_dir)) for run_dir in run_dirs]
+    if not run_dirs:
+        raise ConfigError("run_dirs: no runs to evaluate; give the directories of trained runs")
+    trained = [(path, *trained_model(path)) for path in {Path(one).resolve(): Path(one) for one in run_dirs}.values()]
     if on is not None:
         trained = [
             (path, system, config.model_copy(update={"data": config.data.model_copy(update={"path": str(on)})}), model)
@@ -289,7 +311,7 @@ def evaluate_runs(
     result = []
     for members in groups.values():
         _, system, config, _ = members[0]
-        data = system.load_data(config.data, ensure_dataset(system, config.data, data_dir))
+        data = read_dataset(system, config.data, ensure_dataset(system, config.data, data_dir))
         with threads(config.train.threads):
             models = [replace(system.surrogate(model, data), name=run_dir.name) for run_dir, _, _, model in members]
             rows = evaluate_all(

@@ -5,6 +5,7 @@
 # %% ../../nbs/06_running/09_jobs.ipynb #5c58e3ae
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Request:
     memory_gb: int = 8
 
     def __post_init__(self) -> None:
-        if self.hours * 3600 < 2 * END:
+        if not 2 * END <= self.hours * 3600 < math.inf:
             raise ConfigError(
                 f"hours is {self.hours:g}; a job needs at least {2 * END / 3600:.2g}, half of which go to its end"
             )

@@ -8,19 +8,19 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from ..core.config import RunConfig
-from .sweeps import Job, sweep
+from .sweeps import Job, Watcher, sweep
 
 # %% auto #0
-__all__ = ['clock', 'time_left', 'SweepProgress', 'sweep_visibly']
+__all__ = ['clock', 'time_left', 'count_ended', 'draw_bars', 'changed_lines', 'status_line', 'show_sweep', 'sweep_visibly']
 
 # %% ../../nbs/06_running/06_progress.ipynb #de98f432
 def clock(seconds: float | None) -> str:
@@ -28,100 +28,83 @@ def clock(seconds: float | None) -> str:
     return "-" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
-def time_left(jobs: Sequence[Job], workers: int, durations: Sequence[float]) -> float | None:
+def time_left(jobs: Sequence[Job], workers: int) -> float | None:
     """Expected seconds to the end of the sweep; None before anything is known."""
     left = [job.seconds_left for job in jobs if job.state == "running"]
     known = [seconds for seconds in left if seconds is not None]
     expected = [time.monotonic() - job.began + job.seconds_left for job in jobs if job.seconds_left is not None]
-    typical = [*durations, *expected]
+    typical = [*(job.seconds for job in jobs if job.seconds is not None), *expected]
     if not typical:
         return None
     queued = sum(job.state == "queued" for job in jobs) + len(left) - len(known)
     return (sum(known) + queued * sum(typical) / len(typical)) / max(1, min(workers, queued + len(known)))
 
 # %% ../../nbs/06_running/06_progress.ipynb #0bef9974
-class SweepProgress:
-    """Shows the jobs of a sweep; use as a context manager and pass it as `watch`."""
+def count_ended(jobs: Sequence[Job]) -> int:
+    """Number of jobs that neither wait nor run."""
+    return sum(job.state not in ("queued", "running") for job in jobs)
 
-    def __init__(self, workers: int, console: Console | None = None, every: float = 15.0):
-        self.workers, self.every = workers, every
-        self.console = console or Console()
-        self.states: dict[str, str] = {}
-        self.began: dict[str, float] = {}
-        self.durations: list[float] = []
-        self.tasks: dict[str, TaskID] = {}
-        self.spoke = time.monotonic()
+
+def draw_bars(bars: Progress, tasks: dict[Path | None, TaskID], jobs: Sequence[Job], workers: int) -> None:
+    """One bar for each run that has begun, and one for all of them, which `tasks` knows as None."""
+    for job in jobs:
+        if job.state == "queued":
+            continue
+        if job.run_dir not in tasks:
+            tasks[job.run_dir] = bars.add_task(job.label, text="", total=None)
+        words = f"{job.state}  {clock(job.seconds_left)} left" if job.state == "running" else job.state
+        bars.update(tasks[job.run_dir], completed=job.epoch, total=job.epochs or None, text=words)
+    if None not in tasks:
+        tasks[None] = bars.add_task("all runs", text="", total=len(jobs))
+    bars.update(tasks[None], completed=count_ended(jobs), text=f"about {clock(time_left(jobs, workers))} left")
+
+# %% ../../nbs/06_running/06_progress.ipynb #0bef9976
+def changed_lines(jobs: Sequence[Job], states: dict[Path, str]) -> list[str]:
+    """A line for each job whose state is not the one in `states`, which is brought up to date."""
+    changed = [job for job in jobs if states.get(job.run_dir, "queued") != job.state]
+    states.update({job.run_dir: job.state for job in changed})
+    count = f"[{count_ended(jobs)}/{len(jobs)}]"
+    return [f"{count} {job.label} {job.state}" + (f": {job.message}" if job.message else "") for job in changed]
+
+
+def status_line(jobs: Sequence[Job], workers: int) -> str:
+    """Epochs of the running jobs, and the time that is left."""
+    epochs = ", ".join(f"{job.label} {job.epoch}/{job.epochs or '?'}" for job in jobs if job.state == "running")
+    return f"[{count_ended(jobs)}/{len(jobs)}] {epochs}; about {clock(time_left(jobs, workers))} left"
+
+# %% ../../nbs/06_running/06_progress.ipynb #0bef9978
+@contextmanager
+def show_sweep(
+    workers: int,
+    console: Console | None = None,
+    every_seconds: float = 15.0,  # between two lines in a file on how far it is
+) -> Iterator[Watcher]:
+    """A function that shows the jobs of a sweep as they are now, to be called often: `watch` of `sweep`."""
+    console = console or Console()
+    if console.is_terminal:
+        tasks: dict[Path | None, TaskID] = {}
         columns = (
             TextColumn("{task.description:<34}"),
             BarColumn(24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),
         )
-        self.bars = Progress(*columns, console=self.console) if self.console.is_terminal else None
+        with Progress(*columns, console=console) as bars:
+            yield lambda jobs: draw_bars(bars, tasks, jobs, workers)
+        return
+    states: dict[Path, str] = {}
+    written_at = time.monotonic()
 
-    def __enter__(self) -> SweepProgress:
-        if self.bars is not None:
-            self.bars.start()
-        return self
+    def write(jobs: Sequence[Job]) -> None:
+        nonlocal written_at
+        lines = changed_lines(jobs, states)
+        if time.monotonic() - written_at > every_seconds:
+            written_at = time.monotonic()
+            lines.append(status_line(jobs, workers))
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.bars is not None:
-            self.bars.stop()
-
-    def __call__(self, jobs: Sequence[Job]) -> None:
-        """Show the jobs as they are now."""
-        changed = [job for job in jobs if self.states.get(str(job.run_dir)) != job.state]
-        for job in changed:
-            key = str(job.run_dir)
-            if job.state == "running":
-                self.began[key] = time.monotonic()
-            elif key in self.began:
-                self.durations.append(time.monotonic() - self.began.pop(key))
-            self.states[key] = job.state
-        if self.bars is not None:
-            self._draw(jobs)
-        else:
-            self._write(jobs, changed)
-
-    def _draw(self, jobs: Sequence[Job]) -> None:
-        assert self.bars is not None
-        for job in jobs:
-            if job.state == "queued":
-                continue
-            key = str(job.run_dir)
-            if key not in self.tasks:
-                self.tasks[key] = self.bars.add_task(job.label, text="", total=None)
-            words = f"{job.state}  {clock(job.seconds_left)} left" if job.state == "running" else job.state
-            self.bars.update(self.tasks[key], completed=job.epoch, total=job.epochs or None, text=words)
-        if "all" not in self.tasks:
-            self.tasks["all"] = self.bars.add_task("all runs", text="", total=len(jobs))
-        ended = sum(job.state not in ("queued", "running") for job in jobs)
-        self.bars.update(
-            self.tasks["all"],
-            completed=ended,
-            text=f"about {clock(time_left(jobs, self.workers, self.durations))} left",
-        )
-
-    def _write(self, jobs: Sequence[Job], changed: Sequence[Job]) -> None:
-        ended = sum(job.state not in ("queued", "running") for job in jobs)
-        for job in changed:
-            if job.state != "queued":
-                note = f": {job.message}" if job.message else ""
-                self.console.print(
-                    f"[{ended}/{len(jobs)}] {job.label} {job.state}{note}",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
-        if time.monotonic() - self.spoke > self.every:
-            self.spoke = time.monotonic()
-            now = ", ".join(f"{job.label} {job.epoch}/{job.epochs or '?'}" for job in jobs if job.state == "running")
-            left = clock(time_left(jobs, self.workers, self.durations))
-            self.console.print(
-                f"[{ended}/{len(jobs)}] {now}; about {left} left", markup=False, highlight=False, soft_wrap=True
-            )
+    yield write
 
 # %% ../../nbs/06_running/06_progress.ipynb #07ce3721
 def sweep_visibly(
@@ -136,7 +119,7 @@ def sweep_visibly(
     """Execute runs with a progress display, in the main thread of a process."""
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        with SweepProgress(workers) as show:
+        with show_sweep(workers) as show:
             return sweep(
                 configs,
                 out,

@@ -6,13 +6,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from importlib import import_module, metadata
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..core.config import RunConfig, check_run, merge, nearest, nested, read_yaml
+from thesis_surrogates.core.config import (
+    RunConfig,
+    as_mapping,
+    canonical,
+    check_run,
+    merge,
+    nearest,
+    nested,
+    read_yaml,
+    run_name,
+    useless_keys,
+)
 from ..core.errors import ConfigError
 from ..core.files import package_folder
 from ..core.suites import expand_suite
@@ -21,8 +34,9 @@ if TYPE_CHECKING:
     from thesis_surrogates.core.system import System
 
 # %% auto #0
-__all__ = ['SYSTEMS', 'get_system', 'resolve', 'experiments_folder', 'suites', 'suite_path', 'named_runs', 'merge_run',
-           'list_runs', 'load_suite', 'suite_remedy', 'load_run', 'read_settings', 'read_seeds']
+__all__ = ['SYSTEMS', 'get_system', 'resolve', 'experiments_folder', 'suites', 'suite_path', 'split_target', 'named_runs',
+           'merge_run', 'list_runs', 'load_suite', 'suite_remedy', 'load_run', 'setting', 'report_useless_keys',
+           'useless_keys_of', 'read_settings', 'read_seeds']
 
 # %% ../../nbs/06_running/00_registry.ipynb #2adc70ee
 SYSTEMS: dict[str, str | System] = {
@@ -99,23 +113,27 @@ def suite_path(name: str | Path) -> Path:
     return known[str(name)]
 
 
+def split_target(target: str | Path) -> tuple[str, str]:
+    """Suite or file, and the name of one run of it; the name is empty where all runs are meant."""
+    whole = Path(target).is_file() or ":" not in str(target)
+    suite, _, name = (str(target), "", "") if whole else str(target).rpartition(":")
+    return suite, name
+
+
 def named_runs(target: str | Path) -> list[dict[str, Any]]:
     """The runs that a target names, not checked yet.
 
     A target is a suite, one run of it (`tracks/demo:mlp`), or a YAML file of one run.
     """
-    whole = Path(target).is_file() or ":" not in str(target)
-    suite, _, name = (str(target), "", "") if whole else str(target).rpartition(":")
+    suite, name = split_target(target)
     path = suite_path(suite)
     values = read_yaml(path)
     alone = not values.keys() & {"defaults", "runs", "grid"} and values.keys() & {"system", "model", "data", "train"}
-    runs = [{"name": path.stem, **values}] if alone else expand_suite(values, str(path))
-    if not name:
-        return runs
-    found = [run for run in runs if run["name"] == name]
-    if not found:
-        raise ConfigError(f"{suite} has no run {name!r}; {nearest(name, [str(run['name']) for run in runs])}")
-    return found
+    runs = [values] if alone else expand_suite(values, str(path))
+    names = [run_name(run) for run in runs]
+    if name and name not in names:
+        raise ConfigError(f"{suite} has no run {name!r}; {nearest(name, names)}")
+    return [runs[names.index(name)]] if name else runs
 
 # %% ../../nbs/06_running/00_registry.ipynb #4578f94d
 def merge_run(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,9 +153,11 @@ def load_suite(
     """All runs of a target with the overrides, once for each seed; every one is checked before any is returned.
 
     Raises:
-        ConfigError: listing what is wrong, and in which runs.
+        ConfigError: listing what is wrong, and in which runs; or a seed among the overrides beside `seeds`.
     """
     over = dict(overrides or {})
+    if seeds and "seed" in over:
+        raise ConfigError(f"--set seed={over['seed']}: --seeds chooses the seeds already; give one of the two")
     repeats = [{**over, "seed": seed} for seed in seeds or ()] or [over]
     mappings, runs = named_runs(target), []
     problems: dict[str, dict[str, None]] = {}  # line to names of runs, in order
@@ -146,7 +166,7 @@ def load_suite(
             runs.append(resolve(values))
         except ConfigError as error:
             for line in str(error).splitlines():
-                problems.setdefault(line, {})[str(values.get("name"))] = None
+                problems.setdefault(line, {})[run_name(values)] = None
     if problems:
         raise ConfigError("\n".join(f"{target}, {list_runs(list(names))}: {line}" for line, names in problems.items()))
     return runs
@@ -172,19 +192,58 @@ def load_run(target: str | Path, overrides: Mapping[str, Any] | None = None) -> 
         raise ConfigError(suite_remedy(str(target), [run.name for run in runs]))
     return runs[0]
 
+# %% ../../nbs/06_running/00_registry.ipynb #3c1f0a52
+def setting(config: RunConfig, key: str) -> str | None:
+    """What stands at a dotted key, as text that can be compared; None where this model makes no use of the key."""
+    if any(key == ignored or key.startswith(f"{ignored}.") for ignored in config.model.ignores):
+        return None
+    try:
+        return canonical(reduce(getitem, key.split("."), as_mapping(config)))
+    except (KeyError, TypeError):  # a key of another model
+        return None
+
+
+def report_useless_keys(configs: Sequence[RunConfig], suite: Sequence[RunConfig] = ()) -> list[str]:
+    """A line for each key that was set in vain; what another run, also of the `suite`, makes use of is no fault."""
+    in_vain = [(config, useless_keys(config)) for config in configs]
+    keys = {key for _, found in in_vain for key in found}
+    used = {(other.system, key, setting(other, key)) for other in (*configs, *suite) for key in keys}
+    lines: dict[tuple[str, str], list[str]] = {}
+    for config, found in in_vain:
+        for key, value in found.items():
+            if (config.system, key, canonical(value)) not in used:
+                lines.setdefault((config.model.name, f"{key} = {value!r}"), []).append(config.name)
+    return [
+        f"{list_runs(names)}: the model {model} makes no use of {what}; leave it out"
+        for (model, what), names in lines.items()
+    ]
+
+
+def useless_keys_of(target: str | Path, configs: Sequence[RunConfig]) -> list[str]:
+    """`report_useless_keys` of runs that were loaded from a target, beside all runs of its suite."""
+    suite, name = split_target(target)
+    try:
+        return report_useless_keys(configs, load_suite(suite) if name else ())
+    except ConfigError:  # another run of the suite is wrong
+        return report_useless_keys(configs)
+
 # %% ../../nbs/06_running/00_registry.ipynb #1096685b
 def read_settings(settings: Sequence[str] | None) -> dict[str, Any]:
     """`["train.epochs=3"]` to `{"train": {"epochs": 3}}`; values are read as YAML.
 
     Raises:
-        ConfigError: a setting without `=`, or without a key before it.
+        ConfigError: a setting without `=`, without a key before it, or with a value that is not YAML.
     """
     result: dict[str, Any] = {}
     for setting in settings or ():
         key, equals, value = setting.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             raise ConfigError(f"--set {setting}: write it as key=value, e.g. train.epochs=3")
-        result = merge(result, nested(key, yaml.safe_load(value)))
+        try:
+            result = merge(result, nested(key, yaml.safe_load(value)))
+        except yaml.YAMLError as error:
+            reason = getattr(error, "problem", None) or "not YAML"
+            raise ConfigError(f"--set {setting}: the value cannot be read ({reason}); is a bracket missing?") from None
     return result
 
 
@@ -192,9 +251,12 @@ def read_seeds(text: str) -> list[int]:
     """`"0,1,2"` to integers.
 
     Raises:
-        ConfigError: something else stands between the commas.
+        ConfigError: something else stands between the commas, or a seed stands there twice.
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
-    if not all(word.isdigit() for word in words):
+    if not all(word.isdecimal() for word in words):
         raise ConfigError(f"--seeds {text}: give non-negative integers with commas between them, e.g. 0,1,2")
-    return [int(word) for word in words]
+    seeds = [int(word) for word in words]
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds {text}: a seed is given twice; a run with the same seed is the same run")
+    return seeds

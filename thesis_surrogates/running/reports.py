@@ -6,23 +6,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..core.config import RunConfig, config_diff, read_yaml
-from ..core.errors import ConfigError
-from ..core.facts import find_runs, read_run
+from ..core.comparison import cheapest_as_accurate
+from ..core.config import RunConfig, config_diff, nearest, read_yaml
+from ..core.errors import ConfigError, FactsError
+from ..core.facts import find_runs, natural_key, read_run
+from ..core.plots import axis_label
 from ..core.run_files import read_config
-from ..core.tables import comparison_table
+from ..core.system import System
+from ..core.tables import comparison_table, format_table
 from .execution import run_directory
-from .registry import experiments_folder, get_system, load_suite, suite_path, suites
+from .registry import SYSTEMS, experiments_folder, get_system, load_suite, suite_path, suites
 from .templates import execute_notebook
 
 # %% auto #0
-__all__ = ['is_suite', 'runs_of', 'label_of', 'by_system', 'make_reports', 'compare_runs', 'finished_runs', 'measure_costs']
+__all__ = ['SHOWN_RUNS', 'SHOWN_ROWS', 'is_suite', 'runs_of', 'label_of', 'by_system', 'system_of', 'make_reports',
+           'settings_table', 'deciding_rows', 'Comparison', 'compare_runs', 'finished_runs', 'measure_costs']
 
 # %% ../../nbs/06_running/07_reports.ipynb #bd2d34b9
 def is_suite(target: str | Path) -> bool:
@@ -34,15 +39,14 @@ def runs_of(target: str | Path, out: str | Path = "outputs/runs") -> list[Path]:
     """Run directories of a suite (those that exist under `out`) or of a folder.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or no such folder.
     """
     if is_suite(target):
-        found = [
-            path
-            for config in load_suite(target)
-            if (path := run_directory(config, out)).joinpath("config.yaml").is_file()
-        ]
+        wanted = dict.fromkeys(run_directory(config, out) for config in load_suite(target))
+        found = [path for path in wanted if (path / "config.yaml").is_file()]
         remedy = f"execute the suite first: surrogates sweep {target}"
+    elif not Path(target).exists():
+        raise ConfigError(f"{target}: no such folder and no such suite; {nearest(str(target), list(suites()))}")
     else:
         found, remedy = find_runs(target), "give a run directory, a folder that holds some, or a suite"
     if not found:
@@ -57,13 +61,43 @@ def label_of(target: str | Path) -> str:
 
 # %% ../../nbs/06_running/07_reports.ipynb #bdfce7c0
 def by_system(run_dirs: Sequence[Path]) -> dict[str, list[Path]]:
-    """Run directories grouped by their system, in the order of the registry of configurations."""
+    """Run directories grouped by their system; one without a readable configuration stands in each group.
+
+    Raises:
+        FactsError: no configuration can be read, or a run is of a system that this version does not know.
+    """
     groups: dict[str, list[Path]] = {}
+    problems: list[tuple[Path, FactsError]] = []
     for run_dir in run_dirs:
-        groups.setdefault(str(read_config(run_dir).get("system")), []).append(run_dir)
-    return groups
+        try:
+            name = str(read_config(run_dir).get("system"))
+        except FactsError as error:
+            problems.append((run_dir, error))
+            continue
+        if name not in SYSTEMS:
+            raise FactsError(
+                f"{run_dir}: a run of the system {name!r}, which is not known; {nearest(name, list(SYSTEMS))}"
+            )
+        groups.setdefault(name, []).append(run_dir)
+    if problems and not groups:
+        raise problems[0][1]
+    return {name: [*members, *(run_dir for run_dir, _ in problems)] for name, members in groups.items()}
 
 
+def system_of(run_dirs: Sequence[str | Path]) -> System:
+    """The one system of some runs.
+
+    Raises:
+        ConfigError: no runs, or runs of several systems.
+    """
+    if not run_dirs:
+        raise ConfigError("run_dirs: no runs; give run directories")
+    names = list(by_system([Path(run_dir) for run_dir in run_dirs]))
+    if len(names) > 1:
+        raise ConfigError(f"run_dirs: runs of {', '.join(names)}; a millimetre and a percent share no table")
+    return get_system(names[0])
+
+# %% ../../nbs/06_running/07_reports.ipynb #bdfce7c1
 def make_reports(
     target: str | Path, out: str | Path = "outputs/runs", reports: str | Path = "outputs/reports"
 ) -> list[Path]:
@@ -92,28 +126,92 @@ def make_reports(
     return written
 
 # %% ../../nbs/06_running/07_reports.ipynb #bb455894
-def compare_runs(
-    target: str | Path, out: str | Path = "outputs/runs"
-) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """For each system of a target: its title, keys that differ between its runs, their rows beside the baselines."""
-    for name, run_dirs in by_system(runs_of(target, out)).items():
-        system, configs = get_system(name), [read_run(path).config for path in run_dirs]
-        labels = [config["name"] for config in configs]
-        keys: list[dict[str, Any]] = [
-            {"key": key, **dict(zip(labels, values, strict=True))}
-            for key, values in config_diff(configs).items()
-            if key not in ("name", "question")
-        ]
-        yield (
-            system.title,
-            pd.DataFrame(keys),
-            comparison_table(run_dirs, columns=system.columns, headline=system.headline),
+SHOWN_RUNS = 6  # that differ: with more, values are listed for each key and not for each run
+SHOWN_ROWS = 10  # surrogates of each dataset, runs without a result, and keys
+
+
+def settings_table(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """A row for each key that differs between configurations, by their labels: a column for each, or their values."""
+    differing = config_diff(list(configs.values()))
+    rows = {key: values for key, values in differing.items() if key not in ("name", "question", "system")}
+    if len(configs) <= SHOWN_RUNS:
+        return pd.DataFrame(
+            [{"key": key, **dict(zip(configs, values, strict=True))} for key, values in rows.items()]
+        ).astype(object)
+    texts = {key: ", ".join(sorted(set(map(str, values)), key=natural_key)) for key, values in rows.items()}
+    return pd.DataFrame([{"key": key, "values": text} for key, text in texts.items()])
+
+# %% ../../nbs/06_running/07_reports.ipynb #bb45589b
+def deciding_rows(table: pd.DataFrame, headline: str) -> pd.DataFrame:
+    """The rows of a comparison that a reader wants first, in their order."""
+    chosen: list[Any] = list(table.index[table.status != "done"][:SHOWN_ROWS])
+    done = table[table.status == "done"]
+    for _, group in done.groupby("data"):
+        kinds = {kind: group[group.kind == kind] for kind in ("nothing", "classical", "surrogate")}
+        classical, best = kinds["classical"], kinds["surrogate"][headline].min()
+        exact = cheapest_as_accurate(classical, headline, best)
+        for part in (kinds["nothing"].nsmallest(1, headline), kinds["surrogate"].head(SHOWN_ROWS)):
+            chosen += list(part.index)
+        chosen += [*classical.nsmallest(1, "cost_us").index, *classical.nsmallest(1, headline).index]
+        chosen += [] if exact is None else [exact.name]
+    return table.loc[sorted(set(chosen))]
+
+# %% ../../nbs/06_running/07_reports.ipynb #bb455895
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Runs of one system beside its baselines."""
+
+    title: str
+    headline: str
+    settings: pd.DataFrame  # `settings_table`
+    table: pd.DataFrame  # `core.tables.comparison_table`, complete
+
+    def short_table(self) -> pd.DataFrame:
+        """The rows and columns that decide, as text, narrow enough for most terminals."""
+        head, *rows = format_table(deciding_rows(self.table, self.headline), (self.headline,), self.headline, bold=str)
+        table = pd.DataFrame(rows, columns=head).drop(columns="training [s]")
+        return table.rename(columns={axis_label("cost_us"): "cost [µs]"})
+
+    def problems(self) -> list[str]:
+        """A line for each run without a result of which the reason is known."""
+        without = self.table[self.table.status != "done"].fillna({"note": ""}).to_dict("records")
+        return [f"{row['contender']} ({row['status']}): {row['note']}" for row in without if row["note"]]
+
+    def left_out(self) -> str:
+        """How many rows the short form leaves out; empty where it has all."""
+        rows = len(self.table) - len(deciding_rows(self.table, self.headline))
+        keys = max(0, len(self.settings) - SHOWN_ROWS)
+        counts = {f"{rows} of {len(self.table)} rows": rows, f"{keys} of {len(self.settings)} keys": keys}
+        words = [text for text, number in counts.items() if number]
+        return f"left out: {' and '.join(words)}" if words else ""
+
+# %% ../../nbs/06_running/07_reports.ipynb #bb455896
+def compare_runs(targets: Sequence[str | Path], out: str | Path = "outputs/runs") -> Iterator[Comparison]:
+    """The runs of folders and suites, compared with each other and with the baselines, system by system."""
+    found = {path.resolve(): path for target in targets for path in runs_of(target, out)}
+    for name, run_dirs in by_system(list(found.values())).items():
+        system, configs = get_system(name), {}
+        for run_dir in run_dirs:
+            try:
+                configs[run_dir] = read_run(run_dir).config
+            except FactsError:  # the table names it, with the reason
+                continue
+        names = [str(config.get("name")) for config in configs.values()]
+        labels = [own if names.count(own) == 1 else path.name for own, path in zip(names, configs, strict=True)]
+        table = comparison_table(run_dirs, columns=system.columns, headline=system.headline)
+        table["seeds"] = table.seeds.where(table.kind == "surrogate").astype("Int64")  # a baseline has no seed
+        yield Comparison(
+            title=system.title,
+            headline=system.headline,
+            settings=settings_table(dict(zip(labels, configs.values(), strict=True))),
+            table=table,
         )
 
-
+# %% ../../nbs/06_running/07_reports.ipynb #9e5a3229
 def finished_runs(configs: Sequence[RunConfig], out: str | Path) -> list[Path]:
     """Run directories of the configurations that are done."""
-    return [path for config in configs if read_run(path := run_directory(config, out)).status == "done"]
+    places = dict.fromkeys(run_directory(config, out) for config in configs)
+    return [path for path in places if read_run(path).status == "done"]
 
 
 def measure_costs(run_dirs: Sequence[Path], folder: Path, data_dir: Path) -> None:

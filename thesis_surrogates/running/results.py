@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core.comparison import cheapest_as_accurate
 from ..core.config import recipe_hash
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, FactsError
 from ..core.facts import Run
 from ..core.metrics import format_value
 from ..core.plots import accuracy_cost, axis_label, loss_curves
@@ -56,10 +56,20 @@ def recipe_of(config: str) -> str:
 
 
 def read_system(system: str, folder: str | Path | None) -> tuple[list[Run], list[Problem]]:
-    """Published runs of one system in natural order, and those that this version cannot read, with the reason."""
+    """Published runs of one system in natural order, and those that this version cannot read, with the reason.
+
+    Raises:
+        ConfigError: there is no such system.
+        FactsError: the folder is none of published facts.
+    """
     if system not in SYSTEMS:
         raise ConfigError(f"system: no system {system!r}; there are {', '.join(SYSTEMS)}")
-    found, problems = read_published(Path(folder) / system) if folder is not None else ([], [])
+    if folder is None:
+        return [], []
+    home = Path(folder)
+    if not home.is_dir() or (home / "runs.jsonl").is_file() or any(home.glob("*/runs.jsonl")):
+        raise FactsError(f"{folder}: no folder of published facts; give outputs/published, which holds the systems")
+    found, problems = read_published(home / system) if any(home.glob(f"{system}/*/runs.jsonl")) else ([], [])
     runs = []
     for run in found:
         try:

@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.config import RunConfig, as_mapping
+from ..core.config import RunConfig, as_mapping, config_hash
 from ..core.errors import ConfigError, SurrogatesError
 from ..core.facts import read_run
 from ..core.recorder import prepare_run
-from .datasets import datasets_of, ensure_dataset
-from .execution import pick_device, run_directory
-from .registry import get_system
+from .datasets import prepare_datasets
+from .execution import check_budget, pick_device, run_directory
 from .templates import BUSY, start_run
 
 # %% auto #0
@@ -39,6 +38,7 @@ class Job:
     message: str = ""
     process: subprocess.Popen[bytes] | None = None
     began: float = field(default_factory=time.monotonic)
+    seconds: float | None = None  # how long it took, once it has ended
 
     @property
     def label(self) -> str:
@@ -73,7 +73,7 @@ def update_progress(job: Job) -> None:
 def record_end(job: Job) -> None:
     """Name the end of a job whose process has ended: the facts decide, the exit code only marks a busy run."""
     code = job.process.returncode if job.process is not None else None
-    job.process = None
+    job.process, job.seconds = None, time.monotonic() - job.began
     if code == BUSY:
         job.state, job.message = "busy", "another process is executing this run"
         return
@@ -85,7 +85,9 @@ def record_end(job: Job) -> None:
         return
     job.state = facts.status if facts.status in ("done", "paused", "killed") else "failed"
     known = facts.error or {}
-    if job.state != "done":
+    if job.state == "paused":
+        job.message = "the budget is used up; the same command goes on"
+    elif job.state != "done":
         job.message = (
             f"{known.get('type', '')}: {known.get('message', '')}".strip(": ") or f"exit code {code}; see log.txt"
         )
@@ -102,20 +104,21 @@ def sweep(
     watch: Watcher = lambda jobs: None,  # called with all jobs, for a progress display
     period: float = 0.5,  # seconds between two calls
 ) -> list[Job]:
-    """Execute runs side by side, each in its own process; skip those that are done.
+    """Execute runs side by side, each in its own process; skip those that are done or given twice.
 
     Raises:
-        ConfigError: no runs, fewer than one worker, or a device that is not there.
+        ConfigError: no runs, fewer than one worker, no time, or a device that is not there.
         DataError, FactsError: a dataset or a run directory that cannot be used; nothing has been started then.
     """
     if not configs:
         raise ConfigError("there is nothing to run; the suite is empty")
     if workers < 1:
         raise ConfigError(f"workers is {workers}; give at least 1")
+    check_budget(budget_seconds)
     pick_device(device)
-    for config in datasets_of(list(configs), data_dir).values():
-        ensure_dataset(get_system(config.system), config.data, data_dir)
-    jobs = [Job(config, run_directory(config, out)) for config in configs]
+    prepare_datasets(configs, data_dir)
+    distinct = {config_hash(config): config for config in reversed(configs)}  # the first of each wins
+    jobs = [Job(config, run_directory(config, out)) for config in configs if distinct[config_hash(config)] is config]
     for job in jobs:
         prepare_run(job.run_dir, as_mapping(job.config))
         job.state = "done" if read_run(job.run_dir).status == "done" else "queued"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import RunConfig, as_mapping, nearest
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, DataError, FactsError, SurrogatesError
 from ..core.facts import read_run
 from ..core.files import FileLock
 from ..core.run_files import RunFiles
@@ -23,7 +23,8 @@ from .execution import run_directory
 from .registry import experiments_folder
 
 # %% auto #0
-__all__ = ['BUSY', 'this_python', 'execute_notebook', 'refuse_undeclared', 'to_seconds', 'start_run', 'serve_request', 'main']
+__all__ = ['PLAIN_ERRORS', 'BUSY', 'this_python', 'execute_notebook', 'refuse_undeclared', 'to_seconds', 'start_run',
+           'serve_request', 'main']
 
 # %% ../../nbs/06_running/04_templates.ipynb #eafcf2e2
 def this_python(sockets: str) -> type:
@@ -43,12 +44,19 @@ def this_python(sockets: str) -> type:
     return ThisPython
 
 # %% ../../nbs/06_running/04_templates.ipynb #720ed3e8
+# errors of a cell whose message is all that a user needs
+PLAIN_ERRORS: Mapping[str, type[SurrogatesError]] = {
+    kind.__name__: kind for kind in (ConfigError, DataError, FactsError)
+}
+
+
 def execute_notebook(template: Path, output: Path, parameters: Mapping[str, Any]) -> None:
     """Run a template with parameters and keep the executed notebook.
 
     Raises:
         ConfigError: a parameter that the template does not have.
-        papermill.PapermillExecutionError: a cell raised.
+        ConfigError, DataError, FactsError: a cell raised it; the user can repair it, so that its message is enough.
+        papermill.PapermillExecutionError: a cell raised another error.
     """
     import papermill
 
@@ -57,16 +65,21 @@ def execute_notebook(template: Path, output: Path, parameters: Mapping[str, Any]
         if name not in known:
             raise ConfigError(f"{template.name} has no parameter {name!r}; {nearest(name, list(known))}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="surrogates-") as sockets:
-        papermill.execute_notebook(
-            str(template),
-            str(output),
-            dict(parameters),
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            kernel_manager_class=this_python(sockets),
-        )
+    try:
+        with tempfile.TemporaryDirectory(prefix="surrogates-") as sockets:
+            papermill.execute_notebook(
+                str(template),
+                str(output),
+                dict(parameters),
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                kernel_manager_class=this_python(sockets),
+            )
+    except papermill.PapermillExecutionError as error:
+        if error.ename not in PLAIN_ERRORS:
+            raise
+        raise PLAIN_ERRORS[error.ename](error.evalue) from None
 
 # %% ../../nbs/06_running/04_templates.ipynb #5b1dfa02
 def refuse_undeclared(namespace: MutableMapping[str, Any], declared: Sequence[str]) -> None:
