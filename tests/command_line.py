@@ -34,7 +34,7 @@ def _execute(words: list[str], folder: str, environment: dict[str, str], streams
 def surrogates(
     *words: object, cwd: Path, env: dict[str, str] | None = None, timeout: float = 250
 ) -> subprocess.CompletedProcess[str]:
-    """The finished process of `surrogates WORDS` in the folder `cwd`: returncode, stdout, stderr."""
+    """The finished process of the command line with these words in the folder `cwd`: returncode, stdout, stderr."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(env or {})}
     with tempfile.TemporaryDirectory() as folder:
         streams = [os.path.join(folder, name) for name in ("stdout", "stderr")]
