@@ -39,9 +39,11 @@ import pandas as pd
 import torch
 
 from thesis_surrogates.core.export.onnx import Deployable, ExportError, export_onnx, export_torchscript, silent
+from thesis_surrogates.core.facts import reason_not_measurable
 from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.plots import KIND_COLOR, new_figure, save_figure, style
 from thesis_surrogates.core.recorder import append_event
+from thesis_surrogates.core.runtimes import runtime_facts
 from thesis_surrogates.core.surrogate import Surrogate
 from thesis_surrogates.core.timing import in_pieces, time_in_turns
 from thesis_surrogates.running.execution import load_surrogate
@@ -52,7 +54,7 @@ from thesis_surrogates.tracks.field import Field, make_field
 from thesis_surrogates.tracks.figures import accuracy_against_cost
 from thesis_surrogates.tracks.propagation import propagate
 from thesis_surrogates.tracks.steppers import CURVATURE, cash_karp_batch, rk4_batch
-from thesis_surrogates.tracks.study.runtimes import STEPPERS, reason_not_measurable, runtime_facts
+from thesis_surrogates.tracks.study.runtimes import RUNTIMES, STEPPERS
 
 PIECE = 5000  # rows that a network sees at once
 COUNTS = tuple(
@@ -522,7 +524,8 @@ def main() -> None:
             name: result[name] for name in ("machine", "protocol")
         }
         for name, place in places.items() if not options.no_facts else ():
-            append_event(place, "runtimes", runtime_facts(found["rows"], name, {**about, "together": len(members)}))
+            kept = runtime_facts(found["rows"], name, {**about, "together": len(members)}, RUNTIMES.errors)
+            append_event(place, "runtimes", kept)
         figures(options.out, number, found)
     print(options.out / "timing_results.json")
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ..core.comparison import Scores
 from ..core.data import Data
+from ..core.frontier import space_heights, write_beside
 from ..core.plots import PALETTE, accuracy_cost, new_figure, style
 from .analytic_fields import Field
 from .data import field_of
@@ -68,20 +69,10 @@ def names_to_draw(scores: Mapping[str, Scores]) -> list[str]:
 
 def name_lines(axes: Axes, ends: Sequence[tuple[str, float, float, str]], apart: float = 0.035) -> None:
     """Write names at the ends of lines on a logarithmic axis, at least `apart` of its height from each other."""
-    low, high = np.log10(axes.get_ylim())
-    previous = -np.inf
-    for name, x, y, color in sorted(ends, key=lambda end: end[2]):
-        height = max((np.log10(max(y, 1e-300)) - low) / (high - low), previous + apart)
-        axes.annotate(
-            name,
-            (x, 10 ** (low + height * (high - low))),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=7,
-            color=color,
-            va="center",
-        )
-        previous = height
+    ordered = sorted(ends, key=lambda end: end[2])
+    heights = space_heights(axes, [max(end[2], 1e-300) for end in ordered], apart)
+    for (name, x, _, color), y in zip(ordered, heights, strict=True):
+        write_beside(axes, name, (x, y), (4, 0), fontsize=7, color=color, va="center")
 
 # %% ../../nbs/02_tracks/16_figures.ipynb #651f5d5b
 def error_against_momentum(scores: Mapping[str, Scores], bins: int = 10) -> tuple[Figure, pd.DataFrame]:
