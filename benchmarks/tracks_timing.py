@@ -59,9 +59,9 @@ from thesis_surrogates.tracks.study.runtimes import RUNTIMES, STEPPERS
 PIECE = 5000  # rows that a network sees at once
 COUNTS = tuple(
     n for n in STEP_COUNTS if n <= 16 or n % 2 == 0
-)  # of Runge-Kutta's steps: close enough for a rival of every error
-TOO_EXACT = (
-    30  # a stepper that is so many times more exact than every surrogate ends its family: what is finer is not timed
+)  # of Runge-Kutta's steps: close enough for a baseline of every error
+TOO_ACCURATE = (
+    30  # a stepper that is so many times more accurate than every surrogate ends its family: what is finer is not timed
 )
 WARM_UP, FEWEST, MOST = 200, 3, 30  # warm-up calls at most, and repeats as far as the budget of seconds allows
 REPEATS = 5  # of the C++ programs, which time themselves
@@ -321,13 +321,15 @@ def native(
             )
 
 
-def rivals(methods: list[Method], quality: list[dict[str, float]]) -> tuple[list[Method], list[dict[str, float]]]:
-    """Methods and their errors; of each family of steppers only as far as the first that is far more exact, in mean
+def choose_methods(
+    methods: list[Method], quality: list[dict[str, float]]
+) -> tuple[list[Method], list[dict[str, float]]]:
+    """Methods and their errors; of each family of steppers only as far as the first that is far more accurate, in mean
     and in median, than every surrogate.
     """
     own = [error for method, error in zip(methods, quality, strict=True) if method.kind == "surrogate"]
     floor = {
-        name: min((error[name] for error in own), default=0.0) / TOO_EXACT
+        name: min((error[name] for error in own), default=0.0) / TOO_ACCURATE
         for name in ("position_mean_mm", "position_median_mm")
     }
     kept, enough = [], set()
@@ -345,7 +347,7 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """One row per method and batch."""
     quality = [errors(method, inputs, target) for method in methods]
-    methods, quality = rivals(methods, quality)
+    methods, quality = choose_methods(methods, quality)
     for batch in batches:
         rows = inputs.repeat(math.ceil(batch / len(inputs)), 1)[:batch].contiguous()
         able = [(method, error) for method, error in zip(methods, quality, strict=True) if batch <= method.largest]

@@ -28,6 +28,7 @@ from thesis_surrogates.core.frontier import Family, FrontierLook, Way, frontier_
 from thesis_surrogates.core.recorder import append_event, open_run
 from thesis_surrogates.core.runtimes import RuntimeComparison, costs_markdown, runtime_facts, runtime_table
 from thesis_surrogates.core.trust_tables import spread_table, trust_facts
+from thesis_surrogates.running.results import approximations_markdown
 
 RATES = RuntimeComparison(
     item="cell",
@@ -184,3 +185,10 @@ def test_the_best_surrogate_is_first_and_one_without_the_deciding_group_last(tmp
     table = spread_table(runs, "sums", ["region"], ["p50"], {"region": "all"})
     assert list(dict.fromkeys(table.surrogate)) == ["c", "a", "b"] and len(table) == 5
     assert spread_table(runs, "other", ["region"], ["p50"], {"region": "all"}).empty
+
+
+def test_notes_of_older_runs_are_shown_in_the_words_of_today():
+    """Published facts stay as they are; only what is shown of them is worded anew."""
+    notes = ["from the axis, nothing learned; labels: rk4", "from the axis, untrained; labels: rk4"]
+    table = pd.DataFrame({"contender": ["older", "newer"], "note": notes})
+    assert approximations_markdown(table).splitlines()[-1] == "- **older, newer**: from the axis, untrained"

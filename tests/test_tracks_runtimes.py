@@ -105,7 +105,7 @@ def table_of(runs, batch, headline="position_mean_mm"):
 
 @pytest.fixture
 def seeds(tmp_path):
-    """Three seeds of one recipe; the last is less exact, so that fewer steps rival it."""
+    """Three seeds of one recipe; the last is less accurate, so that fewer steps are enough."""
     numbers = [(1e-2, 1.0), (1e-2, 1.2), (3e-2, 0.9)]
     return [
         recorded(tmp_path / str(seed), seed=seed, runtimes=kept(measurement(*given)))
@@ -131,10 +131,10 @@ def test_stored_numbers_have_four_digits_and_words_stay():
     assert back.a[0] == 1.235e-7 and math.isnan(back.a[1]) and list(back.b) == [3, 4] and list(back.c) == ["x", "y"]
 
 
-def test_the_cheapest_method_that_is_as_exact(seeds):
+def test_the_cheapest_method_that_is_at_least_as_accurate(seeds):
     table = table_of(seeds, 1000)
     kernel = table[table.against == "bare kernel"].iloc[0]
-    assert kernel.seeds == 3 and kernel.runtime == "torch eager" and kernel.rival == "RK4 8 steps / RK4 4 steps"
+    assert kernel.seeds == 3 and kernel.runtime == "torch eager" and kernel.baseline == "RK4 8 steps / RK4 4 steps"
     assert kernel.cost_us == 0.5 and (kernel.cost_us_low, kernel.cost_us_high) == (0.45, 0.6)
     assert (
         kernel.ratio == pytest.approx(6 / 0.6)
@@ -166,13 +166,13 @@ def test_another_headline_counts_another_error(tmp_path):
     for row in rows:
         row["position_median_mm"] = 1e-9 if row["contender"] == "parabola" else 1.0
     one = recorded(tmp_path / "a", runtimes=kept(rows))
-    assert table_of([one], 1000, "position_median_mm").set_index("against").loc["bare kernel", "rival"] == "parabola"
+    assert table_of([one], 1000, "position_median_mm").set_index("against").loc["bare kernel", "baseline"] == "parabola"
 
 
-def test_nothing_is_as_exact(tmp_path):
+def test_nothing_is_as_accurate(tmp_path):
     one = recorded(tmp_path / "a", runtimes=kept(measurement(error=1e-6)))
     table = table_of([one], 1000)
-    assert set(table.rival) == {"none"} and np.isinf(table.ratio).all()
+    assert set(table.baseline) == {"none"} and np.isinf(table.ratio).all()
     assert (
         "| none | – | inf |" in savings_markdown(table, "position_mean_mm", RUNTIMES)
         and costs_markdown(table, RUNTIMES).count("**") == 4
@@ -365,7 +365,7 @@ def test_the_timing_program_adds_runtimes(trained, tmp_path):
     assert {"straight line", "parabola", "axis tables", "RK4 2 steps", "Cash-Karp 0.3 mm", "tiny"} <= set(
         rows.contender
     )
-    assert "Cash-Karp 1e-06 mm" not in set(rows.contender)  # a hasty network has no such rival
+    assert "Cash-Karp 1e-06 mm" not in set(rows.contender)  # a hasty network has no such baseline
     assert "60 fresh tracks" in conditions_text([read_run(trained)], "track")
 
 

@@ -1,4 +1,4 @@
-// Runge-Kutta in C++: the classical rival of every surrogate. States are rows of x, y [mm], tx, ty, q/p [1/GeV], z0, dz [mm].
+// Runge-Kutta in C++: the classical baseline of every surrogate. States are rows of x, y [mm], tx, ty, q/p [1/GeV], z0, dz [mm].
 //   baseline --states states.csv --out final.csv --field lhcb_like --method rk4 --step 100
 //   baseline --states states.csv --time 1000000 --method cash_karp --step 1000 --error 1e-4
 #include "program.hpp"

@@ -81,7 +81,7 @@ def evaluate_all(
 ) -> list[dict[str, Any]]:
     """One row per method: contender (its name), kind, parameters, note, cost_us (per item), and the metrics."""
     if items < 1:
-        raise ValueError(f"items is {items}; a competition needs at least one item")
+        raise ValueError(f"items is {items}; a comparison needs at least one item")
     known = score_all(contenders, tensors, score) if scores is None else scores
     rows = []
     for contender in contenders:

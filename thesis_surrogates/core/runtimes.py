@@ -102,8 +102,8 @@ def compare_with_baselines(
                 "parameters": own["parameters"],
                 headline: own[headline],
                 "cost_us": own["cost_us"],
-                "rival": "none" if other is None else other.contender,
-                "rival_cost_us": np.nan if other is None else other.cost_us,
+                "baseline": "none" if other is None else other.contender,
+                "baseline_cost_us": np.nan if other is None else other.cost_us,
                 "ratio": np.inf if other is None else other.cost_us / own["cost_us"],
             }
 
@@ -112,7 +112,7 @@ def runtime_table(runs: Sequence[Run], batch: int, headline: str, compared: Runt
     """One row per surrogate, runtime and class of baselines: medians over the seeds, and ranges of cost and ratio.
 
     Columns: surrogate, runtime, against, seeds, parameters, the headline, cost_us, cost_us_low, cost_us_high,
-    rival (the baseline; names over the seeds, joined), rival_cost_us, ratio, ratio_low, ratio_high.
+    baseline (names over the seeds, joined), baseline_cost_us, ratio, ratio_low, ratio_high.
     The best error comes first; without facts there are no rows.
     """
     pairs = [compare_with_baselines(runtime_rows(run, batch), headline, compared.classes) for run in runs]
@@ -124,15 +124,15 @@ def runtime_table(runs: Sequence[Run], batch: int, headline: str, compared: Runt
             "seeds": len(group),
             "parameters": int(group.parameters.median()),
             headline: group[headline].median(),
-            "rival": " / ".join(dict.fromkeys(group.rival)),
-            "rival_cost_us": group.rival_cost_us.median(),
+            "baseline": " / ".join(dict.fromkeys(group.baseline)),
+            "baseline_cost_us": group.baseline_cost_us.median(),
         }
         for name in ("cost_us", "ratio"):
             spread = median_and_spread(group[name])
             row |= {name: spread.median, f"{name}_low": spread.low, f"{name}_high": spread.high}
         rows.append(row)
     columns = [*keys, "seeds", "parameters", headline, "cost_us", "cost_us_low"]
-    columns += ["cost_us_high", "rival", "rival_cost_us", "ratio", "ratio_low", "ratio_high"]
+    columns += ["cost_us_high", "baseline", "baseline_cost_us", "ratio", "ratio_low", "ratio_high"]
     table = pd.DataFrame(rows, columns=columns)
     order = table.groupby("surrogate")[headline].transform("median")
     return table.assign(order=order).sort_values("order", kind="stable").drop(columns="order").reset_index(drop=True)
@@ -145,15 +145,15 @@ def fastest_runtimes(table: pd.DataFrame) -> pd.DataFrame:
 
 def savings_markdown(table: pd.DataFrame, headline: str, compared: RuntimeComparison) -> str:
     """Each surrogate in its fastest runtime beside the cheapest classical method that is at least as accurate."""
-    costs = ["fastest runtime", "cost [µs]", "classical, as exact", "its cost [µs]", "ratio"]
+    costs = ["fastest runtime", "cost [µs]", "baseline, at least as accurate", "its cost [µs]", "ratio"]
     rows = [
         [
             str(r["surrogate"]),
             f"{r[headline]:.3g}",
             str(r["runtime"]),
             format_value(r["cost_us"], r["cost_us_low"], r["cost_us_high"], same_ends=False),
-            f"{r['rival']}, {r['against']}" if r["rival"].startswith(compared.called_in_ways) else r["rival"],
-            format_value(r["rival_cost_us"]),
+            f"{r['baseline']}, {r['against']}" if r["baseline"].startswith(compared.called_in_ways) else r["baseline"],
+            format_value(r["baseline_cost_us"]),
             format_value(r["ratio"], r["ratio_low"], r["ratio_high"], same_ends=False),
         ]
         for r in fastest_runtimes(table).to_dict("records")

@@ -134,8 +134,8 @@ def residual_distribution(scores: Mapping[str, Scores]) -> tuple[Figure, pd.Data
             right.plot(line.position_mm, line.share, **how, label=name)
             if name in networks:
                 x = scores[name].samples["x_mm"]
-                reach = max(float(np.quantile(np.abs(x), 0.99)), 1e-9)
-                left.hist(x, bins=80, range=(-reach, reach), histtype="step", color=how["color"], label=name)
+                half_width = max(float(np.quantile(np.abs(x), 0.99)), 1e-9)
+                left.hist(x, bins=80, range=(-half_width, half_width), histtype="step", color=how["color"], label=name)
         left.set(xlabel="x predicted − true [mm]", ylabel="tracks per bin")
         right.set(xscale="log", xlabel="position error [mm]", ylabel="share of tracks below", ylim=(0, 1.02))
         right.legend(fontsize=6, loc="lower left", bbox_to_anchor=(1.0, 0.0))

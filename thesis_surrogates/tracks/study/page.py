@@ -155,7 +155,7 @@ def chosen_rows(study: Study, suite: str, paid: pd.DataFrame) -> list[dict]:
 def goal_cells(suite: str, row: Mapping, trusted: pd.DataFrame) -> list[str]:
     """One contender of a suite beside the goals: position and p95 [µm], slope [10⁻⁶], error of the Jacobian."""
     goals, first = GOALS[suite], headline_of(suite)
-    seeds = f"({int(row['seeds'])})" if row["kind"] == "surrogate" else "(nothing learned)"
+    seeds = f"({int(row['seeds'])})" if row["kind"] == "surrogate" else "(untrained)"
     scales = {"position_p95_mm": 1e3, "slope_mean": 1e6}
     return [
         suite,

@@ -125,7 +125,7 @@ def gain_over_axis_tables(table: pd.DataFrame, headline: str) -> str:
     if best < error:
         factor = format_digits(error / best)
         return f"Learning makes the {quantity} error of the *{name}*, {known} µm, {factor} times smaller."
-    alone = f"The *{name}* alone, with nothing learned, have a {quantity} error of {known} µm"
+    alone = f"The *{name}* alone, untrained, have a {quantity} error of {known} µm"
     return f"{alone}: **the surrogate adds nothing to them**."
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #393021d6
