@@ -39,15 +39,17 @@ from fresh_tracks import count_errors, draw_fresh_tracks
 from timing_methods import PIECE, Method, classical, networks, select_comparable
 from timing_native import measure_native
 
+from thesis_surrogates.core.facts import reason_not_measurable
 from thesis_surrogates.core.plots import KIND_COLOR, new_figure, save_figure, style
 from thesis_surrogates.core.recorder import append_event
+from thesis_surrogates.core.runtimes import runtime_facts
 from thesis_surrogates.core.surrogate import Surrogate
 from thesis_surrogates.core.timing import time_in_turns
 from thesis_surrogates.running.execution import load_surrogate
 from thesis_surrogates.tracks.data import TracksData
 from thesis_surrogates.tracks.field import make_field
 from thesis_surrogates.tracks.figures import accuracy_against_cost
-from thesis_surrogates.tracks.study.runtimes import reason_not_measurable, runtime_facts
+from thesis_surrogates.tracks.study.runtimes import RUNTIMES
 
 WARM_UP, FEWEST, MOST = 200, 3, 30  # warm-up calls at most, and repeats as far as the budget of seconds allows
 
@@ -237,7 +239,8 @@ def main() -> None:
             name: result[name] for name in ("machine", "protocol")
         }
         for name, place in places.items() if not options.no_facts else ():
-            append_event(place, "runtimes", runtime_facts(found["rows"], name, {**about, "together": len(members)}))
+            kept = runtime_facts(found["rows"], name, {**about, "together": len(members)}, RUNTIMES.errors)
+            append_event(place, "runtimes", kept)
         figures(options.out, number, found)
     print(options.out / "timing_results.json")
 

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from fresh_tracks import draw_fresh_tracks
 
+from thesis_surrogates.core.facts import reason_not_measurable
 from thesis_surrogates.core.plots import save_figure
 from thesis_surrogates.core.recorder import append_event
+from thesis_surrogates.core.trust_tables import trust_facts
 from thesis_surrogates.running.datasets import ensure_dataset
 from thesis_surrogates.running.execution import trained_model
 from thesis_surrogates.tracks.field import Field, make_field
 from thesis_surrogates.tracks.propagation import propagate
-from thesis_surrogates.tracks.study.runtimes import reason_not_measurable
-from thesis_surrogates.tracks.study.trust_tables import trust_facts
 from thesis_surrogates.tracks.trust.jacobian import jacobian_against_momentum, jacobian_errors, jacobian_table
 from thesis_surrogates.tracks.trust.physics_checks import checks_figure, checks_table
 from thesis_surrogates.tracks.trust.validity import fallback_table, fit_validity, save_validity

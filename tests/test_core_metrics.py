@@ -1,4 +1,4 @@
-"""Guards of the metrics: quantiles, bootstrap coverage, curve questions, the competition."""
+"""Guards of the metrics: quantiles, bootstrap coverage, curve questions, the comparison."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def score(predictions, truth):
     return Scores(metrics={"error_mm": float(np.abs(predictions["y"] - truth["x"]).max())})
 
 
-def test_competition_times_what_it_should():
+def test_comparison_times_what_it_should():
     tensors = {"x": np.arange(10.0)}
     timed = contender("timed", timed=lambda tensors: time.sleep(0.02))
     rows = evaluate_all([contender("plain"), timed], tensors, score, items=10)
@@ -127,7 +127,7 @@ def test_competition_times_what_it_should():
     assert evaluate_all([contender("plain")], tensors, score, items=10, scores=known)[0]["error_mm"] == 7.0
 
 
-def test_competition_refuses_twins_and_no_items():
+def test_comparison_refuses_twins_and_no_items():
     with pytest.raises(ValueError, match="two contenders"):
         score_all([contender("a"), contender("a")], {"x": np.zeros(1)}, score)
     with pytest.raises(ValueError, match="at least one item"):

@@ -26,7 +26,7 @@ FILES = ("runs.jsonl", "baselines.jsonl", "scalars.csv")
 
 
 def trained(folder, name, *, seed=0, epochs=4, error=0.1, cost=0.2, data="d" * 16, extra=None):
-    """A run with curves and a competition, as a training writes them."""
+    """A run with curves and a comparison, as a training writes them."""
     config = {
         "system": "toy",
         "name": name,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from thesis_surrogates.core.frontier import frontier_figure
 from thesis_surrogates.core.tables import build_table
 from thesis_surrogates.tracks.exchange.lhcb_output import (
     LhcbOutputError,
@@ -20,7 +21,7 @@ from thesis_surrogates.tracks.exchange.lhcb_output import (
     parse_extrapolator_test,
     parse_timing,
 )
-from thesis_surrogates.tracks.study.tables import frontier_figure
+from thesis_surrogates.tracks.study.frontier import FRONTIER, reference_lines
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples" / "lhcb"
 TRACK = (
@@ -276,7 +277,9 @@ def test_rows_stand_in_a_comparison_and_in_its_figure():
     assert {"contender", "kind", "status", "seeds", "cost_us", "position_mean_mm", "slope_mean"} <= set(empty) & set(
         rows
     )
-    drawn = {text.get_text() for text in frontier_figure(table, "position_mean_mm").axes[0].texts}
+    lines = reference_lines("position_mean_mm", None)
+    figure = frontier_figure(table, "position_mean_mm", lines, FRONTIER)
+    drawn = {text.get_text() for text in figure.axes[0].texts}
     assert {"LHCb SyntheticMedium", "LHCb SyntheticCoarse", "LHCb CashKarp"} <= drawn
 
 

@@ -14,38 +14,33 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from thesis_surrogates.core.facts import read_run
+from thesis_surrogates.core.facts import as_split, from_split, read_run, reason_not_measurable
+from thesis_surrogates.core.frontier import runtime_frontier
 from thesis_surrogates.core.plots import few_colors
 from thesis_surrogates.core.publishing import publish, read_published
 from thesis_surrogates.core.recorder import append_event, open_run
-from thesis_surrogates.running.execution import run
-from thesis_surrogates.tracks.study.frontier import runtime_frontier
-from thesis_surrogates.tracks.study.runtimes import (
-    UNMEASURED,
-    as_split,
+from thesis_surrogates.core.runtimes import (
     conditions_text,
     cost_ratios,
     costs_markdown,
-    from_split,
     measured_batches,
     pool_runs,
-    reason_not_measurable,
     runtime_facts,
     runtime_rows,
     runtime_table,
     savings_markdown,
 )
-from thesis_surrogates.tracks.study.trust_tables import (
-    UNTRIED,
+from thesis_surrogates.core.trust_tables import (
     checks_markdown,
     fallback_markdown,
     fallback_medians,
     goal_cell,
-    jacobian_markdown,
-    jacobian_of,
     trust_facts,
-    trust_table,
 )
+from thesis_surrogates.running.execution import run
+from thesis_surrogates.tracks.study.frontier import FRONTIER, reference_lines
+from thesis_surrogates.tracks.study.runtimes import RUNTIMES, UNMEASURED
+from thesis_surrogates.tracks.study.trust_tables import UNTRIED, jacobian_markdown, jacobian_of, trust_table
 
 ROOT = Path(__file__).resolve().parent.parent
 ABOUT = {"tracks": 100, "machine": {"processor": "a processor", "torch": "2"}, "protocol": {"threads": 1}}
@@ -99,18 +94,27 @@ def recorded(place, name="net", seed=0, **moments):
     return read_run(place)
 
 
+def kept(rows):
+    """What the run of `net` keeps of a measurement."""
+    return runtime_facts(rows, "net", ABOUT, RUNTIMES.errors)
+
+
+def table_of(runs, batch, headline="position_mean_mm"):
+    return runtime_table(runs, batch, headline, RUNTIMES)
+
+
 @pytest.fixture
 def seeds(tmp_path):
-    """Three seeds of one recipe; the last is less exact, so that fewer steps rival it."""
+    """Three seeds of one recipe; the last is less accurate, so that fewer steps are enough."""
     numbers = [(1e-2, 1.0), (1e-2, 1.2), (3e-2, 0.9)]
     return [
-        recorded(tmp_path / str(seed), seed=seed, runtimes=runtime_facts(measurement(*given), "net", ABOUT))
+        recorded(tmp_path / str(seed), seed=seed, runtimes=kept(measurement(*given)))
         for seed, given in enumerate(numbers)
     ]
 
 
 def test_a_run_keeps_its_own_rows_the_classical_ones_and_two_batches():
-    facts = runtime_facts(measurement(), "net", ABOUT)
+    facts = kept(measurement())
     table = from_split(facts["rows"])
     assert facts["batches"] == [1, 1000] and facts["machine"] == ABOUT["machine"]
     assert set(table.contender) == {"straight line", "parabola", "RK4 4 steps", "RK4 8 steps", "net"}
@@ -127,10 +131,10 @@ def test_stored_numbers_have_four_digits_and_words_stay():
     assert back.a[0] == 1.235e-7 and math.isnan(back.a[1]) and list(back.b) == [3, 4] and list(back.c) == ["x", "y"]
 
 
-def test_the_cheapest_method_that_is_as_exact(seeds):
-    table = runtime_table(seeds, 1000)
+def test_the_cheapest_method_that_is_at_least_as_accurate(seeds):
+    table = table_of(seeds, 1000)
     kernel = table[table.against == "bare kernel"].iloc[0]
-    assert kernel.seeds == 3 and kernel.runtime == "torch eager" and kernel.rival == "RK4 8 steps / RK4 4 steps"
+    assert kernel.seeds == 3 and kernel.runtime == "torch eager" and kernel.baseline == "RK4 8 steps / RK4 4 steps"
     assert kernel.cost_us == 0.5 and (kernel.cost_us_low, kernel.cost_us_high) == (0.45, 0.6)
     assert (
         kernel.ratio == pytest.approx(6 / 0.6)
@@ -143,12 +147,12 @@ def test_the_cheapest_method_that_is_as_exact(seeds):
 
 
 def test_a_single_track_is_also_held_against_the_python_entry(seeds):
-    table = runtime_table(seeds[:1], 1).set_index("against")
+    table = table_of(seeds[:1], 1).set_index("against")
     assert table.loc["bare kernel", "ratio"] == pytest.approx(16 / 90) and table.loc[
         "Python entry", "ratio"
     ] == pytest.approx(60 / 90, rel=1e-3)
     assert table.loc["C++", "ratio"] == pytest.approx(5 / 1.25)
-    assert list(cost_ratios(seeds[:1]).columns) == [
+    assert list(cost_ratios(seeds[:1], "position_mean_mm", RUNTIMES).columns) == [
         "1,000 tracks, bare kernel",
         "1,000 tracks, C++",
         "one track, bare kernel",
@@ -161,21 +165,22 @@ def test_another_headline_counts_another_error(tmp_path):
     rows = measurement()
     for row in rows:
         row["position_median_mm"] = 1e-9 if row["contender"] == "parabola" else 1.0
-    one = recorded(tmp_path / "a", runtimes=runtime_facts(rows, "net", ABOUT))
+    one = recorded(tmp_path / "a", runtimes=kept(rows))
+    assert table_of([one], 1000, "position_median_mm").set_index("against").loc["bare kernel", "baseline"] == "parabola"
+
+
+def test_nothing_is_as_accurate(tmp_path):
+    one = recorded(tmp_path / "a", runtimes=kept(measurement(error=1e-6)))
+    table = table_of([one], 1000)
+    assert set(table.baseline) == {"none"} and np.isinf(table.ratio).all()
     assert (
-        runtime_table([one], 1000, "position_median_mm").set_index("against").loc["bare kernel", "rival"] == "parabola"
+        "| none | – | inf |" in savings_markdown(table, "position_mean_mm", RUNTIMES)
+        and costs_markdown(table, RUNTIMES).count("**") == 4
     )
 
 
-def test_nothing_is_as_exact(tmp_path):
-    one = recorded(tmp_path / "a", runtimes=runtime_facts(measurement(error=1e-6), "net", ABOUT))
-    table = runtime_table([one], 1000)
-    assert set(table.rival) == {"none"} and np.isinf(table.ratio).all()
-    assert "| none | – | inf |" in savings_markdown(table) and costs_markdown(table).count("**") == 4
-
-
 def test_the_last_measurement_counts_and_runs_without_any_do_not_matter(tmp_path, seeds):
-    append_event(tmp_path / "0", "runtimes", runtime_facts(measurement(cost=2.0), "net", ABOUT))
+    append_event(tmp_path / "0", "runtimes", kept(measurement(cost=2.0)))
     again, bare = read_run(tmp_path / "0"), recorded(tmp_path / "bare", name="bare")
     assert pool_runs([again, bare], 1000).query("path == 'torch eager' and kind == 'surrogate'").cost_us.iloc[0] == 1.0
     assert (
@@ -183,20 +188,24 @@ def test_the_last_measurement_counts_and_runs_without_any_do_not_matter(tmp_path
         and measured_batches([bare]) == []
         and measured_batches([bare, again]) == [1000, 1]
     )
-    assert runtime_rows(again, 50).empty and runtime_table([again], 50).empty
+    assert runtime_rows(again, 50).empty and table_of([again], 50).empty
 
 
 def test_without_facts_there_are_sentences(tmp_path):
     bare = recorded(tmp_path / "bare")
     for runs in ([], [bare]):
-        assert savings_markdown(runtime_table(runs, 1)) == costs_markdown(runtime_table(runs, 1)) == UNMEASURED
-        assert runtime_frontier(runs) is None and cost_ratios(runs).empty and conditions_text(runs) == ""
-        assert jacobian_markdown(trust_table(runs)) == fallback_markdown(runs) == checks_markdown(runs) == UNTRIED
-        assert fallback_medians(runs).empty and math.isnan(jacobian_of(trust_table(runs), "net"))
+        assert costs_markdown(table_of(runs, 1), RUNTIMES) == UNMEASURED
+        assert savings_markdown(table_of(runs, 1), "position_mean_mm", RUNTIMES) == UNMEASURED
+        assert runtime_frontier(runs, "position_mean_mm", {}, FRONTIER) is None and conditions_text(runs, "track") == ""
+        assert cost_ratios(runs, "position_mean_mm", RUNTIMES).empty
+        assert jacobian_markdown(trust_table(runs)) == fallback_markdown(runs, "mm", UNTRIED) == UNTRIED
+        assert checks_markdown(runs, "RK4", UNTRIED) == UNTRIED
+        assert fallback_medians(runs, "mm").empty and math.isnan(jacobian_of(trust_table(runs), "net"))
 
 
 def test_figure_shows_every_step_count_and_one_column_where_c_plus_plus_is_missing(tmp_path, seeds):
-    figure, drawn = runtime_frontier(seeds, goal=3e-3)
+    lines = reference_lines("position_mean_mm", 3e-3)
+    figure, drawn = runtime_frontier(seeds, "position_mean_mm", lines, FRONTIER)
     assert len(figure.axes) == 4 and len(drawn[(drawn.batch == 1) & (drawn.contender == "RK4 8 steps")]) == 3
     words = {text.get_text() for axes in figure.axes for text in axes.texts}
     assert {
@@ -211,8 +220,8 @@ def test_figure_shows_every_step_count_and_one_column_where_c_plus_plus_is_missi
         "goal, mean 3 µm",
     } <= words
     rows = [row for row in measurement() if "C++" not in row["path"]]
-    alone = recorded(tmp_path / "alone", runtimes=runtime_facts(rows, "net", ABOUT))
-    assert len(runtime_frontier([alone])[0].axes) == 2
+    alone = recorded(tmp_path / "alone", runtimes=kept(rows))
+    assert len(runtime_frontier([alone], "position_mean_mm", lines, FRONTIER)[0].axes) == 2
     assert few_colors(figure)[1:4] == b"PNG" and len(few_colors(figure)) < 40_000
 
 
@@ -268,9 +277,9 @@ def test_trust_is_the_median_over_the_seeds(tmp_path):
     assert (one.seeds, one.p50, one.p50_low, one.p50_high, one.p95) == (3, 2e-3, 1e-3, 7e-3, 8e-3)
     assert jacobian_of(table, "net") == 2e-3 and math.isnan(jacobian_of(table, "another"))
     assert "| net | 3 | 0.002 [0.001, 0.007] | 0.008 [0.004, 0.028] | 0.001 | 2e-05 |" in jacobian_markdown(table)
-    assert list(fallback_medians(runs).flagged) == pytest.approx([0.3, 0.03])
-    assert "| net | 9 | 30.00% → 0.9 | 3.00% → 9 |" in fallback_markdown(runs)
-    assert "| RK4 | 1e-09 | 1e-09 |\n| net | 0.002 | 0.002 |" in checks_markdown(runs)
+    assert list(fallback_medians(runs, "mm").flagged) == pytest.approx([0.3, 0.03])
+    assert "| net | 9 | 30.00% → 0.9 | 3.00% → 9 |" in fallback_markdown(runs, "mm", UNTRIED)
+    assert "| RK4 | 1e-09 | 1e-09 |\n| net | 0.002 | 0.002 |" in checks_markdown(runs, "RK4", UNTRIED)
 
 
 def test_goal_cells():
@@ -284,13 +293,13 @@ def test_goal_cells():
 def test_facts_are_published_and_small(tmp_path):
     one = recorded(
         tmp_path / "run",
-        runtimes=runtime_facts(measurement(), "net", ABOUT),
+        runtimes=kept(measurement()),
         trust=trust_facts(examined(), {"tracks": 10}),
     )
     publish([one.path], tmp_path / "published")
     (there,), unread = read_published(tmp_path / "published" / "tracks")
     assert not unread
-    pd.testing.assert_frame_equal(runtime_table([one], 1000), runtime_table([there], 1000))
+    pd.testing.assert_frame_equal(table_of([one], 1000), table_of([there], 1000))
     pd.testing.assert_frame_equal(trust_table([one]), trust_table([there]))
     assert (there.path.parent / "runs.jsonl").stat().st_size < 8000
 
@@ -348,7 +357,7 @@ def test_the_timing_program_adds_runtimes(trained, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "timing_results.json").is_file()
-    table = runtime_table([read_run(trained)], 20)
+    table = table_of([read_run(trained)], 20)
     assert {"torch eager", "torch.compile", "ONNX Runtime", "TorchScript"} == set(table.runtime) and (
         table.cost_us > 0
     ).all()
@@ -358,7 +367,7 @@ def test_the_timing_program_adds_runtimes(trained, tmp_path):
     )
     assert "Cash-Karp 1e-06 mm" not in set(rows.contender)  # a hasty network needs no such baseline
     assert (rows[rows.contender == "tiny"].parameters > 0).all()
-    assert "60 fresh tracks" in conditions_text([read_run(trained)])
+    assert "60 fresh tracks" in conditions_text([read_run(trained)], "track")
 
 
 def test_the_trust_program_adds_trust(trained, tmp_path):
@@ -380,11 +389,11 @@ def test_the_trust_program_adds_trust(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "trust.json").is_file()
     one = read_run(trained)
-    assert 0 < jacobian_of(trust_table([one]), "tiny") < 10 and list(fallback_medians([one]).tolerance_mm) == [
+    assert 0 < jacobian_of(trust_table([one]), "tiny") < 10 and list(fallback_medians([one], "mm").tolerance_mm) == [
         1.0,
         100.0,
     ]
-    assert one.last_event("trust")["tracks"] == 80 and "| RK4 |" in checks_markdown([one])
+    assert one.last_event("trust")["tracks"] == 80 and "| RK4 |" in checks_markdown([one], "RK4", UNTRIED)
 
 
 @pytest.mark.parametrize("name", ["tracks_timing", "tracks_trust"])

@@ -18,7 +18,8 @@ from .data import Tensors
 from .timing import seconds_per_call
 
 # %% auto #0
-__all__ = ['Kind', 'Contender', 'Scores', 'score_all', 'without_gradients', 'evaluate_all', 'cheapest_as_accurate']
+__all__ = ['Kind', 'Contender', 'Scores', 'score_all', 'without_gradients', 'evaluate_all', 'cheapest_as_accurate',
+           'pareto_front']
 
 # %% ../../nbs/01_core/18_comparison.ipynb #cbb59d52
 Kind = Literal["surrogate", "classical", "nothing"]
@@ -80,7 +81,7 @@ def evaluate_all(
 ) -> list[dict[str, Any]]:
     """One row per method: contender (its name), kind, parameters, note, cost_us (per item), and the metrics."""
     if items < 1:
-        raise ValueError(f"items is {items}; a competition needs at least one item")
+        raise ValueError(f"items is {items}; a comparison needs at least one item")
     known = score_all(contenders, tensors, score) if scores is None else scores
     rows = []
     for contender in contenders:
@@ -96,3 +97,10 @@ def cheapest_as_accurate(baselines: pd.DataFrame, headline: str, error: float) -
     """Of the baselines whose `headline` is at most `error` the cheapest by `cost_us`; None where there is none."""
     accurate = baselines[baselines[headline] <= error]
     return accurate.sort_values("cost_us").iloc[0] if len(accurate) else None
+
+# %% ../../nbs/01_core/18_comparison.ipynb #91801ba1
+def pareto_front(table: pd.DataFrame, headline: str) -> pd.DataFrame:
+    """The rows that no other row beats both in `cost_us` and in `headline`, the cheapest first."""
+    ordered = table.dropna(subset=["cost_us", headline]).sort_values(["cost_us", headline], kind="stable")
+    best_before = ordered[headline].cummin().shift(fill_value=np.inf)
+    return ordered[ordered[headline] < best_before]

@@ -31,7 +31,8 @@ from thesis_surrogates.core.run_files import (
 
 # %% auto #0
 __all__ = ['STALE_SECONDS', 'derive_status', 'Run', 'read_run', 'headline_of', 'rows_to_show', 'summary_words', 'natural_key',
-           'find_runs', 'swept_keys', 'run_row', 'load_runs', 'FactsError']
+           'find_runs', 'swept_keys', 'run_row', 'load_runs', 'as_split', 'from_split', 'reason_not_measurable',
+           'FactsError']
 
 # %% ../../nbs/01_core/15_facts.ipynb #0aea6e07
 _all_ = ["FactsError"]
@@ -237,3 +238,34 @@ def load_runs(path: str | Path) -> pd.DataFrame:
     hashes = table.get("config_hash", pd.Series(index=table.index, dtype=object))
     table["duplicate"] = hashes.duplicated() & hashes.notna()
     return table
+
+# %% ../../nbs/01_core/15_facts.ipynb #9c920b1d
+def as_split(table: pd.DataFrame) -> dict[str, Any]:
+    """A table as column names and rows, numbers with four digits."""
+    rows = table.astype(object).to_numpy().tolist()
+    return {
+        "columns": list(table.columns),
+        "data": [[float(f"{v:.4g}") if isinstance(v, float) else v for v in row] for row in rows],
+    }
+
+
+def from_split(stored: Mapping[str, Any]) -> pd.DataFrame:
+    """What `as_split` stored."""
+    return pd.DataFrame(stored["data"], columns=stored["columns"])
+
+# %% ../../nbs/01_core/15_facts.ipynb #6b6f6550
+def reason_not_measurable(run_dir: str | Path, system: str) -> str | None:
+    """Why a folder is no trained run of a system that facts can be added to, in one line; None if it is one."""
+    files = RunFiles(Path(run_dir))
+    try:
+        found = read_config(files.path).get("system")
+    except FactsError as error:
+        return str(error).splitlines()[0]
+    if found != system:
+        return f"{run_dir}: a run of the system {found!r}, not of {system}"
+    if not (files.checkpoints / "best.pt").is_file():
+        return f"{run_dir}: no checkpoints/best.pt; train the run, and give its own directory, not the published one"
+    lock = FileLock(files.lock)
+    if lock.is_taken():
+        return f"{run_dir}: {lock.holder()} writes to it; wait until it has ended"
+    return None

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 # %% auto #0
-__all__ = ['quantile_summary', 'bootstrap_interval', 'format_value', 'Spread', 'median_and_spread', 'epoch_to_fraction',
-           'overfit_flag']
+__all__ = ['quantile_summary', 'bootstrap_interval', 'format_value', 'format_digits', 'Spread', 'median_and_spread',
+           'epoch_to_fraction', 'overfit_flag']
 
 # %% ../../nbs/01_core/16_metrics.ipynb #72466c37
 def quantile_summary(
@@ -80,6 +80,11 @@ def format_value(
     if math.isnan(low) or (not same_ends and text(low) == text(high)):
         return text(value)
     return f"{text(value)} [{text(low)}, {text(high)}]"
+
+# %% ../../nbs/01_core/16_metrics.ipynb #a2e20564
+def format_digits(value: float, places: int = 2) -> str:
+    """`12,300`, `0.0924`: a few significant digits without an exponent; a dash where there is no number."""
+    return format_value(value, digits=places, exponent=False)
 
 # %% ../../nbs/01_core/16_metrics.ipynb #31f19882
 @dataclass(frozen=True, kw_only=True)

@@ -50,9 +50,9 @@ def residual_figure(scores: Mapping[str, Scores]) -> tuple[Figure, pd.DataFrame]
     tables = []
     with style():
         figure, panels = new_figure(1, 3, width=9.0, height=3.0)
-        for panel, (name, (label, reach)) in zip(panels, RESIDUALS.items(), strict=True):
+        for panel, (name, (label, half_width)) in zip(panels, RESIDUALS.items(), strict=True):
             samples = {contender: one.samples[name] for contender, one in scores.items()}
-            table = histogram_table(samples, np.linspace(-reach, reach, 61))
+            table = histogram_table(samples, np.linspace(-half_width, half_width, 61))
             draw_histograms(panel, table, label)
             panel.locator_params(axis="x", nbins=5)
             tables.append(table.assign(coordinate=name))

@@ -61,8 +61,10 @@ def orbits_figure(scores: Mapping[str, Scores], data: Data) -> tuple[Figure, pd.
                 color, width, alpha = ("k", 2.5, 0.3) if name == "truth" else (PALETTE[k - 1], 1.0, 1.0)
                 ax.plot(path.x_km / 1000, path.y_km / 1000, label=str(name), color=color, lw=width, alpha=alpha)
             ax.set(aspect="equal", xlabel="x (1000 km)", title=f"e = {eccentricity[row]:.2f}")
-            reach = 1.3 * table[(table.orbit == row) & (table.contender == "truth")][["x_km", "y_km"]].abs().max().max()
-            ax.set(xlim=(-reach / 1000, reach / 1000), ylim=(-reach / 1000, reach / 1000))
+            half_width = (
+                1.3 * table[(table.orbit == row) & (table.contender == "truth")][["x_km", "y_km"]].abs().max().max()
+            )
+            ax.set(xlim=(-half_width / 1000, half_width / 1000), ylim=(-half_width / 1000, half_width / 1000))
         axes[0].set_ylabel("y (1000 km)")
         axes[-1].legend(fontsize=6, loc="upper right")
     return figure, table

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['SUMMARY_COLUMNS', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'left_out', 'suite_runs',
-           'suites_by_recipe', 'suite_of', 'published_table', 'approximations_markdown', 'scalars_of', 'table_markdown',
-           'format_quantity', 'format_factor', 'against_nothing', 'against_classical', 'verdict', 'savings',
-           'figure_or_sentence', 'cost_figure', 'curves_figure', 'summary_suite_table', 'summary', 'summary_markdown']
+__all__ = ['OLDER_WORDS', 'SUMMARY_COLUMNS', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'left_out',
+           'suite_runs', 'suites_by_recipe', 'suite_of', 'published_table', 'approximations_markdown', 'scalars_of',
+           'table_markdown', 'format_quantity', 'format_factor', 'against_nothing', 'against_classical', 'verdict',
+           'savings', 'figure_or_sentence', 'cost_figure', 'curves_figure', 'summary_suite_table', 'summary',
+           'summary_markdown']
 
 # %% ../../nbs/06_running/08_results.ipynb #c94a47b1
 def published_folder(start: str | Path = ".") -> Path | None:
@@ -135,6 +136,9 @@ def published_table(system: str, folder: str | Path | None, suite: str | None = 
     return comparison_table(runs, record.columns, record.headline) if record else pd.DataFrame()
 
 
+OLDER_WORDS = {"nothing learned": "untrained"}  # in notes of runs that were published before -> as they are shown
+
+
 def approximations_markdown(table: pd.DataFrame) -> str:
     """Markdown lists of what contenders declare about their numbers, one for each kind of labels.
 
@@ -148,6 +152,7 @@ def approximations_markdown(table: pd.DataFrame) -> str:
         return ", ".join(different[:6]) + (f" and {len(different) - 6} more" if len(different) > 6 else "")
 
     notes = table[table.note.fillna("") != ""]
+    notes = notes.assign(note=notes.note.replace(OLDER_WORDS, regex=True))
     split = notes.note.str.rpartition("labels: ")
     notes = notes.assign(
         own=split[0].str.rstrip("; ").where(split[1] != "", notes.note), label=split[2].where(split[1] != "", "")
@@ -197,7 +202,7 @@ def against_nothing(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
     """What the best surrogate makes of the error that doing nothing has."""
     idle = table[table.kind == "nothing"]
     if idle.empty:
-        return "The table does not say what doing nothing gives."
+        return "The table has no row for doing nothing."
     start = idle.sort_values(headline).iloc[0]
     error, ratio = format_quantity(start[headline], headline), start[headline] / best[headline]
     if ratio <= 1:
@@ -210,17 +215,19 @@ def against_classical(best: pd.Series, table: pd.DataFrame, headline: str) -> st
     classical = table[table.kind == "classical"]
     if classical.empty:
         return "The table holds no classical method to compare with."
-    exact = cheapest_as_accurate(classical, headline, best[headline])
-    if exact is None:
+    other = cheapest_as_accurate(classical, headline, best[headline])
+    if other is None:
         closest = classical.sort_values(headline).iloc[0]
         error = format_quantity(closest[headline], headline)
-        return f"No classical method in the table is as exact; the closest, {closest.contender}, has {error}."
-    ratio = exact.cost_us / best.cost_us
-    sharper = best[headline] / exact[headline] if exact[headline] > 0 else math.inf
-    method = f"{exact.contender} ({format_quantity(exact[headline], headline)})"
-    name = f"The cheapest classical method that is at least as exact, {method},"
-    less = f" and is {format_factor(sharper)} as exact" if sharper > 1.05 else ""
-    less = " and has no error at all" if math.isinf(sharper) else less
+        return (
+            f"No classical method in the table is at least as accurate; the closest, {closest.contender}, has {error}."
+        )
+    ratio = other.cost_us / best.cost_us
+    advantage = best[headline] / other[headline] if other[headline] > 0 else math.inf
+    method = f"{other.contender} ({format_quantity(other[headline], headline)})"
+    name = f"The cheapest classical method that is at least as accurate, {method},"
+    less = f" and is {format_factor(advantage)} as accurate" if advantage > 1.05 else ""
+    less = " and has no error at all" if math.isinf(advantage) else less
     if ratio > 1.05:
         pays = (
             "**the surrogate pays** where its error is small enough" if ratio >= 2 else "**the surrogate saves little**"
@@ -271,7 +278,7 @@ def savings(table: pd.DataFrame, headline: str) -> pd.DataFrame:
                 "numbers": own.parameters,
                 axis_label(headline): getattr(own, headline),
                 "cost [µs]": own.cost_us,
-                "classical, as exact": method.contender if method is not None else "none",
+                "baseline, at least as accurate": method.contender if method is not None else "none",
                 "its cost [µs]": method.cost_us if method is not None else math.nan,
                 "ratio": method.cost_us / own.cost_us if method is not None else math.inf,
             }

@@ -99,7 +99,7 @@ def baselines(data: Data) -> tuple[Contender, ...]:
             name="axis tables",
             kind="classical",
             predict=lambda t: {"state": tables_state(t["inputs"], once)},
-            note=f"fringe field and focusing from the field on the axis, nothing learned; {label}",
+            note=f"fringe field and focusing from the field on the axis, untrained; {label}",
         ),
         Contender(
             name="axis tables, 2 passes",

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ..core.comparison import Scores
 from ..core.data import Data
+from ..core.frontier import space_heights, write_beside
 from ..core.plots import PALETTE, accuracy_cost, new_figure, style
 from .analytic_fields import Field
 from .data import field_of
@@ -68,20 +69,10 @@ def names_to_draw(scores: Mapping[str, Scores]) -> list[str]:
 
 def name_lines(axes: Axes, ends: Sequence[tuple[str, float, float, str]], apart: float = 0.035) -> None:
     """Write names at the ends of lines on a logarithmic axis, at least `apart` of its height from each other."""
-    low, high = np.log10(axes.get_ylim())
-    previous = -np.inf
-    for name, x, y, color in sorted(ends, key=lambda end: end[2]):
-        height = max((np.log10(max(y, 1e-300)) - low) / (high - low), previous + apart)
-        axes.annotate(
-            name,
-            (x, 10 ** (low + height * (high - low))),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=7,
-            color=color,
-            va="center",
-        )
-        previous = height
+    ordered = sorted(ends, key=lambda end: end[2])
+    heights = space_heights(axes, [max(end[2], 1e-300) for end in ordered], apart)
+    for (name, x, _, color), y in zip(ordered, heights, strict=True):
+        write_beside(axes, name, (x, y), (4, 0), fontsize=7, color=color, va="center")
 
 # %% ../../nbs/02_tracks/16_figures.ipynb #651f5d5b
 def error_against_momentum(scores: Mapping[str, Scores], bins: int = 10) -> tuple[Figure, pd.DataFrame]:
@@ -143,8 +134,8 @@ def residual_distribution(scores: Mapping[str, Scores]) -> tuple[Figure, pd.Data
             right.plot(line.position_mm, line.share, **how, label=name)
             if name in networks:
                 x = scores[name].samples["x_mm"]
-                reach = max(float(np.quantile(np.abs(x), 0.99)), 1e-9)
-                left.hist(x, bins=80, range=(-reach, reach), histtype="step", color=how["color"], label=name)
+                half_width = max(float(np.quantile(np.abs(x), 0.99)), 1e-9)
+                left.hist(x, bins=80, range=(-half_width, half_width), histtype="step", color=how["color"], label=name)
         left.set(xlabel="x predicted − true [mm]", ylabel="tracks per bin")
         right.set(xscale="log", xlabel="position error [mm]", ylabel="share of tracks below", ylim=(0, 1.02))
         right.legend(fontsize=6, loc="lower left", bbox_to_anchor=(1.0, 0.0))

@@ -5,89 +5,38 @@
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #ab32559a
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from ...core.convergence import UNANSWERED, describe_runs, ratios_at_equal_size, size_pays
 from ...core.facts import Run
-from ...core.metrics import format_value, median_and_spread
-from ...core.tables import convergence_table, label
 
 # %% auto #0
-__all__ = ['NOTHING', 'TERMS', 'BANDS', 'DESCRIBED', 'WEIGHTS', 'format_digits', 'describe_run', 'describe_runs', 'group_medians',
-           'training_budget', 'against_plain', 'physics_helps', 'convergence_speed', 'physics_converges', 'size_pays',
-           'overfits']
-
-# %% ../../../nbs/02_tracks/study/00_answers.ipynb #a2e20564
-NOTHING = "*No published run can answer this yet.*"
-TERMS = ("ic", "pde", "stage_1", "stage_2", "stage_3", "stage_4")
-
-
-def format_digits(value: float, places: int = 2) -> str:
-    """`12,300`, `0.0924`: a few significant digits without an exponent; a dash where there is no number."""
-    return format_value(value, digits=places, exponent=False)
-
-# %% ../../../nbs/02_tracks/study/00_answers.ipynb #e81f9f34
-BANDS = ("low", "mid", "high")  # of momentum, as the scores name them
-
-
-def describe_run(one: Run) -> dict[str, Any] | None:
-    """The row of one run in `described`; None where it has no result."""
-    own = next((row for row in one.evaluated if row.get("kind") == "surrogate"), None)
-    if own is None:
-        return None
-    model, train, data = one.config["model"], one.config["train"], one.config["data"]
-    return {
-        "name": label(one),
-        "model": model["name"],
-        "size": model.get("size"),
-        "physics": float(train["lambda_pde"]),
-        "data": float(train["lambda_data"]),
-        "seed": one.config["seed"],
-        "p_low": data["p_low"],
-        "p_high": data["p_high"],
-        "tracks": round(data["n_tracks"] * data["train_share"]),
-        "steps": train["epochs"] * (train["steps_per_epoch"] or math.nan),
-        "error_mm": own["position_mean_mm"],
-        **{band: own.get(f"position_mean_{band}_p_mm") for band in BANDS},
-        "parameters": own["parameters"],
-        "seconds": one.seconds,
-    }
+__all__ = ['SETTINGS', 'BANDS', 'ERRORS', 'WEIGHTS', 'TERMS', 'describe_trainings', 'physics_helps', 'size_answer']
 
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #734930e1
-DESCRIBED = ("name", "model", "size", "physics", "data", "seed", "p_low", "p_high", "tracks", "steps", "error_mm")
+SETTINGS = {
+    "size": "model.size",
+    "physics": "train.lambda_pde",  # weights of the terms of the loss
+    "data": "train.lambda_data",
+    "p_low": "data.p_low",  # GeV
+    "p_high": "data.p_high",
+    "n_tracks": "data.n_tracks",
+    "train_share": "data.train_share",
+}
+BANDS = ("low", "mid", "high")  # of momentum, as the scores name them
+ERRORS = {"error_mm": "position_mean_mm", **{band: f"position_mean_{band}_p_mm" for band in BANDS}}
 
 
-def describe_runs(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per run that has a result.
+def describe_trainings(runs: Sequence[Run]) -> pd.DataFrame:
+    """What `describe_runs` reports of runs of tracks, with the number of training `tracks`.
 
-    Columns: name, model, size, seed, parameters and seconds of the training; weights of the terms `physics` and `data`;
-    momenta `p_low`, `p_high` [GeV] and numbers of training `tracks` and of `steps` of the optimizer (not a number where
-    epochs are whole passes); mean position error on the test tracks [mm], `error_mm`, and `low`, `mid`, `high` by band.
+    Its settings are size, physics, data, p_low and p_high; its errors error_mm, and those of the bands low, mid, high.
     """
-    rows = [row for one in runs if (row := describe_run(one)) is not None]
-    columns = [*DESCRIBED, *BANDS, "parameters", "seconds"]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(BANDS, float))
-
-
-def group_medians(table: pd.DataFrame, by: str, value: str = "error_mm") -> pd.Series:
-    """Median over the runs of each group, in the order of first appearance."""
-    return table.groupby(by, sort=False)[value].median()
-
-
-def training_budget(runs: Sequence[Run]) -> str:
-    """Optimizer steps and batch size of trainings, longest groups first."""
-    groups: dict[tuple[int, int], int] = {}
-    for one in runs:
-        train = one.config["train"]
-        if train.get("steps_per_epoch"):
-            key = (int(train["epochs"]) * int(train["steps_per_epoch"]), int(train["batch_size"]))
-            groups[key] = groups.get(key, 0) + 1
-    ordered = sorted(groups.items(), key=lambda group: -group[1])
-    return ", ".join(f"{steps:,} steps of {batch:,} tracks ({count} trainings)" for (steps, batch), count in ordered)
+    table = describe_runs(runs, ERRORS, SETTINGS)
+    tracks = (table.n_tracks * table.train_share).astype(float).round().astype(int)
+    return table.assign(tracks=tracks).drop(columns=["n_tracks", "train_share"])
 
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #0a852b12
 WEIGHTS = {
@@ -99,40 +48,21 @@ WEIGHTS = {
     (0.0, 1.0): "no labels",
 }
 
-
-def against_plain(table: pd.DataFrame, model: str) -> list[tuple[str, float]]:
-    """Sizes of a model, and its error over that of an mlp with as many parameters."""
-    plain = table[table.model == "mlp"].groupby("parameters").error_mm.median()
-    own = table[table.model == model].groupby("parameters").agg(error=("error_mm", "median"), size=("size", "first"))
-    if not len(plain) or not len(own):
-        return []
-    inside = own[(own.index >= plain.index.min()) & (own.index <= plain.index.max())]
-    known = np.exp(
-        np.interp(
-            np.log(inside.index.to_numpy(float)), np.log(plain.index.to_numpy(float)), np.log(plain.to_numpy(float))
-        )
-    )
-    return [
-        (str(size), float(error / other))
-        for size, error, other in zip(inside["size"], inside.error, known, strict=True)
-    ]
-
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #92b0188c
 def physics_helps(core: Sequence[Run], ablation: Sequence[Run] = ()) -> str:
     """Error of pinn and rk_pinn over a plain network's of their size, and of each physics weight over data alone."""
-    table, words = describe_runs(core), []
+    table, words = describe_trainings(core), []
     for model in ("pinn", "rk_pinn"):
-        pairs = against_plain(table, model)
+        pairs = ratios_at_equal_size(table, model, "mlp", "error_mm", "size")
         if pairs:
             won = [size for size, ratio in pairs if ratio < 1]
             verdict = f"beats it at {', '.join(won)}" if won else "beats it at no size"
             ratios = ", ".join(f"{size} {ratio:.2g}" for size, ratio in pairs)
             words.append(f"against an *mlp* with as many parameters, *{model}* {verdict} ({ratios} times its error)")
-    for name, group in describe_runs(ablation).groupby("model", sort=False):
+    for name, group in describe_trainings(ablation).groupby("model", sort=False):
         keys = zip(group.data, group.physics, strict=True)
-        errors = group_medians(
-            group.assign(weight=[WEIGHTS.get(key, f"{key[0]:g} to {key[1]:g}") for key in keys]), "weight"
-        )
+        weights = [WEIGHTS.get(key, f"{key[0]:g} to {key[1]:g}") for key in keys]
+        errors = group.assign(weight=weights).groupby("weight", sort=False).error_mm.median()
         if "data only" in errors and len(errors) > 1:
             over = (errors / errors["data only"]).drop("data only").sort_values()
             verdict = "helps" if over.iloc[0] < 0.9 else "does not help"
@@ -141,82 +71,12 @@ def physics_helps(core: Sequence[Run], ablation: Sequence[Run] = ()) -> str:
                 + ", ".join(f"{weight} {ratio:.2g}" for weight, ratio in over.items())
                 + " times its error"
             )
-    return "; ".join(words) + "." if words else NOTHING
-
-# %% ../../../nbs/02_tracks/study/00_answers.ipynb #da6abbf3
-def convergence_speed(runs: Sequence[Run]) -> str:
-    """Median share of training that 90 % of the fall of the logarithmic validation loss takes, by model."""
-    if not runs:
-        return NOTHING
-    table = convergence_table(runs).dropna(subset=["epoch_to_90_log"])
-    table["model"] = [
-        next(one.config["model"]["name"] for one in runs if one.config["name"] == name) for name in table.run
-    ]
-    shares = ((table.epoch_to_90_log.astype(float) + 1) / table.epochs).groupby(table.model, sort=False)
-    words = [f"*{model}* after {share.median():.0%} of its epochs" for model, share in shares]
-    seconds = [f"{one.seconds:.0f}" for one in sorted(runs, key=lambda one: one.seconds)]
-    if not words:
-        return NOTHING
-    return (
-        f"90 % of the fall is done by {', '.join(words)} (medians). The trainings took {seconds[0]} to {seconds[-1]} s."
-    )
+    return "; ".join(words) + "." if words else UNANSWERED
 
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #59b284c5
-def physics_converges(runs: Sequence[Run]) -> str:
-    """By which factor each physics term fell from its first epoch to its last, median over the runs that have it."""
-    falls: dict[str, list[float]] = {}
-    for one in runs:
-        for term in TERMS:
-            curve = one.curve("train", term).dropna()
-            if len(curve) > 1 and curve.iloc[-1] > 0:
-                key = f"{one.config['model']['name']} {'stages' if term.startswith('stage') else term}"
-                falls.setdefault(key, []).append(float(curve.iloc[0] / curve.iloc[-1]))
-    if not falls:
-        return NOTHING
-    words = []
-    for key, values in falls.items():
-        spread = median_and_spread(values)
-        verb = "falls" if spread.median > 2 else "hardly moves" if spread.median > 0.5 else "grows"
-        ends = f"{format_digits(spread.low)} to {format_digits(spread.high)} over {spread.n} curves"
-        words.append(f"*{key}* {verb} (by a factor {format_digits(spread.median)}, {ends})")
-    return "First to last epoch: " + "; ".join(words) + "."
+TERMS = {"ic": "ic", "pde": "pde", **{f"stage_{k}": "stages" for k in range(1, 5)}}
 
 # %% ../../../nbs/02_tracks/study/00_answers.ipynb #ddd728b4
-def size_pays(runs: Sequence[Run]) -> str:
+def size_answer(runs: Sequence[Run]) -> str:
     """A power law of error against parameters; by size, the share of training for 90 % of the fall, and the time."""
-    words = []
-    shares = (
-        convergence_table(runs).dropna(subset=["epoch_to_90_log"])
-        if runs
-        else pd.DataFrame(columns=["run", "epoch_to_90_log", "epochs"])
-    )
-    done = ((shares.epoch_to_90_log.astype(float) + 1) / shares.epochs.astype(float)).groupby(shares.run).median()
-    for model, group in describe_runs(runs).groupby("model", sort=False):
-        sizes = group.groupby("parameters").agg(
-            error=("error_mm", "median"), seconds=("seconds", "median"), size=("size", "first"), name=("name", "first")
-        )
-        if len(sizes) > 1:
-            slope = np.polyfit(np.log(sizes.index.to_numpy(float)), np.log(sizes.error.to_numpy()), 1)[0]
-            best, names = int(sizes.error.to_numpy().argmin()), list(sizes["size"])
-            speed = [
-                f"{size} {done[name]:.0%}" for size, name in zip(sizes["size"], sizes.name, strict=True) if name in done
-            ]
-            words.append(
-                f"*{model}*: a fit to {len(sizes)} sizes gives error ~ parameters^({slope:.2f}); "
-                f"best is *{names[best]}* with {sizes.error.iloc[best]:.3g} mm; "
-                f"90 % of the fall takes {', '.join(speed)} of the epochs; "
-                f"{names[-1]} trains {sizes.seconds.iloc[-1] / sizes.seconds.iloc[0]:.2g} times as long as {names[0]}"
-            )
-    return "; ".join(words) + "." if words else NOTHING
-
-# %% ../../../nbs/02_tracks/study/00_answers.ipynb #18bc331b
-def overfits(runs: Sequence[Run]) -> str:
-    """Which runs show a validation curve that turns upward while training goes on falling."""
-    if not runs:
-        return NOTHING
-    table = convergence_table(runs)
-    upward = [bool(flag) for flag in table.overfit]
-    flagged = sorted({str(name) for name, flag in zip(table.run, upward, strict=True) if flag})
-    if not flagged:
-        return f"None of {len(table)} trainings: no validation curve turns upward while its training curve falls."
-    return f"{sum(upward)} of {len(table)} trainings: {', '.join(f'*{name}*' for name in flagged)}."
+    return size_pays(runs, describe_trainings(runs), "error_mm", "mm", "size")

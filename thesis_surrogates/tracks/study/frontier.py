@@ -5,23 +5,16 @@
 # %% ../../../nbs/02_tracks/study/02_frontier.ipynb #f7bf6e07
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from ...core.facts import Run
-from ...core.plots import KIND_COLOR, PALETTE, axis_label, new_figure, style
+from ...core.frontier import Family, FrontierLook, Way
+from ...core.plots import PALETTE
 from ..figures import NUMBERED
 from ..limits import MATERIAL_ALL_MM, MATERIAL_MM, RESOLUTION_MM, TARGET_MM, TRIGGER
 from ..models import SOLVED_MODELS
-from .runtimes import STEPPERS, batch_words, measured_batches, pool_runs
 
 # %% auto #0
-__all__ = ['STEPPER_COLOR', 'SOLVED_COLOR', 'reference_lines', 'cost_ticks', 'write_column', 'draw_steppers', 'draw_points',
-           'draw_trigger', 'draw_frontier', 'name_lines', 'runtime_frontier']
+__all__ = ['FRONTIER', 'reference_lines', 'trigger_limits']
 
 # %% ../../../nbs/02_tracks/study/02_frontier.ipynb #b11457e3
 def reference_lines(headline: str, goal: float | None) -> dict[str, float]:
@@ -37,192 +30,25 @@ def reference_lines(headline: str, goal: float | None) -> dict[str, float]:
         {f"goal, {kind} {1000 * goal:g} µm": goal} if goal is not None and goal not in lines.values() else {}
     )
 
-# %% ../../../nbs/02_tracks/study/02_frontier.ipynb #9e61c510
-def cost_ticks(axes: Axes) -> None:
-    """Ticks at powers of ten, and at 2 and 5 between them where the axis is short."""
-    low, high = axes.get_xlim()
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    ticks = [
-        digit * 10.0**k
-        for k in decades
-        for digit in ((1, 2, 5) if high / low < 300 else (1,))
-        if low <= digit * 10.0**k <= high
-    ]
-    axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
-    axes.minorticks_off()
-
-# %% ../../../nbs/02_tracks/study/02_frontier.ipynb #73239c38
-def write_column(
-    axes: Axes,
-    names: Sequence[tuple[str, float, float, str]],
-    x: float,
-    align: str,
-    apart: float = 0.036,
-    size: float = 6.5,
-) -> None:
-    """Names (text, x, y, colour) in a column at `x`, each with a thin line to its point.
-
-    They are moved up where they would stand closer than `apart` of the height.
-    """
-    low, high = np.log10(axes.get_ylim())
-    previous = -np.inf
-    for text, point, y, color in sorted(names, key=lambda entry: entry[2]):
-        height = max((np.log10(y) - low) / (high - low), previous + apart)
-        place = 10 ** (low + height * (high - low))
-        axes.plot([x, point], [place, y], color=color, lw=0.4, alpha=0.7, clip_on=False)
-        axes.annotate(
-            text,
-            (x, place),
-            xytext=(2 if align == "left" else -2, 0),
-            textcoords="offset points",
-            fontsize=size,
-            color=color,
-            va="center",
-            ha=align,
-            annotation_clip=False,
-        )
-        previous = height
+# %% ../../../nbs/02_tracks/study/02_frontier.ipynb #ab77f6ce
+def trigger_limits(batch: int) -> Mapping[str, float]:
+    """What a trigger on a GPU allows [µs]: the latency of one track, or the cost of one among many."""
+    limit = next(one for one in TRIGGER if one.name == ("latency" if batch == 1 else "cost"))
+    return {f"trigger: {limit.name}": limit.value}
 
 # %% ../../../nbs/02_tracks/study/02_frontier.ipynb #7384cfae
-STEPPER_COLOR = dict(zip(STEPPERS, (PALETTE[1], PALETTE[4]), strict=True))
-SOLVED_COLOR = PALETTE[2]
-
-
-def draw_steppers(axes: Axes, rows: pd.DataFrame, y: str) -> None:
-    """A named curve of each stepper and path, some points with their number of steps or tolerance [mm]."""
-    for path, line in (("numba kernel", "-"), ("propagate", "--"), ("C++", "-")):
-        for family, color in STEPPER_COLOR.items():
-            members = rows[(rows.path == path) & rows.contender.str.startswith(f"{family} ")]
-            number = members.contender.str.split().str[1].astype(float)
-            members = members.loc[number.sort_values(ascending=family == "RK4").index]
-            if members.empty:
-                continue
-            axes.plot(members.cost_us, members[y], line, marker="o", ms=3, lw=1.0, color=color)
-            written = members[number[members.index].isin(NUMBERED[family])]
-            for name, cost, error in written[["contender", "cost_us", y]].itertuples(index=False):
-                axes.annotate(
-                    str(name).split()[1],
-                    (cost, error),
-                    xytext=(0, -7),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=6,
-                    color=color,
-                )
-            end, down = (members.iloc[0], 6) if family == "RK4" else (members.iloc[-1], -15)
-            axes.annotate(
-                f"{family}{', propagate' * (path == 'propagate')}",
-                (end.cost_us, end[y]),
-                xytext=(0, down),
-                textcoords="offset points",
-                ha={"numba kernel": "right", "propagate": "left"}.get(path, "center"),
-                fontsize=7,
-                color=color,
-            )
-
-# %% ../../../nbs/02_tracks/study/02_frontier.ipynb #e82bef2c
-def draw_points(axes: Axes, rows: pd.DataFrame, y: str, left: bool) -> None:
-    """Each surrogate at its cheapest path, with a line to the most expensive, and what is no stepper.
-
-    Names stand in a column on the side where there is room.
-    """
-    own = rows[rows.kind == "surrogate"].sort_values("cost_us")
-    low, high, names = own.cost_us.min(), own.cost_us.max(), []
-    for name, group in own.groupby("contender", sort=False):
-        color = SOLVED_COLOR if str(name).startswith(SOLVED_MODELS) else KIND_COLOR["surrogate"]
-        axes.plot(group.cost_us, group[y], "-|", color=color, lw=0.7, ms=4, alpha=0.6)
-        axes.plot(group.cost_us.iloc[:1], group[y].iloc[:1], "s", ms=4, color=color)
-        place = group.iloc[0 if left else -1]
-        names.append((str(name), place.cost_us, place[y], color))
-    other = rows[(rows.kind != "surrogate") & ~rows.contender.str.startswith(STEPPERS)]
-    for name, kind, cost, error in other[["contender", "kind", "cost_us", y]].itertuples(index=False):
-        axes.plot(cost, error, "D", ms=4, color=KIND_COLOR[kind])
-        if low / 2 < cost < high * 2:
-            names.append((str(name), cost, error, KIND_COLOR[kind]))
-        else:
-            axes.annotate(
-                str(name),
-                (cost, error),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize=6.5,
-                color=KIND_COLOR[kind],
-            )
-    if names:
-        edge = min(low, *(name[1] for name in names)) / 1.4 if left else max(high, *(name[1] for name in names)) * 1.4
-        ends = [edge / 5, edge] if left else [edge, edge * 5]
-        axes.plot(ends, [names[0][2]] * 2, alpha=0)  # room for the names
-        write_column(axes, names, edge, "right" if left else "left")
-
-# %% ../../../nbs/02_tracks/study/02_frontier.ipynb #ab77f6ce
-def draw_trigger(axes: Axes, batch: int) -> None:
-    """What a trigger on a GPU allows, if it lies in the panel: the latency of one track, the cost of one among many."""
-    limit = next(one for one in TRIGGER if one.name == ("latency" if batch == 1 else "cost"))
-    low, high = axes.get_xlim()
-    if low < limit.value < high:
-        axes.axvline(limit.value, color="#777777", lw=0.6, ls=":", zorder=0.5)
-        axes.annotate(
-            f"trigger: {limit.name} {limit.value:.3g} µs",
-            (limit.value, 0.98),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(-2, 0),
-            textcoords="offset points",
-            rotation=90,
-            ha="right",
-            va="top",
-            fontsize=6.5,
-            color="#777777",
-        )
-
-
-def draw_frontier(axes: Axes, rows: pd.DataFrame, y: str, lines: Mapping[str, float]) -> None:
-    """One panel: reference lines, steppers, and all else that was measured."""
-    for height in lines.values():
-        axes.axhline(height, color="#777777", lw=0.6, ls=":", zorder=0.5)
-    draw_steppers(axes, rows, y)
-    kernel, own = rows[rows.path.isin(("numba kernel", "C++"))], rows[rows.kind == "surrogate"]
-    draw_points(axes, rows, y, left=bool(own.groupby("contender").cost_us.min().median() < kernel.cost_us.median()))
-
-
-def name_lines(axes: Axes, lines: Mapping[str, float]) -> None:
-    """Names of the reference lines in a column at the right edge."""
-    edge = axes.get_xlim()
-    entries = [(text, edge[1], height, "#777777") for text, height in lines.items()]
-    write_column(axes, entries, edge[1] * (edge[1] / edge[0]) ** 0.04, "left", size=6.5)
-    axes.set_xlim(edge)
-
-# %% ../../../nbs/02_tracks/study/02_frontier.ipynb #bce3c614
-def runtime_frontier(
-    runs: Sequence[Run], headline: str = "position_mean_mm", goal: float | None = None
-) -> tuple[Figure, pd.DataFrame] | None:
-    """Error against cost at every batch (rows) in Python and in C++ (columns), and the drawn table.
-
-    None where nothing was measured.
-    """
-    tables = [pool_runs(runs, batch).assign(batch=batch) for batch in measured_batches(runs)]
-    if not tables:
-        return None
-    drawn = pd.concat(tables, ignore_index=True)
-    drawn["panel"] = np.where(drawn.path.isin(("C++", "C++ header")), "C++", "Python")
-    drawn, columns = drawn[drawn[headline] > 0], [name for name in ("Python", "C++") if (drawn.panel == name).any()]
-    low, high = drawn[headline].min() / 15, drawn[headline].max() * 6
-    lines = {text: height for text, height in reference_lines(headline, goal).items() if low < height < high}
-    with style():
-        figure, panels = new_figure(
-            rows=len(tables), columns=len(columns), width=2.2 + 3.7 * len(columns), height=3.6 * len(tables)
-        )
-        for place, axes in enumerate(panels):
-            batch, panel = tables[place // len(columns)].batch.iloc[0], columns[place % len(columns)]
-            axes.set(xscale="log", yscale="log", ylim=(low, high))
-            axes.set_title(f"{panel}, {batch_words(batch)}", fontsize=9)
-            axes.margins(x=0.1)
-            draw_frontier(axes, drawn[(drawn.batch == batch) & (drawn.panel == panel)], headline, lines)
-            draw_trigger(axes, int(batch))
-            cost_ticks(axes)
-            if place % len(columns) == 0:
-                axes.set_ylabel(axis_label(headline))
-            if place >= len(panels) - len(columns):
-                axes.set_xlabel("cost per track [µs]")
-            if place % len(columns) == len(columns) - 1:
-                name_lines(axes, lines)
-    return figure, drawn[["batch", "panel", "contender", "kind", "path", "cost_us", headline]].reset_index(drop=True)
+FRONTIER = FrontierLook(
+    item="track",
+    families=(
+        Family(name="RK4", color=PALETTE[1], numbered=NUMBERED["RK4"]),
+        Family(name="Cash-Karp", color=PALETTE[4], numbered=NUMBERED["Cash-Karp"], steps=False),
+    ),
+    ways={
+        "numba kernel": Way(align="right"),
+        "propagate": Way(line="--", words=", propagate", align="left"),
+        "C++": Way(),
+    },
+    panels={"C++": "C++", "C++ header": "C++"},
+    colors=dict.fromkeys(SOLVED_MODELS, PALETTE[2]),
+    cost_limits=trigger_limits,
+)

@@ -11,40 +11,43 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...core.facts import Run
-from ...core.tables import to_markdown
-from ..limits import JACOBIAN_GOAL
-from ..metrics import GOALS
-from thesis_surrogates.tracks.study.answers import (
+from thesis_surrogates.core.convergence import (
     convergence_speed,
-    format_digits,
+    error_curves,
     overfits,
-    physics_converges,
-    physics_helps,
-    size_pays,
+    steps_markdown,
+    terms_converge,
     training_budget,
 )
-from .runtimes import UNMEASURED, cost_ratios
+from ...core.facts import Run
+from ...core.frontier import frontier_figure
+from ...core.metrics import format_digits
+from ...core.runtimes import cost_ratios
+from ...core.tables import to_markdown
+from ...core.trust_tables import goal_cell
+from ..limits import JACOBIAN_GOAL
+from ..metrics import GOALS
+from .answers import TERMS, physics_helps, size_answer
+from .frontier import FRONTIER, reference_lines
+from .runtimes import RUNTIMES, UNMEASURED
 from thesis_surrogates.tracks.study.tables import (
     FEW,
     TABLES,
+    WITHOUT_PHYSICS,
     by_length,
     compare_with_polynomial,
-    curve_figure,
     curve_points,
-    frontier_figure,
     gain_over_axis_tables,
-    length_markdown,
     short_table,
 )
-from .trust_tables import goal_cell, jacobian_of, trust_table
+from .trust_tables import jacobian_of, trust_table
 
 # %% auto #0
-__all__ = ['NOT_PUBLISHED', 'OTHER_SUITES', 'SUITES', 'Study', 'headline_of', 'surrogates_of', 'all_runs', 'all_tables',
-           'opening_markdown', 'section_markdown', 'suite_frontier', 'savings_markdown', 'most_saving', 'chosen_rows',
-           'goal_cells', 'goals_markdown', 'ratio_cell', 'ratios_markdown', 'core_markdown', 'answers_markdown',
-           'named_runs', 'all_lengths', 'longer_markdown', 'longer_figure', 'all_sizes', 'sizes_markdown',
-           'points_figure', 'measured_markdown', 'cost_parts', 'trust_parts']
+__all__ = ['NOT_PUBLISHED', 'OTHER_SUITES', 'SUITES', 'Study', 'headline_of', 'goal_lines', 'surrogates_of', 'all_runs',
+           'all_tables', 'opening_markdown', 'section_markdown', 'suite_frontier', 'savings_markdown', 'most_saving',
+           'chosen_rows', 'goal_cells', 'goals_markdown', 'ratio_cell', 'ratios_markdown', 'core_markdown',
+           'answers_markdown', 'named_runs', 'all_lengths', 'longer_markdown', 'draw_errors', 'longer_figure',
+           'all_sizes', 'sizes_markdown', 'points_figure', 'measured_markdown', 'cost_parts', 'trust_parts']
 
 # %% ../../../nbs/02_tracks/study/06_page.ipynb #5b741103
 NOT_PUBLISHED = "*Not published yet.*"
@@ -60,10 +63,15 @@ class Study:
     runs: Mapping[str, Sequence[Run]]
     verdict: Callable[[pd.DataFrame, str], str]  # (table, headline) to the sentence that answers the question
 
-
+# %% ../../../nbs/02_tracks/study/06_page.ipynb #3b2d3df8
 def headline_of(suite: str) -> str:
     """The metric that a suite is judged by: its first goal, or the mean position error."""
     return next(iter(GOALS.get(suite, {"position_mean_mm": 0.0})))
+
+
+def goal_lines(suite: str) -> dict[str, float]:
+    """Useful accuracies for a figure of a suite, with its goal."""
+    return reference_lines(headline_of(suite), GOALS[suite][headline_of(suite)])
 
 
 def surrogates_of(study: Study, suite: str) -> pd.DataFrame:
@@ -105,8 +113,8 @@ def section_markdown(study: Study, suite: str) -> str:
 
 def suite_frontier(study: Study, suite: str) -> Figure | None:
     """Error against cost with the goal of the suite; None where nothing is published."""
-    headline = headline_of(suite)
-    return frontier_figure(study.tables[suite], headline, GOALS[suite][headline]) if len(study.tables[suite]) else None
+    table = study.tables[suite]
+    return frontier_figure(table, headline_of(suite), goal_lines(suite), FRONTIER) if len(table) else None
 
 
 def savings_markdown(saved: pd.DataFrame) -> str:
@@ -147,7 +155,7 @@ def chosen_rows(study: Study, suite: str, paid: pd.DataFrame) -> list[dict]:
 def goal_cells(suite: str, row: Mapping, trusted: pd.DataFrame) -> list[str]:
     """One contender of a suite beside the goals: position and p95 [µm], slope [10⁻⁶], error of the Jacobian."""
     goals, first = GOALS[suite], headline_of(suite)
-    seeds = f"({int(row['seeds'])})" if row["kind"] == "surrogate" else "(nothing learned)"
+    seeds = f"({int(row['seeds'])})" if row["kind"] == "surrogate" else "(untrained)"
     scales = {"position_p95_mm": 1e3, "slope_mean": 1e6}
     return [
         suite,
@@ -162,7 +170,7 @@ def goals_markdown(study: Study) -> str:
     """*Value / goal* for every suite that has goals, bold where the goal is met."""
     rows, missing = [], []
     for suite in GOALS:
-        chosen = chosen_rows(study, suite, cost_ratios(study.runs[suite], headline_of(suite)))
+        chosen = chosen_rows(study, suite, cost_ratios(study.runs[suite], headline_of(suite), RUNTIMES))
         trusted = trust_table(study.runs[suite])
         rows += [goal_cells(suite, row, trusted) for row in chosen]
         missing += [] if chosen else [suite]
@@ -181,7 +189,7 @@ def ratio_cell(value: float) -> str:
 
 def ratios_markdown(study: Study) -> str:
     """Cost of the cheapest method that is at least as accurate over the surrogate's, for the chosen surrogates."""
-    paid = {suite: cost_ratios(study.runs[suite], headline_of(suite)) for suite in GOALS}
+    paid = {suite: cost_ratios(study.runs[suite], headline_of(suite), RUNTIMES) for suite in GOALS}
     classes = list(dict.fromkeys(name for table in paid.values() for name in table.columns))
     rows, untimed = [], []
     for suite, table in paid.items():
@@ -198,7 +206,7 @@ def ratios_markdown(study: Study) -> str:
 def core_markdown(study: Study) -> str:
     """How long the study's networks were trained, and their table."""
     core, losses, table = study.runs["core"], study.runs["physics_losses"], study.tables["core"]
-    return f"{training_budget([*core, *losses])}.\n\n{short_table(table, FEW)}" if core else short_table(table)
+    return f"{training_budget([*core, *losses], 'track')}.\n\n{short_table(table, FEW)}" if core else short_table(table)
 
 
 def answers_markdown(core: Sequence[Run], losses: Sequence[Run]) -> str:
@@ -206,8 +214,8 @@ def answers_markdown(core: Sequence[Run], losses: Sequence[Run]) -> str:
     answers = {
         "Does a physics loss help?": physics_helps(core, losses),
         "How fast do losses converge?": convergence_speed(core),
-        "Does the physics loss converge?": physics_converges(losses or core),
-        "What does size buy?": size_pays(core),
+        "Does the physics loss converge?": terms_converge(losses or core, TERMS),
+        "What does size buy?": size_answer(core),
         "Does anything overfit?": overfits([*core, *losses]),
     }
     return "\n\n".join(f"**{question}** {answer}" for question, answer in answers.items())
@@ -227,14 +235,21 @@ def all_lengths(study: Study) -> pd.DataFrame:
 
 def longer_markdown(study: Study) -> str:
     """What more steps bring."""
-    return length_markdown(all_lengths(study)) if study.runs["training_length"] else NOT_PUBLISHED
+    if not study.runs["training_length"]:
+        return NOT_PUBLISHED
+    return steps_markdown(all_lengths(study), "error_mm", WITHOUT_PHYSICS, "µm", 1e3)
+
+
+def draw_errors(table: pd.DataFrame, against: str, title: str) -> Figure:
+    """Mean position error [µm] of each model against the column `against`."""
+    return error_curves(table, against, "error_mm", title, "mean position error [µm]", 1e3)[0]
 
 
 def longer_figure(study: Study) -> Figure | None:
     """Error against optimizer steps; None where nothing is published."""
     if not study.runs["training_length"]:
         return None
-    return curve_figure(all_lengths(study), "steps", "optimizer steps")
+    return draw_errors(all_lengths(study), "steps", "optimizer steps")
 
 # %% ../../../nbs/02_tracks/study/06_page.ipynb #0d22acd3
 def all_sizes(study: Study) -> list[Run]:
@@ -248,24 +263,26 @@ def sizes_markdown(study: Study) -> str:
     if not study.runs["training_size"]:
         return NOT_PUBLISHED
     longer = all_sizes(study)
-    return f"{training_budget(longer)}. {size_pays(longer)}\n\n{short_table(study.tables['training_size'], FEW)}"
+    table = short_table(study.tables["training_size"], FEW)
+    return f"{training_budget(longer, 'track')}. {size_answer(longer)}\n\n{table}"
 
 
 def points_figure(runs: Sequence[Run], against: str, title: str) -> Figure | None:
     """Error of some runs against `parameters` or `tracks`; None where nothing is published."""
-    return curve_figure(curve_points(runs), against, title) if runs else None
+    return draw_errors(curve_points(runs), against, title) if runs else None
 
 # %% ../../../nbs/02_tracks/study/06_page.ipynb #eac3a006
-from .frontier import runtime_frontier
-from thesis_surrogates.tracks.study.runtimes import (
+from ...core.frontier import runtime_frontier
+from thesis_surrogates.core.runtimes import (
     batch_words,
     conditions_text,
     costs_markdown,
     measured_batches,
     runtime_table,
 )
-from .runtimes import savings_markdown as runtime_savings
-from .trust_tables import UNTRIED, checks_markdown, fallback_markdown, jacobian_markdown
+from ...core.runtimes import savings_markdown as runtime_savings
+from ...core.trust_tables import checks_markdown, fallback_markdown
+from .trust_tables import UNTRIED, jacobian_markdown
 
 # %% ../../../nbs/02_tracks/study/06_page.ipynb #919f210f
 def measured_markdown(runs: Mapping[str, Sequence[Run]]) -> str:
@@ -286,19 +303,23 @@ def cost_parts(runs: Mapping[str, Sequence[Run]]) -> Iterator[str | Figure]:
         yield f"### Cost: {suite}"
         headline = headline_of(suite)
         for batch in measured_batches(found):
-            table = runtime_table(found, batch, headline)
-            words = batch_words(batch).capitalize()
-            yield f"**{words}:**\n\n{runtime_savings(table, headline)}\n{costs_markdown(table)}"
-        drawn = runtime_frontier(found, headline, GOALS[suite][headline]) if suite in GOALS else None
-        if drawn is not None:
+            table = runtime_table(found, batch, headline, RUNTIMES)
+            words = batch_words(batch, RUNTIMES.item).capitalize()
+            tables = (runtime_savings(table, headline, RUNTIMES), costs_markdown(table, RUNTIMES))
+            yield f"**{words}:**\n\n{tables[0]}\n{tables[1]}"
+        if suite in GOALS and (drawn := runtime_frontier(found, headline, goal_lines(suite), FRONTIER)):
             yield drawn[0]
-    yield conditions_text([run for found in timed.values() for run in found]) or UNMEASURED
+    yield conditions_text([run for found in timed.values() for run in found], RUNTIMES.item) or UNMEASURED
 
 
 def trust_parts(runs: Mapping[str, Sequence[Run]]) -> Iterator[str | Figure]:
     """For each suite that was examined: its title and three tables; one sentence where none was."""
     examined = {suite: found for suite, found in runs.items() if len(trust_table(found))}
     for suite, found in examined.items():
-        tables = (jacobian_markdown(trust_table(found)), fallback_markdown(found), checks_markdown(found))
+        tables = (
+            jacobian_markdown(trust_table(found)),
+            fallback_markdown(found, "mm", UNTRIED),
+            checks_markdown(found, "RK4", UNTRIED),
+        )
         yield f"### Trust: {suite}\n\n" + "\n\n".join(tables)
     yield "" if examined else UNTRIED

@@ -9,22 +9,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
+from ...core.convergence import pool_seeds
 from ...core.facts import Run
-from ...core.metrics import format_value
-from ...core.plots import PALETTE, axis_label, new_figure, style
+from ...core.metrics import format_digits, format_value
 from ...core.tables import to_markdown
 from ..models import SOLVED_MODELS
-from .answers import describe_runs, format_digits
-from .frontier import cost_ticks, draw_frontier, reference_lines, write_column
+from .answers import describe_trainings
 
 # %% auto #0
-__all__ = ['CLASSICAL', 'FEW', 'METRICS', 'TABLES', 'MOMENTA', 'ALONE', 'YARDSTICKS', 'with_range', 'short_table',
-           'compare_with_polynomial', 'gain_over_axis_tables', 'frontier_figure', 'by_band', 'compare_bands',
-           'bands_markdown', 'by_length', 'length_markdown', 'curve_points', 'curve_figure']
+__all__ = ['CLASSICAL', 'FEW', 'METRICS', 'TABLES', 'MOMENTA', 'ALONE', 'WITHOUT_PHYSICS', 'with_range', 'short_table',
+           'compare_with_polynomial', 'gain_over_axis_tables', 'by_band', 'compare_bands', 'bands_markdown',
+           'by_length', 'curve_points']
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #3b6da8e9
 CLASSICAL = (
@@ -128,38 +125,8 @@ def gain_over_axis_tables(table: pd.DataFrame, headline: str) -> str:
     if best < error:
         factor = format_digits(error / best)
         return f"Learning makes the {quantity} error of the *{name}*, {known} µm, {factor} times smaller."
-    alone = f"The *{name}* alone, with nothing learned, have a {quantity} error of {known} µm"
+    alone = f"The *{name}* alone, untrained, have a {quantity} error of {known} µm"
     return f"{alone}: **the surrogate adds nothing to them**."
-
-# %% ../../../nbs/02_tracks/study/04_tables.ipynb #e560eb73
-def frontier_figure(table: pd.DataFrame, headline: str, goal: float | None = None) -> Figure:
-    """Error against cost per track of one dataset, with useful accuracies and the goal [mm] at the right edge."""
-    rows = table[(table.status == "done") & (table[headline] > 0)].copy()
-    rows["path"] = rows.kind.map({"classical": "numba kernel", "surrogate": "torch eager"}).fillna("torch")
-    with style():
-        figure, (axes,) = new_figure(width=7.4, height=4.6)
-        axes.set(
-            xscale="log",
-            yscale="log",
-            ylim=(rows[headline].min() / 4, rows[headline].max() * 4),
-            xlabel="cost per track [µs]",
-            ylabel=axis_label(headline),
-        )
-        axes.margins(x=0.08)
-        low, high = axes.get_ylim()
-        lines = {text: height for text, height in reference_lines(headline, goal).items() if low < height < high}
-        draw_frontier(axes, rows, headline, lines)
-        cost_ticks(axes)
-        edge = axes.get_xlim()
-        write_column(
-            axes,
-            [(text, edge[1], height, "#777777") for text, height in lines.items()],
-            edge[1] * (edge[1] / edge[0]) ** 0.03,
-            "left",
-            size=6,
-        )
-        axes.set_xlim(edge)
-    return figure
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #393021d6
 MOMENTA = {"low": "below 5 GeV", "mid": "5 to 20 GeV", "high": "above 20 GeV"}
@@ -171,7 +138,7 @@ def by_band(runs: Sequence[Run]) -> pd.DataFrame:
     Errors are medians over the seeds.
     """
     keys = ["name", "model", "p_low", "p_high"]
-    return describe_runs(runs).groupby(keys, sort=False, as_index=False)[list(MOMENTA)].median()
+    return describe_trainings(runs).groupby(keys, sort=False, as_index=False)[list(MOMENTA)].median()
 
 
 def compare_bands(table: pd.DataFrame) -> str:
@@ -209,80 +176,16 @@ def bands_markdown(table: pd.DataFrame) -> str:
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #1d4ed18c
 ALONE = ", data alone"
 # The same network, or the nearest one, without physics.
-YARDSTICKS: Mapping[str, str] = {"pinn": "mlp", "rk_pinn": f"rk_pinn{ALONE}"}
+WITHOUT_PHYSICS: Mapping[str, str] = {"pinn": "mlp", "rk_pinn": f"rk_pinn{ALONE}"}
 
 
 def by_length(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per recipe (as `model`) and number of optimizer steps: mean position error [mm].
-
-    Median, smallest and largest value over the seeds.
-    """
-    table = describe_runs(runs)
+    """One row per recipe (as `model`) and number of optimizer steps: mean position error [mm] over the seeds."""
+    table = describe_trainings(runs)
     table["model"] = table.model.where((table.physics > 0) | (table.model == "mlp"), table.model + ALONE)
-    groups = table.groupby(["model", "steps"], as_index=False)
-    return groups.agg(
-        error_mm=("error_mm", "median"),
-        low_mm=("error_mm", "min"),
-        high_mm=("error_mm", "max"),
-        seeds=("seed", "nunique"),
-    )
-
-# %% ../../../nbs/02_tracks/study/04_tables.ipynb #081f4d23
-def length_markdown(table: pd.DataFrame) -> str:
-    """`by_length` as markdown in µm, and for each physics network a sentence: its error over its yardstick's."""
-    if not len(table):
-        return "*Not published yet.*"
-    lengths, errors = sorted(table.steps.unique()), table.pivot(index="model", columns="steps", values="error_mm")
-    cells = {
-        (r["model"], r["steps"]): format_value(
-            *(1e3 * r[f"{name}_mm"] for name in ("error", "low", "high")), exponent=False
-        )
-        for r in table.to_dict("records")
-    }
-    rows = [[model, *(cells.get((model, steps), "–") for steps in lengths)] for model in dict.fromkeys(table.model)]
-    words = []
-    for model, yardstick in YARDSTICKS.items():
-        if {model, yardstick} <= set(errors.index):
-            ratios = (errors.loc[model] / errors.loc[yardstick]).dropna()
-            listed = ", ".join(
-                f"{format_digits(float(ratio))} ({steps:,.0f} steps)" for steps, ratio in ratios.to_dict().items()
-            )
-            words.append(f"*{model}* has {listed} times the error of *{yardstick}*.")
-    return to_markdown([["recipe", *(f"{steps:,.0f} steps [µm]" for steps in lengths)], *rows]) + "\n" + " ".join(words)
+    return pool_seeds(table, ["model", "steps"], "error_mm").sort_values(["model", "steps"], ignore_index=True)
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #fce498ef
 def curve_points(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per surrogate: model, parameters, training tracks, and mean position error [mm].
-
-    Median, smallest and largest value over the seeds.
-    """
-    groups = describe_runs(runs).groupby(["name", "model", "parameters", "tracks"], sort=False, as_index=False)
-    return groups.agg(error_mm=("error_mm", "median"), low_mm=("error_mm", "min"), high_mm=("error_mm", "max"))
-
-
-def curve_figure(table: pd.DataFrame, against: str, title: str) -> Figure:
-    """Mean position error [µm] of each model against the column `against` of `points`, logarithmic."""
-    with style():
-        figure, (axes,) = new_figure(width=5.2, height=3.2)
-        for color, (model, group) in zip(PALETTE, table.groupby("model", sort=False), strict=False):
-            line = group.sort_values(against)
-            bars = 1e3 * (line.error_mm - line.low_mm).to_numpy(), 1e3 * (line.high_mm - line.error_mm).to_numpy()
-            axes.errorbar(
-                line[against], 1e3 * line.error_mm, yerr=bars, marker="o", ms=4, lw=1.2, capsize=2, color=color
-            )
-            last = line.iloc[-1]
-            axes.annotate(
-                str(model),
-                (last[against], 1e3 * last.error_mm),
-                xytext=(6, 0),
-                textcoords="offset points",
-                color=color,
-                fontsize=8,
-                va="center",
-            )
-        axes.set(xscale="log", yscale="log", xlabel=title, ylabel="mean position error [µm]")
-        axes.margins(x=0.18)
-        if (places := np.unique(table[against])).size <= 6:
-            axes.set_xticks(places, [f"{place:,.0f}" for place in places])
-            axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    return figure
+    """One row per surrogate: model, parameters, training tracks, and mean position error [mm] over the seeds."""
+    return pool_seeds(describe_trainings(runs), ["name", "model", "parameters", "tracks"], "error_mm")

@@ -5,40 +5,25 @@
 # %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #b73c7552
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from ...core.facts import Run
-from ...core.metrics import format_value, median_and_spread
-from ...core.tables import label, to_markdown
-from .runtimes import as_split, from_split, with_spread
+from ...core.metrics import format_value
+from ...core.tables import to_markdown
+from ...core.trust_tables import spread_table
 
 # %% auto #0
-__all__ = ['PARTS', 'UNTRIED', 'trust_facts', 'trust_rows', 'all_rows', 'trust_table', 'jacobian_of', 'jacobian_markdown',
-           'fallback_medians', 'fallback_markdown', 'checks_markdown', 'goal_cell']
+__all__ = ['PARTS', 'UNTRIED', 'trust_table', 'jacobian_of', 'jacobian_markdown']
 
-# %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #80800801
+# %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #4e99bc31
 PARTS = ("jacobian", "checks", "fallback")
-
-
-def trust_facts(found: Mapping[str, pd.DataFrame], about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run keeps: the tables `jacobian`, `checks` and `fallback`, and `about` (numbers of tracks)."""
-    return {**about, **{part: as_split(found[part]) for part in PARTS}}
-
-
-def trust_rows(run: Run, part: str) -> pd.DataFrame:
-    """One of the tables of a run's last examination, with the column `surrogate`; empty where there is none."""
-    stored = run.last_event("trust").get(part)
-    return from_split(stored).assign(surrogate=label(run)) if stored else pd.DataFrame()
-
-
-def all_rows(runs: Sequence[Run], part: str) -> pd.DataFrame:
-    """The tables of several runs, one below the other."""
-    tables = [rows for run in runs if len(rows := trust_rows(run, part))]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+UNTRIED = (
+    "*Not examined yet: `python benchmarks/tracks_trust.py RUN_DIR ...`, "
+    "then `surrogates publish`, fills this section.*"
+)
 
 # %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #1c219967
 def trust_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -47,38 +32,10 @@ def trust_table(runs: Sequence[Run]) -> pd.DataFrame:
     Columns: surrogate, quantity (scaled, unscaled, liouville, straight), band, seeds, and median, smallest and largest
     over the seeds of the quantiles p50 and p95: p50, p50_low, p50_high, p95, p95_low, p95_high.
     """
-    columns = [
-        "surrogate",
-        "quantity",
-        "band",
-        "seeds",
-        *(f"{name}{end}" for name in ("p50", "p95") for end in ("", "_low", "_high")),
-    ]
-    found, rows = all_rows(runs, "jacobian"), []
-    for (surrogate, quantity, band), group in (
-        found.groupby(["surrogate", "quantity", "band"], sort=False) if len(found) else ()
-    ):
-        row = {"surrogate": surrogate, "quantity": quantity, "band": band, "seeds": len(group)}
-        for name in ("p50", "p95"):
-            spread = median_and_spread(group[name])
-            row |= {name: spread.median, f"{name}_low": spread.low, f"{name}_high": spread.high}
-        rows.append(row)
-    table = pd.DataFrame(rows, columns=columns)
-    first = table[(table.quantity == "scaled") & (table.band == "all")].set_index("surrogate").p50
-    return (
-        table.assign(order=table.surrogate.map(first))
-        .sort_values("order", kind="stable")
-        .drop(columns="order")
-        .reset_index(drop=True)
-    )
+    best = {"quantity": "scaled", "band": "all"}
+    return spread_table(runs, "jacobian", by=("quantity", "band"), numbers=("p50", "p95"), first=best)
 
-# %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #4e99bc31
-UNTRIED = (
-    "*Not examined yet: `python benchmarks/tracks_trust.py RUN_DIR ...`, "
-    "then `surrogates publish`, fills this section.*"
-)
-
-
+# %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #4e694e9d
 def jacobian_of(table: pd.DataFrame, surrogate: str) -> float:
     """Median relative Jacobian error of a surrogate in a `trust_table`; NaN where there is none."""
     rows = table[(table.surrogate == surrogate) & (table.quantity == "scaled") & (table.band == "all")]
@@ -102,73 +59,11 @@ def jacobian_markdown(table: pd.DataFrame) -> str:
             [
                 str(surrogate),
                 str(own.seeds),
-                with_spread(own.p50, own.p50_low, own.p50_high),
-                with_spread(own.p95, own.p95_low, own.p95_high),
+                *(format_value(own[p], own[f"{p}_low"], own[f"{p}_high"], same_ends=False) for p in ("p50", "p95")),
                 *(f"{defects[surrogate, band]:.2g}" if (surrogate, band) in defects else "–" for band in bands),
             ]
         )
     head = ["surrogate", "seeds", "error of J", "its p95", *(f"det J, {band}" for band in bands)]
     line = whole.xs("straight", level="quantity").p50.median() if "straight" in set(table.quantity) else np.nan
-    return f"The straight line has a relative error of J of {line:.2g}.\n\n" * bool(np.isfinite(line)) + to_markdown(
-        [head, *rows]
-    )
-
-# %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #861ac67a
-def fallback_medians(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per surrogate and tolerance: seeds, medians of the share flagged and of the errors [mm] before and after.
-
-    Without facts there are no rows.
-    """
-    found = all_rows(runs, "fallback")
-    numbers = ["flagged", "before_p99_mm", "before_max_mm", "after_p99_mm", "after_max_mm"]
-    if found.empty:
-        return pd.DataFrame(columns=["surrogate", "tolerance_mm", "seeds", *numbers])
-    groups = found.groupby(["surrogate", "tolerance_mm"], sort=False)
-    return (
-        groups[numbers]
-        .median()
-        .assign(seeds=groups.size())
-        .reset_index()[["surrogate", "tolerance_mm", "seeds", *numbers]]
-    )
-
-
-def fallback_markdown(runs: Sequence[Run]) -> str:
-    """One row per surrogate: p99 before, and at each tolerance the share flagged and p99 after; or one sentence."""
-    table = fallback_medians(runs)
-    if table.empty:
-        return UNTRIED
-    tolerances = sorted(table.tolerance_mm.unique())
-    rows = []
-    for surrogate, group in table.sort_values("before_p99_mm", kind="stable").groupby("surrogate", sort=False):
-        at = {row["tolerance_mm"]: row for row in group.to_dict("records")}
-        rows.append(
-            [
-                str(surrogate),
-                f"{group.before_p99_mm.iloc[0]:.2g}",
-                *(f"{at[t]['flagged']:.2%} → {at[t]['after_p99_mm']:.2g}" if t in at else "–" for t in tolerances),
-            ]
-        )
-    return to_markdown([["flagged → p99 [mm]", "p99 before", *(f"{t:g} mm" for t in tolerances)], *rows])
-
-# %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #24cdcf93
-def checks_markdown(runs: Sequence[Run]) -> str:
-    """p99 over tracks of every check, median over the seeds, one row per contender; or one sentence."""
-    found = all_rows(runs, "checks")
-    if found.empty:
-        return UNTRIED
-    names = list(dict.fromkeys(found.check))
-    who = np.where(found.contender == "RK4", "RK4", found.surrogate)  # a run's own row has the name of one seed
-    middle = found.assign(who=who).groupby(["who", "check"], sort=False).p99.median()
-    units = dict(zip(found.check, found.unit, strict=True))
-    rows = [
-        [str(name), *(f"{middle[name, check]:.2g}" if (name, check) in middle.index else "–" for check in names)]
-        for name in dict.fromkeys(who)
-    ]
-    titles = [f"{name} [mm]" if units[name] == "mm" else f"{name} ({units[name]})" for name in names]
-    return to_markdown([["p99", *titles], *rows])
-
-# %% ../../../nbs/02_tracks/study/03_trust_tables.ipynb #1bdd802b
-def goal_cell(value: float, goal: float) -> str:
-    """`**value** / goal` where the goal is met, `value / goal` where it is not; a dash for NaN."""
-    strong = "**" * (value <= goal)
-    return "–" if np.isnan(value) else f"{strong}{format_value(value)}{strong} / {format_value(goal, digits=4)}"
+    words = f"The straight line has a relative error of J of {line:.2g}.\n\n" * bool(np.isfinite(line))
+    return words + to_markdown([head, *rows])
