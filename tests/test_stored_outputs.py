@@ -136,8 +136,8 @@ def test_a_difference_is_told_in_few_lines():
         cell(printed(old), source="\ntable"),
         [printed(old.replace("3: 3.5", "3: 3.50001").replace("4: 4.5", "4: 9.5"))],
     )
-    lines = stored.describe("01_core/02_config", found).splitlines()
-    assert lines[0].startswith("01_core/02_config, cell 7 (table)")
+    lines = stored.describe("01_core/03_config", found).splitlines()
+    assert lines[0].startswith("01_core/03_config, cell 7 (table)")
     assert lines[1:3] == ["    -row 4: 4.5", "    +row 4: 9.5"] and not any("3.5" in line for line in lines)
     many = stored.describe(
         "x", stored.compare_cell(0, cell(printed(old)), [printed(old.replace("row", "line"))])
