@@ -19,7 +19,6 @@ from ..core.errors import ConfigError, DataError, FactsError, SurrogatesError
 from ..core.facts import read_run
 from ..core.files import FileLock
 from ..core.run_files import RunFiles
-from .execution import run_directory
 from .registry import experiments_folder
 
 # %% auto #0
@@ -119,6 +118,8 @@ def start_run(
     device: str = "auto",
 ) -> subprocess.Popen[bytes]:
     """Start a run under papermill in its own process; its output is appended to `log.txt` of the run directory."""
+    from thesis_surrogates.running.execution import run_directory  # loads torch, which the run's process has no use for
+
     run_dir = run_directory(config, out)
     run_dir.mkdir(parents=True, exist_ok=True)
     parameters = {
