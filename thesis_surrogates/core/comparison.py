@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,8 +19,8 @@ from .data import Tensors
 from .timing import seconds_per_call
 
 # %% auto #0
-__all__ = ['Kind', 'Contender', 'Scores', 'score_all', 'without_gradients', 'evaluate_all', 'cheapest_as_accurate',
-           'pareto_front']
+__all__ = ['Kind', 'Contender', 'Scores', 'refuse_twins', 'score_all', 'without_gradients', 'evaluate_all',
+           'cheapest_as_accurate', 'pareto_front']
 
 # %% ../../nbs/01_core/20_comparison.ipynb #cbb59d52
 Kind = Literal["surrogate", "classical", "nothing"]
@@ -49,18 +50,22 @@ class Scores:
     samples: dict[str, np.ndarray] = field(default_factory=dict)  # {"position_mm": [N]}
 
 # %% ../../nbs/01_core/20_comparison.ipynb #9d9bbcba
+def refuse_twins(contenders: Sequence[Contender]) -> None:
+    """Names are rows of a table: raises ValueError for one that occurs twice."""
+    for name, count in Counter(contender.name for contender in contenders).items():
+        if count > 1:
+            raise ValueError(f"two contenders are called {name!r}; names are rows of a table, make them unique")
+
+
 def score_all(
-    contenders: Iterable[Contender],
+    contenders: Sequence[Contender],
     tensors: Tensors,  # inputs and truth of one split
     score: Callable[[Tensors, Tensors], Scores],  # (predictions, split) -> Scores
 ) -> dict[str, Scores]:
     """Scores of every method on the same tensors, by name; a name that occurs twice is an error."""
+    refuse_twins(contenders)
     scores: dict[str, Scores] = {}
     for contender in contenders:
-        if contender.name in scores:
-            raise ValueError(
-                f"two contenders are called {contender.name!r}; names are rows of a table, make them unique"
-            )
         with without_gradients():
             scores[contender.name] = score(contender.predict(tensors), tensors)
     return scores
@@ -82,6 +87,10 @@ def evaluate_all(
     """One row per method: contender (its name), kind, parameters, note, cost_us (per item), and the metrics."""
     if items < 1:
         raise ValueError(f"items is {items}; a comparison needs at least one item")
+    names = [contender.name for contender in contenders]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two contenders are called {twice[0]!r}; names are rows of a table, make them unique")
+    refuse_twins(contenders)
     known = score_all(contenders, tensors, score) if scores is None else scores
     rows = []
     for contender in contenders:

@@ -22,6 +22,7 @@ from ..core.data import Data
 from ..core.errors import ConfigError, DataError
 from ..core.facts import Run, read_run
 from ..core.files import atomic
+from ..core.known_scores import known_scores, scores_place
 from ..core.models import count_parameters
 from ..core.plan import Callback
 from ..core.recorder import append_event, open_run, prepare_run, provenance
@@ -35,7 +36,7 @@ from .registry import get_system, load_run, report_useless_keys, resolve, useles
 
 # %% auto #0
 __all__ = ['OWN_FILES', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'items_in', 'check_fingerprint',
-           'evaluate', 'write_views', 'train_and_evaluate', 'run', 'trained_model', 'load_surrogate',
+           'place_of_scores', 'evaluate', 'write_views', 'train_and_evaluate', 'run', 'trained_model', 'load_surrogate',
            'export_surrogate', 'record_together', 'evaluate_runs']
 
 # %% ../../nbs/06_running/03_execution.ipynb #fcd4529e
@@ -114,17 +115,27 @@ def check_fingerprint(run_dir: Path, data: Data) -> None:
         )
 
 # %% ../../nbs/06_running/03_execution.ipynb #0ae965a2
+def place_of_scores(system: System, config: RunConfig, data: Data, data_dir: str | Path) -> Path | None:
+    """Where the scores of the baselines on this data are kept; None for a system that is not part of the package."""
+    package, _, room = system.score.__module__.partition(".")
+    if package != __name__.partition(".")[0] or not room:
+        return None
+    causes = {"fingerprint": data.fingerprint, "data": as_mapping(config)["data"]}
+    folder = Path(data_dir) / config.system / "scores"
+    return scores_place(folder, room.partition(".")[0], data.splits["test"], causes)
+
+# %% ../../nbs/06_running/03_execution.ipynb #4e51bc8b
 def evaluate(
     system: System,
     model: nn.Module,
     data: Data,
     figures: Path | None = None,  # folder for the system's figures, if they are wanted
+    known: Path | None = None,  # where the scores of the baselines are kept, from `place_of_scores`
 ) -> list[dict[str, Any]]:
     """Rows of the comparison on the test split: doing nothing, classical methods and the model, on the same inputs."""
-    test = data.splits["test"]
-    contenders = (*system.baselines(data), system.surrogate(model.eval(), data))
-    scores = score_all(contenders, test, system.score)
-    rows = evaluate_all(contenders, test, system.score, items_in(test), scores)
+    test, baselines, own = data.splits["test"], system.baselines(data), system.surrogate(model.eval(), data)
+    scores = known_scores(baselines, test, system.score, known) | score_all([own], test, system.score)
+    rows = evaluate_all((*baselines, own), test, system.score, items_in(test), scores)
     if figures is not None:
         from thesis_surrogates.core.plots import save_figure
 
@@ -159,6 +170,7 @@ def train_and_evaluate(
     device: torch.device,
     callbacks: Sequence[Callback] = (),
     budget_seconds: float | None = None,
+    data_dir: str | Path = "data",  # below it the scores of baselines are kept
 ) -> None:
     """One attempt of a checked run: record where it happens, train from the last checkpoint, evaluate the result."""
     system, known = get_system(config.system), provenance(device=str(device), threads=config.train.threads)
@@ -182,7 +194,8 @@ def train_and_evaluate(
             budget_seconds=budget_seconds,
         )
         if result.status == "done":
-            rows = evaluate(system, model.cpu(), data, run_dir / "figures")
+            known = place_of_scores(system, config, data, data_dir)
+            rows = evaluate(system, model.cpu(), data, run_dir / "figures", known)
             recorder.event("evaluated", {"split": "test", "headline": system.headline, "rows": rows})
             write_views(run_dir)
         recorder.finish("done" if result.status == "done" else "paused")
@@ -219,7 +232,7 @@ def run(
             warnings.warn(line, stacklevel=2)
     dataset = ensure_dataset(get_system(config.system), config.data, data_dir)
     bars = [EpochBar(f"{config.system}/{config.name}")] if bar_is_shown(progress) else []
-    train_and_evaluate(config, run_dir, dataset, chosen, (*bars, *callbacks), budget_seconds)
+    train_and_evaluate(config, run_dir, dataset, chosen, (*bars, *callbacks), budget_seconds, data_dir)
     return read_run(run_dir)
 
 # %% ../../nbs/06_running/03_execution.ipynb #bef2b4c8
@@ -314,9 +327,10 @@ def evaluate_runs(
         data = read_dataset(system, config.data, ensure_dataset(system, config.data, data_dir))
         with threads(config.train.threads):
             models = [replace(system.surrogate(model, data), name=run_dir.name) for run_dir, _, _, model in members]
-            rows = evaluate_all(
-                (*system.baselines(data), *models), data.splits["test"], system.score, items_in(data.splits["test"])
-            )
+            test, baselines = data.splits["test"], system.baselines(data)
+            known = place_of_scores(system, config, data, data_dir)
+            scores = known_scores(baselines, test, system.score, known) | score_all(models, test, system.score)
+            rows = evaluate_all((*baselines, *models), test, system.score, items_in(test), scores)
         if on is None:
             record_together(rows, {run_dir: config.name for run_dir, _, config, _ in members}, system.headline)
         result += rows
