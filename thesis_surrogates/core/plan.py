@@ -5,7 +5,7 @@
 # %% ../../nbs/01_core/10_plan.ipynb #4d20fde2
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -17,8 +17,8 @@ from .config import OptimizerConfig, ScheduleConfig, TrainConfig
 from .data import Batch, Source, Tensors, TensorSource
 
 # %% auto #0
-__all__ = ['LossTerms', 'Callback', 'trainable', 'Update', 'Phase', 'Plan', 'Event', 'rows_of', 'mean_loss', 'supervised_plan',
-           'describe']
+__all__ = ['LossTerms', 'Gradients', 'Callback', 'trainable', 'ParameterGroup', 'Update', 'Phase', 'Plan', 'Event', 'rows_of',
+           'mean_loss', 'supervised_plan', 'describe']
 
 # %% ../../nbs/01_core/10_plan.ipynb #df49da87
 LossTerms = Callable[[Any, Batch], Tensors]
@@ -27,6 +27,25 @@ LossTerms = Callable[[Any, Batch], Tensors]
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """All parameters that want a gradient."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+# %% ../../nbs/01_core/10_plan.ipynb #2ee73bb2
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters of an update with a weight decay and a rate of their own.
+
+    Args:
+        parameters: which; those that the update does not move, or that an earlier group has, are left out.
+        weight_decay: that of the update's optimizer when None.
+        rate: learning rate as a multiple of that of the update.
+    """
+
+    name: str
+    parameters: Callable[[nn.Module], Iterable[nn.Parameter]]
+    weight_decay: float | None = None
+    rate: float = 1.0
+
+# %% ../../nbs/01_core/10_plan.ipynb #6b72f467
+Gradients = Callable[[Tensors, Sequence[nn.Parameter]], Sequence[torch.Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +58,8 @@ class Update:
         name: prefix of the logged terms when a phase has several updates.
         parameters: which parameters it moves.
         every: it acts in every `every`-th step (a critic with 1 beside a generator with 5).
+        groups: parameters with a weight decay or a rate of their own.
+        gradients: `(terms, parameters)` to one gradient a parameter; None is the gradient of the term `loss`.
     """
 
     loss_terms: LossTerms
@@ -46,6 +67,8 @@ class Update:
     name: str = "model"
     parameters: Callable[[nn.Module], Iterable[nn.Parameter]] = trainable
     every: int = 1
+    groups: tuple[ParameterGroup, ...] = ()
+    gradients: Gradients | None = None
 
 # %% ../../nbs/01_core/10_plan.ipynb #1fc51034
 @dataclass(frozen=True, kw_only=True)
@@ -172,11 +195,19 @@ def describe(plan: Plan) -> str:
                 f"    {when}{update.name}: {update.optimizer.name} lr {update.optimizer.learning_rate:g} "
                 f"{phase.schedule.name} on {_name(update.loss_terms)}, clip {phase.gradient_clip}"
             )
+            lines += [f"      gradients: {_name(update.gradients)}"] if update.gradients is not None else []
+            lines += [f"      {_describe_group(group, update.optimizer)}" for group in update.groups]
         lines += [f"    after the step: {_name(phase.after_step)}"] if phase.after_step is not None else []
         lines.append(f"  each epoch: validate, keep the best by {plan.monitor!r}, save")
     return "\n".join(lines)
 
 
+def _describe_group(group: ParameterGroup, optimizer: OptimizerConfig) -> str:
+    """One line for a group of parameters."""
+    decay = optimizer.weight_decay if group.weight_decay is None else group.weight_decay
+    return f"group {group.name}: {_name(group.parameters)}, weight decay {decay:g}, rate times {group.rate:g}"
+
+
 def _name(function: Callable[..., Any]) -> str:
-    """The name of a function, or of the type of a callable object."""
-    return getattr(function, "__name__", type(function).__name__)
+    """What a callable calls itself: its `description`, its name, or the name of its type."""
+    return str(getattr(function, "description", getattr(function, "__name__", type(function).__name__)))
