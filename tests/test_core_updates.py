@@ -1,7 +1,8 @@
-"""What an update may do beyond one loss and one optimizer; with all of it a training is repeated and resumed exactly."""
+"""What an update may do beyond one loss and one optimizer; with it, a training is repeated and resumed exactly."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,8 +12,9 @@ from torch import nn
 from thesis_surrogates.core.config import OptimizerConfig, TrainConfig
 from thesis_surrogates.core.data import TensorSource
 from thesis_surrogates.core.errors import ConfigError
+from thesis_surrogates.core.finite_rows import mean_of_finite_rows, select_rows
 from thesis_surrogates.core.optimization import OptimizerStep
-from thesis_surrogates.core.plan import ParameterGroup, Phase, Plan, Update, describe, mean_loss
+from thesis_surrogates.core.plan import LEFT_OUT, ParameterGroup, Phase, Plan, Update, describe, mean_loss
 from thesis_surrogates.core.task_gradients import ProjectedGradients, project_conflicts
 from thesis_surrogates.core.training import fit
 
@@ -139,3 +141,99 @@ def test_a_group_without_parameters_is_refused():
     update = Update(loss_terms=tasks, optimizer=OptimizerConfig(), groups=(group,))
     with pytest.raises(ConfigError, match="group 'nothing' of update 'model' has no parameters"):
         fit(net(), plan_of(update), seed=0, train=TrainConfig(epochs=1))
+
+
+def growing(model, batch):
+    """A loss of rows that leaves the numbers where the input is large, behind a network that is finite there."""
+    grown = (model(batch["x"]) * batch["x"]).square().exp()
+    return {"loss": (grown - batch["y"]).square()[:, 0], "size": grown.abs()[:, 0]}
+
+
+def mean_growing(model, batch):
+    return {name: value.mean() for name, value in growing(model, batch).items()}
+
+
+def rows_with(*bad, count=48):
+    x = torch.linspace(-1, 1, count)[:, None].clone()
+    x[list(bad)] = 1e10
+    return {"x": x, "y": torch.zeros(count, 1)}
+
+
+def small_net(dropout=0.0):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 1)).double()
+
+
+def as_double(rows):
+    return {name: value.double() for name, value in rows.items()}
+
+
+def test_a_diverged_row_is_no_part_of_loss_and_gradient():
+    rows, model = as_double(rows_with(5, 7)), small_net()
+    kept = torch.tensor([row not in (5, 7) for row in range(48)])
+    losses = growing(model, rows)["loss"]
+    masked = torch.where(losses.isfinite(), losses, 0.0).sum() / kept.sum()
+    gradients = torch.autograd.grad(masked, list(model.parameters()))
+    assert masked.isfinite() and not all(g.isfinite().all() for g in gradients), "a mask behind the loss is no cure"
+    found = mean_of_finite_rows(growing)(model, rows)
+    clean = mean_growing(model, select_rows(rows, kept))
+    assert found[LEFT_OUT] == 2 and found["loss"] == clean["loss"] and found["size"] == clean["size"]
+    for one, other in zip(
+        torch.autograd.grad(found["loss"], list(model.parameters())),
+        torch.autograd.grad(clean["loss"], list(model.parameters())),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+def masked_plan(rows, validation, train, batch=8):
+    loss = mean_of_finite_rows(growing)
+    update = Update(loss_terms=loss, optimizer=train.optimizer)
+    phase = Phase(name="toy", source=TensorSource(rows, batch, seed=0), updates=(update,), epochs=train.epochs)
+    return Plan(phases=(phase,), validate=mean_loss(loss, validation, batch_size=10))
+
+
+def test_diverged_rows_are_counted_in_training_and_validation():
+    train, ends = TrainConfig(epochs=2, optimizer={"learning_rate": 1e-2}), []
+    plan = masked_plan(as_double(rows_with(5, 7, 30)), as_double(rows_with(47)), train)
+    model = small_net()
+    fit(model, plan, seed=0, train=train, callbacks=[ends.append])
+    epochs = [event.metrics for event in ends if event.moment == "epoch_end"]
+    assert [epoch["train"][LEFT_OUT] for epoch in epochs] == [3.0, 3.0]
+    assert [epoch["validation"][LEFT_OUT] for epoch in epochs] == [1.0, 1.0]
+    assert all("bad_steps" not in epoch["train"] and math.isfinite(epoch["train"]["loss"]) for epoch in epochs)
+    clean = mean_loss(mean_growing, {name: value[:47] for name, value in as_double(rows_with()).items()})(small_net())
+    judged = plan.validate(small_net())
+    assert judged["loss"] == pytest.approx(clean["loss"], rel=1e-12)
+
+
+def test_a_validation_that_loses_most_rows_is_no_number():
+    rows = as_double(rows_with(*range(30)))
+    judged = mean_loss(mean_of_finite_rows(growing), rows, batch_size=10)(small_net())
+    assert math.isnan(judged["loss"]) and judged[LEFT_OUT] == 30
+    few = as_double(rows_with(*range(10)))
+    judged = mean_loss(mean_of_finite_rows(growing), few, batch_size=10)(small_net())
+    assert math.isfinite(judged["loss"]) and judged[LEFT_OUT] == 10, "a batch without a finite row is left out whole"
+
+
+def test_a_batch_without_a_finite_row_is_a_bad_step_and_counted():
+    rows, train, ends = as_double(rows_with(*range(8))), TrainConfig(epochs=1), []
+    plan = masked_plan({name: value[:9] for name, value in rows.items()}, as_double(rows_with()), train, batch=1)
+    with pytest.raises(Exception, match="8 steps without a finite gradient"):
+        fit(small_net(), plan, seed=0, train=train, callbacks=[ends.append])
+    (epoch,) = [event.metrics["train"] for event in ends if event.moment == "epoch_end"]
+    assert (epoch["bad_steps"], epoch[LEFT_OUT]) == (8.0, 8.0)
+
+
+def test_training_on_finite_rows_is_repeated_and_resumed_exactly(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "net", lambda: small_net(dropout=0.2))
+    train = TrainConfig(epochs=3, optimizer={"learning_rate": 1e-2})
+    assert_exact(masked_plan(as_double(rows_with(5, 7, 30)), as_double(rows_with(47)), train), train, tmp_path)
+
+
+def test_what_no_row_can_be_taken_from_is_refused():
+    with pytest.raises(ConfigError, match=r"shape \[24, 1\], not \[24\]"):
+        mean_of_finite_rows(lambda model, batch: {"loss": model(batch["x"])})(net(), {"x": X[:24]})
+    with pytest.raises(ConfigError, match="3 rows, its loss 2"):
+        select_rows({"a": torch.zeros(2), "b": {"c": torch.zeros(3)}}, torch.tensor([True, False]))

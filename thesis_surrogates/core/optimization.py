@@ -16,7 +16,7 @@ from torch import nn
 from .config import OptimizerConfig, ScheduleConfig, TrainConfig
 from .data import Batch, Tensors
 from .errors import ConfigError
-from .plan import LossTerms, ParameterGroup, Phase, Update
+from .plan import LEFT_OUT, LossTerms, ParameterGroup, Phase, Update
 from .soap import Soap
 
 # %% auto #0
@@ -189,12 +189,16 @@ class RunningMeans:
             ("bad", (~sound).to(terms["loss"])),
         ):
             value = value.detach().double() if value.device.type != "mps" else value.detach()
-            kept = value if name in ("steps", "bad") else torch.where(sound, value, torch.zeros_like(value))
+            counted = name in ("steps", "bad", LEFT_OUT)
+            kept = value if counted else torch.where(sound, value, torch.zeros_like(value))
             key = f"{prefix}{name}"
             self.values[key] = self.values[key] + kept if key in self.values else kept
 
     def means(self, term_prefixes: Sequence[str]) -> tuple[dict[str, float], int]:
-        """Mean of every term over the sound steps, and the number of unsound ones (one transfer per epoch)."""
+        """Mean of every term over the sound steps, and the number of unsound ones (one transfer per epoch).
+
+        Rows left out are a sum, over all steps.
+        """
         numbers = (
             dict(zip(self.values, torch.stack(list(self.values.values())).tolist(), strict=True)) if self.values else {}
         )
@@ -204,7 +208,9 @@ class RunningMeans:
             steps, bad = numbers.pop(f"{prefix}steps", 0), numbers.pop(f"{prefix}bad", 0)
             bad_steps += int(bad)
             for key in [k for k in numbers if k.startswith(prefix)]:
-                result[key] = numbers.pop(key) / (steps - bad) if steps > bad else math.nan
+                total = numbers.pop(key)
+                mean = total / (steps - bad) if steps > bad else math.nan
+                result[key] = total if key == f"{prefix}{LEFT_OUT}" else mean
         return result, bad_steps
 
 # %% ../../nbs/01_core/12_optimization.ipynb #9022f149

@@ -5,6 +5,7 @@
 # %% ../../nbs/01_core/10_plan.ipynb #4d20fde2
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,11 +18,13 @@ from .config import OptimizerConfig, ScheduleConfig, TrainConfig
 from .data import Batch, Source, Tensors, TensorSource
 
 # %% auto #0
-__all__ = ['LossTerms', 'Gradients', 'Callback', 'trainable', 'ParameterGroup', 'Update', 'Phase', 'Plan', 'Event', 'rows_of',
-           'mean_loss', 'supervised_plan', 'describe']
+__all__ = ['LossTerms', 'LEFT_OUT', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'Callback', 'trainable', 'ParameterGroup', 'Update',
+           'Phase', 'Plan', 'Event', 'rows_of', 'mean_loss', 'supervised_plan', 'describe']
 
 # %% ../../nbs/01_core/10_plan.ipynb #df49da87
 LossTerms = Callable[[Any, Batch], Tensors]
+LEFT_OUT = "rows_left_out"  # a term that is counted and not averaged: rows that no other term is made of
+LARGEST_SHARE_LEFT_OUT = 0.5  # of the rows of a validation; with more, it is no number
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -151,11 +154,25 @@ def mean_loss(loss_terms: LossTerms, tensors: Tensors, batch_size: int = 8192) -
     def validate(model: nn.Module) -> dict[str, float]:
         sums: Tensors = {}
         for batch in islice(source.batches(), source.batches_per_pass):
-            for name, value in loss_terms(model, batch).items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() * rows_of(batch)
-        return {name: float(value) / source.size for name, value in sums.items()}
+            for name, value in _sum_rows(loss_terms(model, batch), rows_of(batch)).items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+        left_out = float(sums.pop(LEFT_OUT)) if LEFT_OUT in sums else None
+        rows = source.size - (left_out or 0)
+        if left_out is not None and left_out > LARGEST_SHARE_LEFT_OUT * source.size:
+            rows = math.nan
+        means = {name: float(value) / rows for name, value in sums.items()}
+        return means if left_out is None else {**means, LEFT_OUT: left_out}
 
     return validate
+
+
+def _sum_rows(terms: Tensors, rows: int) -> Tensors:
+    """Every term times the number of rows that it is a mean of; the rows left out are counted."""
+    if LEFT_OUT not in terms:
+        return {name: value.detach() * rows for name, value in terms.items()}
+    used = rows - terms[LEFT_OUT]
+    sums = {name: torch.where(used > 0, value.detach() * used, 0.0) for name, value in terms.items()}
+    return {**sums, LEFT_OUT: terms[LEFT_OUT]}
 
 # %% ../../nbs/01_core/10_plan.ipynb #8d40f6b7
 def supervised_plan(
