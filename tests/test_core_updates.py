@@ -12,9 +12,11 @@ from torch import nn
 from thesis_surrogates.core.config import OptimizerConfig, TrainConfig
 from thesis_surrogates.core.data import TensorSource
 from thesis_surrogates.core.errors import ConfigError
+from thesis_surrogates.core.facts import read_run
 from thesis_surrogates.core.finite_rows import mean_of_finite_rows, select_rows
 from thesis_surrogates.core.optimization import OptimizerStep
-from thesis_surrogates.core.plan import LEFT_OUT, ParameterGroup, Phase, Plan, Update, describe, mean_loss
+from thesis_surrogates.core.plan import LEFT_OUT, ParameterGroup, Phase, Plan, Update, Watcher, describe, mean_loss
+from thesis_surrogates.core.recorder import fits_table, open_run
 from thesis_surrogates.core.task_gradients import ProjectedGradients, project_conflicts
 from thesis_surrogates.core.training import fit
 
@@ -237,3 +239,77 @@ def test_what_no_row_can_be_taken_from_is_refused():
         mean_of_finite_rows(lambda model, batch: {"loss": model(batch["x"])})(net(), {"x": X[:24]})
     with pytest.raises(ConfigError, match="3 rows, its loss 2"):
         select_rows({"a": torch.zeros(2), "b": {"c": torch.zeros(3)}}, torch.tensor([True, False]))
+
+
+def meddle(model, data, epoch):
+    """Draws random numbers, and does to the model what must not reach the training."""
+    torch.rand(epoch)
+    torch.manual_seed(epoch)
+    torch.set_grad_enabled(False)
+    model.train()
+    model.register_forward_hook(lambda *of_call: None)
+    for parameter in model.parameters():
+        parameter.fill_(math.nan)
+    return {"rows": len(data["x"]), "epoch": epoch}
+
+
+def fail(model, data, epoch):
+    raise ArithmeticError(f"epoch {epoch}")
+
+
+def watched_plan(*watchers, epochs=10):
+    plain = plan_of(Update(loss_terms=tasks, optimizer=OptimizerConfig(learning_rate=1e-2)), epochs=epochs)
+    return plain, replace(plain, watchers=watchers)
+
+
+def test_watchers_do_not_change_a_training_and_are_repeated_and_resumed_exactly(tmp_path):
+    train, models, ends = TrainConfig(epochs=10), [net(), net()], []
+    plans = watched_plan(
+        Watcher(name="meddler", look=meddle, data=ROWS, at_most=3), Watcher(name="broken", look=fail, every=5)
+    )
+    for model, plan in zip(models, plans, strict=True):
+        fit(model, plan, seed=5, train=train, callbacks=[ends.append])
+    assert torch.is_grad_enabled()
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+    epochs = [event.metrics for event in ends if event.moment == "epoch_end"]
+    assert [{k: epoch[k] for k in ("train", "validation")} for epoch in epochs[10:]] == epochs[:10]
+    looks = [epoch["meddler"] for epoch in epochs[10:] if "meddler" in epoch]
+    assert looks == [{"rows": 96.0, "epoch": 4.0}, {"rows": 96.0, "epoch": 8.0}], "bounded, over the whole training"
+    failed = [event for event in ends if event.moment == "watcher_failed"]
+    assert [(event.epoch, event.details["message"]) for event in failed] == [(4, "epoch 5"), (9, "epoch 10")]
+    assert {event.details["watcher"] for event in failed} == {"broken"} and {e.phase for e in failed} == {"toy"}
+    assert_exact(plans[1], train, tmp_path)
+
+
+@pytest.mark.parametrize("numbers", [{"a,b": 1.0}, {"a": "many"}, [1.0], {"a": [1, 2]}])
+def test_what_cannot_be_recorded_does_not_end_a_run(tmp_path, numbers):
+    _, plan = watched_plan(Watcher(name="odd", look=lambda *of_look: numbers, at_most=1), epochs=2)
+    train = TrainConfig(epochs=2)
+    config = {"system": "toy", "name": "odd", "model": {}, "data": {}, "train": {}, "seed": 0}
+    with open_run(tmp_path / "run", config, provenance={}) as recorder:
+        assert fit(net(), plan, seed=0, train=train, callbacks=[recorder]).status == "done"
+    found = read_run(tmp_path / "run")
+    (failed,) = [event for event in found.events if event["moment"] == "watcher_failed"]
+    assert fits_table(failed) and failed["watcher"] == "odd" and set(found.scalars.split) == {"train", "validation"}
+
+
+def test_numbers_of_a_watcher_are_recorded(tmp_path):
+    _, plan = watched_plan(Watcher(name="size", look=lambda model, data, epoch: {"epoch": epoch}, every=2), epochs=4)
+    config = {"system": "toy", "name": "size", "model": {}, "data": {}, "train": {}, "seed": 0}
+    with open_run(tmp_path / "run", config, provenance={}) as recorder:
+        fit(net(), plan, seed=0, train=TrainConfig(epochs=4), callbacks=[recorder])
+    assert read_run(tmp_path / "run").curve("size", "epoch").to_dict() == {1: 2.0, 3: 4.0}
+
+
+def test_an_interruption_in_a_watcher_ends_the_training():
+    def interrupted(*of_look):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(net(), watched_plan(Watcher(name="slow", look=interrupted))[1], seed=0, train=TrainConfig(epochs=1))
+
+
+@pytest.mark.parametrize("wrong", [{"name": "train"}, {"every": 0}, {"at_most": 0}])
+def test_a_watcher_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ConfigError, match="at_most >= 1"):
+        Watcher(**{"name": "w", "look": fail, **wrong})

@@ -16,10 +16,11 @@ from torch import nn
 
 from .config import OptimizerConfig, ScheduleConfig, TrainConfig
 from .data import Batch, Source, Tensors, TensorSource
+from .errors import ConfigError
 
 # %% auto #0
 __all__ = ['LossTerms', 'LEFT_OUT', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'Callback', 'trainable', 'ParameterGroup', 'Update',
-           'Phase', 'Plan', 'Event', 'rows_of', 'mean_loss', 'supervised_plan', 'describe']
+           'Phase', 'Watcher', 'Plan', 'Event', 'rows_of', 'mean_loss', 'supervised_plan', 'describe']
 
 # %% ../../nbs/01_core/10_plan.ipynb #df49da87
 LossTerms = Callable[[Any, Batch], Tensors]
@@ -100,6 +101,33 @@ class Phase:
         """Steps between two validations."""
         return self.steps_per_epoch or self.source.batches_per_pass
 
+# %% ../../nbs/01_core/10_plan.ipynb #5c63a440
+@dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """Looks at the model while it is trained; it cannot change the training, nor end it by an error.
+
+    Args:
+        look: `(model, data, epoch)`: a copy of the model in evaluation mode, without gradients, and how many epochs are
+            done; the numbers that it returns are recorded as those of a split of the watcher's name.
+        data: what it is given, usually the validation rows; not copied, so only to be read.
+        every: epochs between two looks.
+        at_most: looks in the whole training; where `every` would give more, they are further apart.
+    """
+
+    name: str
+    look: Callable[[Any, Any, int], Mapping[str, float] | None]
+    data: Any = None
+    every: int = 1
+    at_most: int = 20
+
+    def __post_init__(self) -> None:
+        if self.name in ("train", "validation") or self.every < 1 or self.at_most < 1:
+            raise ConfigError(f"{self}: needs another name than train and validation, every >= 1 and at_most >= 1")
+
+    def is_due(self, epoch: int, epochs: int) -> bool:
+        """Whether it looks when `epoch` of all the `epochs` of a training are done."""
+        return epoch % max(self.every, math.ceil(epochs / self.at_most)) == 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -108,11 +136,13 @@ class Plan:
     Args:
         validate: model to named numbers; called in evaluation mode without gradients.
         monitor: which of them decides what is best (lower is better).
+        watchers: what else looks at the model, without a part in the training.
     """
 
     phases: tuple[Phase, ...]
     validate: Callable[[Any], dict[str, float]]
     monitor: str = "loss"
+    watchers: tuple[Watcher, ...] = ()
 
 # %% ../../nbs/01_core/10_plan.ipynb #fd395d85
 @dataclass(frozen=True, kw_only=True)
