@@ -16,12 +16,12 @@ from torch import nn
 from .config import OptimizerConfig, ScheduleConfig, TrainConfig
 from .data import Batch, Tensors
 from .errors import ConfigError
-from .plan import LossTerms, Phase, Update
+from .plan import LEFT_OUT, LossTerms, ParameterGroup, Phase, Update
 from .soap import Soap
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'make_optimizer', 'Schedule', 'guard_gradients', 'compile_loss', 'OptimizerStep', 'RunningMeans',
-           'term_prefixes']
+__all__ = ['OPTIMIZERS', 'make_optimizer', 'Schedule', 'guard_gradients', 'parameter_groups', 'compile_loss', 'OptimizerStep',
+           'RunningMeans', 'term_prefixes']
 
 # %% ../../nbs/01_core/12_optimization.ipynb #2524a048
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -35,8 +35,10 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 _FUSED = {"adamw", "adam", "sgd"}
 
 
-def make_optimizer(config: OptimizerConfig, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Make the configured optimizer over `parameters`."""
+def make_optimizer(
+    config: OptimizerConfig, parameters: Sequence[torch.nn.Parameter] | Sequence[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    """Make the configured optimizer over `parameters`, or over groups of them with options of their own."""
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.name in _FUSED:
         options["fused"] = True
@@ -92,6 +94,22 @@ def guard_gradients(parameters: Sequence[torch.nn.Parameter], loss: torch.Tensor
         gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
     return sound
 
+# %% ../../nbs/01_core/12_optimization.ipynb #22f0eb89
+def parameter_groups(model: nn.Module, update: Update) -> list[dict[str, Any]]:
+    """The parameters of an update group by group, first those that are in no group of its own."""
+    left = {id(parameter): parameter for parameter in update.parameters(model)}
+    found = []
+    for group in update.groups:
+        chosen = [left.pop(id(one)) for one in group.parameters(model) if id(one) in left]
+        if not chosen:
+            raise ConfigError(
+                f"group {group.name!r} of update {update.name!r} has no parameters; remove it or name some"
+            )
+        decay = update.optimizer.weight_decay if group.weight_decay is None else group.weight_decay
+        found.append({"params": chosen, "weight_decay": decay, "rate": group.rate})
+    rest = [{"params": list(left.values()), "weight_decay": update.optimizer.weight_decay, "rate": 1.0}]
+    return (rest if left else []) + found
+
 # %% ../../nbs/01_core/12_optimization.ipynb #7f0bdef7
 def compile_loss(function: LossTerms) -> LossTerms:
     """Compile a loss with its model; needs a C++ compiler on this machine."""
@@ -108,7 +126,9 @@ class OptimizerStep:
         self.parameters = list(update.parameters(model))
         if not self.parameters:
             raise ConfigError(f"update {update.name!r} of phase {phase.name!r} has no parameters to move")
-        self.optimizer = make_optimizer(update.optimizer, self.parameters)
+        grouped = parameter_groups(model, update) if update.groups else []
+        self.optimizer = make_optimizer(update.optimizer, grouped or self.parameters)
+        self.rates = [group["rate"] for group in grouped] or [1.0]
         self.schedule = Schedule(
             phase.schedule, update.optimizer.learning_rate, phase.epoch_steps, phase.epochs * phase.epoch_steps
         )
@@ -118,12 +138,20 @@ class OptimizerStep:
 
     def step(self, model: nn.Module, batch: Batch, number: int) -> tuple[Tensors, torch.Tensor]:
         """One optimizer step at step `number` of the phase; returns the terms and whether the step was sound."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(number)
+        rate = self.schedule.rate(number)
+        for group, factor in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = factor * rate
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
             terms = self.loss_terms(model, batch)
-        self.scaler.scale(terms["loss"]).backward()
+        if self.update.gradients is None:
+            self.scaler.scale(terms["loss"]).backward()
+        else:
+            scaled = {name: self.scaler.scale(value) for name, value in terms.items()}
+            for parameter, gradient in zip(
+                self.parameters, self.update.gradients(scaled, self.parameters), strict=True
+            ):
+                parameter.grad = gradient
         self.scaler.unscale_(self.optimizer)
         sound = guard_gradients(self.parameters, terms["loss"], self.clip)
         self.scaler.step(self.optimizer)
@@ -161,12 +189,16 @@ class RunningMeans:
             ("bad", (~sound).to(terms["loss"])),
         ):
             value = value.detach().double() if value.device.type != "mps" else value.detach()
-            kept = value if name in ("steps", "bad") else torch.where(sound, value, torch.zeros_like(value))
+            counted = name in ("steps", "bad", LEFT_OUT)
+            kept = value if counted else torch.where(sound, value, torch.zeros_like(value))
             key = f"{prefix}{name}"
             self.values[key] = self.values[key] + kept if key in self.values else kept
 
     def means(self, term_prefixes: Sequence[str]) -> tuple[dict[str, float], int]:
-        """Mean of every term over the sound steps, and the number of unsound ones (one transfer per epoch)."""
+        """Mean of every term over the sound steps, and the number of unsound ones (one transfer per epoch).
+
+        Rows left out are a sum, over all steps.
+        """
         numbers = (
             dict(zip(self.values, torch.stack(list(self.values.values())).tolist(), strict=True)) if self.values else {}
         )
@@ -176,7 +208,9 @@ class RunningMeans:
             steps, bad = numbers.pop(f"{prefix}steps", 0), numbers.pop(f"{prefix}bad", 0)
             bad_steps += int(bad)
             for key in [k for k in numbers if k.startswith(prefix)]:
-                result[key] = numbers.pop(key) / (steps - bad) if steps > bad else math.nan
+                total = numbers.pop(key)
+                mean = total / (steps - bad) if steps > bad else math.nan
+                result[key] = total if key == f"{prefix}{LEFT_OUT}" else mean
         return result, bad_steps
 
 # %% ../../nbs/01_core/12_optimization.ipynb #9022f149

@@ -5,7 +5,8 @@
 # %% ../../nbs/01_core/10_plan.ipynb #4d20fde2
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -15,18 +16,40 @@ from torch import nn
 
 from .config import OptimizerConfig, ScheduleConfig, TrainConfig
 from .data import Batch, Source, Tensors, TensorSource
+from .errors import ConfigError
 
 # %% auto #0
-__all__ = ['LossTerms', 'Callback', 'trainable', 'Update', 'Phase', 'Plan', 'Event', 'rows_of', 'mean_loss', 'supervised_plan',
-           'describe']
+__all__ = ['LossTerms', 'LEFT_OUT', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'Callback', 'trainable', 'ParameterGroup', 'Update',
+           'Phase', 'Watcher', 'Plan', 'Event', 'rows_of', 'mean_loss', 'supervised_plan', 'describe']
 
 # %% ../../nbs/01_core/10_plan.ipynb #df49da87
 LossTerms = Callable[[Any, Batch], Tensors]
+LEFT_OUT = "rows_left_out"  # a term that is counted and not averaged: rows that no other term is made of
+LARGEST_SHARE_LEFT_OUT = 0.5  # of the rows of a validation; with more, it is no number
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """All parameters that want a gradient."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+# %% ../../nbs/01_core/10_plan.ipynb #2ee73bb2
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters of an update with a weight decay and a rate of their own.
+
+    Args:
+        parameters: which; those that the update does not move, or that an earlier group has, are left out.
+        weight_decay: that of the update's optimizer when None.
+        rate: learning rate as a multiple of that of the update.
+    """
+
+    name: str
+    parameters: Callable[[nn.Module], Iterable[nn.Parameter]]
+    weight_decay: float | None = None
+    rate: float = 1.0
+
+# %% ../../nbs/01_core/10_plan.ipynb #6b72f467
+Gradients = Callable[[Tensors, Sequence[nn.Parameter]], Sequence[torch.Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +62,8 @@ class Update:
         name: prefix of the logged terms when a phase has several updates.
         parameters: which parameters it moves.
         every: it acts in every `every`-th step (a critic with 1 beside a generator with 5).
+        groups: parameters with a weight decay or a rate of their own.
+        gradients: `(terms, parameters)` to one gradient a parameter; None is the gradient of the term `loss`.
     """
 
     loss_terms: LossTerms
@@ -46,6 +71,8 @@ class Update:
     name: str = "model"
     parameters: Callable[[nn.Module], Iterable[nn.Parameter]] = trainable
     every: int = 1
+    groups: tuple[ParameterGroup, ...] = ()
+    gradients: Gradients | None = None
 
 # %% ../../nbs/01_core/10_plan.ipynb #1fc51034
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +101,33 @@ class Phase:
         """Steps between two validations."""
         return self.steps_per_epoch or self.source.batches_per_pass
 
+# %% ../../nbs/01_core/10_plan.ipynb #5c63a440
+@dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """Looks at the model while it is trained; it cannot change the training, nor end it by an error.
+
+    Args:
+        look: `(model, data, epoch)`: a copy of the model in evaluation mode, without gradients, and how many epochs are
+            done; the numbers that it returns are recorded as those of a split of the watcher's name.
+        data: what it is given, usually the validation rows; not copied, so only to be read.
+        every: epochs between two looks.
+        at_most: looks in the whole training; where `every` would give more, they are further apart.
+    """
+
+    name: str
+    look: Callable[[Any, Any, int], Mapping[str, float] | None]
+    data: Any = None
+    every: int = 1
+    at_most: int = 20
+
+    def __post_init__(self) -> None:
+        if self.name in ("train", "validation") or self.every < 1 or self.at_most < 1:
+            raise ConfigError(f"{self}: needs another name than train and validation, every >= 1 and at_most >= 1")
+
+    def is_due(self, epoch: int, epochs: int) -> bool:
+        """Whether it looks when `epoch` of all the `epochs` of a training are done."""
+        return epoch % max(self.every, math.ceil(epochs / self.at_most)) == 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -82,11 +136,13 @@ class Plan:
     Args:
         validate: model to named numbers; called in evaluation mode without gradients.
         monitor: which of them decides what is best (lower is better).
+        watchers: what else looks at the model, without a part in the training.
     """
 
     phases: tuple[Phase, ...]
     validate: Callable[[Any], dict[str, float]]
     monitor: str = "loss"
+    watchers: tuple[Watcher, ...] = ()
 
 # %% ../../nbs/01_core/10_plan.ipynb #fd395d85
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +184,25 @@ def mean_loss(loss_terms: LossTerms, tensors: Tensors, batch_size: int = 8192) -
     def validate(model: nn.Module) -> dict[str, float]:
         sums: Tensors = {}
         for batch in islice(source.batches(), source.batches_per_pass):
-            for name, value in loss_terms(model, batch).items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() * rows_of(batch)
-        return {name: float(value) / source.size for name, value in sums.items()}
+            for name, value in _sum_rows(loss_terms(model, batch), rows_of(batch)).items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+        left_out = float(sums.pop(LEFT_OUT)) if LEFT_OUT in sums else None
+        rows = source.size - (left_out or 0)
+        if left_out is not None and left_out > LARGEST_SHARE_LEFT_OUT * source.size:
+            rows = math.nan
+        means = {name: float(value) / rows for name, value in sums.items()}
+        return means if left_out is None else {**means, LEFT_OUT: left_out}
 
     return validate
+
+
+def _sum_rows(terms: Tensors, rows: int) -> Tensors:
+    """Every term times the number of rows that it is a mean of; the rows left out are counted."""
+    if LEFT_OUT not in terms:
+        return {name: value.detach() * rows for name, value in terms.items()}
+    used = rows - terms[LEFT_OUT]
+    sums = {name: torch.where(used > 0, value.detach() * used, 0.0) for name, value in terms.items()}
+    return {**sums, LEFT_OUT: terms[LEFT_OUT]}
 
 # %% ../../nbs/01_core/10_plan.ipynb #8d40f6b7
 def supervised_plan(
@@ -172,11 +242,19 @@ def describe(plan: Plan) -> str:
                 f"    {when}{update.name}: {update.optimizer.name} lr {update.optimizer.learning_rate:g} "
                 f"{phase.schedule.name} on {_name(update.loss_terms)}, clip {phase.gradient_clip}"
             )
+            lines += [f"      gradients: {_name(update.gradients)}"] if update.gradients is not None else []
+            lines += [f"      {_describe_group(group, update.optimizer)}" for group in update.groups]
         lines += [f"    after the step: {_name(phase.after_step)}"] if phase.after_step is not None else []
         lines.append(f"  each epoch: validate, keep the best by {plan.monitor!r}, save")
     return "\n".join(lines)
 
 
+def _describe_group(group: ParameterGroup, optimizer: OptimizerConfig) -> str:
+    """One line for a group of parameters."""
+    decay = optimizer.weight_decay if group.weight_decay is None else group.weight_decay
+    return f"group {group.name}: {_name(group.parameters)}, weight decay {decay:g}, rate times {group.rate:g}"
+
+
 def _name(function: Callable[..., Any]) -> str:
-    """The name of a function, or of the type of a callable object."""
-    return getattr(function, "__name__", type(function).__name__)
+    """What a callable calls itself: its `description`, its name, or the name of its type."""
+    return str(getattr(function, "description", getattr(function, "__name__", type(function).__name__)))

@@ -156,6 +156,7 @@ MOMENTS: Mapping[str, tuple[str, ...]] = {  # keys beside those; `key?` may be m
     "start": (*OF_LOOP, "epochs", "resumed", "monitor", "loop"),
     "phase_start": OF_LOOP,
     "epoch_end": (*OF_LOOP, "metrics_in?"),
+    "watcher_failed": (*OF_LOOP, "watcher", "type", "message"),
     "phase_end": OF_LOOP,
     "paused": OF_LOOP,
     "end": (*OF_LOOP, "best_epoch", "best_value"),

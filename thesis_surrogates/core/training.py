@@ -5,6 +5,7 @@
 # %% ../../nbs/01_core/14_training.ipynb #2366c313
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -15,15 +16,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .checkpoints import rng_state, set_rng_state
 from .config import TrainConfig
 from .data import to_device
 from .errors import SurrogatesError
 from .optimization import RunningMeans
-from .plan import Callback, Phase, Plan, describe
+from .plan import Callback, Phase, Plan, Watcher, describe
 from .training_state import Resumable, Stage, TrainingProgress, take_up
 
 # %% auto #0
-__all__ = ['PATIENCE', 'REMEDY', 'TrainingDiverged', 'FitResult', 'fit']
+__all__ = ['PATIENCE', 'REMEDY', 'TrainingDiverged', 'FitResult', 'ask_watchers', 'fit']
 
 # %% ../../nbs/01_core/14_training.ipynb #682b62af
 PATIENCE = 3  # validations in a row that may fail to be a number before a training is given up
@@ -113,6 +115,33 @@ class _Training(Resumable):
         if self.at.epoch % self.train.checkpoint_every == 0 or self.wants_keeping():
             self.save()
 
+# %% ../../nbs/01_core/14_training.ipynb #92469dc1
+def ask_watchers(work: Resumable, phase: Phase) -> dict[str, dict[str, float]]:
+    """What the watchers say that are due at the end of this epoch, by their names."""
+    found: dict[str, dict[str, float]] = {}
+    done, epochs = work.at.epoch + 1, sum(each.epochs for each in work.plan.phases)
+    for watcher in work.plan.watchers:
+        if watcher.is_due(done, epochs):
+            random = rng_state()
+            try:
+                found |= _look(watcher, copy.deepcopy(work.model), done)
+            except Exception as error:  # whatever a watcher does wrong, the training goes on
+                details = {"watcher": watcher.name, "type": type(error).__name__, "message": str(error)}
+                work.tell("watcher_failed", phase.name, details=details)
+            finally:
+                set_rng_state(random)
+    return found
+
+
+def _look(watcher: Watcher, model: nn.Module, epoch: int) -> dict[str, dict[str, float]]:
+    """The numbers of one look, fit to be recorded; empty where it returns none."""
+    with torch.no_grad():
+        numbers = watcher.look(model, watcher.data, epoch) or {}
+    wrong = [name for name in (watcher.name, *numbers) if any(mark in str(name) for mark in ',"\n\r')]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r}: no comma, quote or line break in names, please")
+    return {watcher.name: {str(name): float(value) for name, value in numbers.items()}} if numbers else {}
+
 # %% ../../nbs/01_core/14_training.ipynb #41b67453
 def _validate(work: _Training, stage: Stage, means: Mapping[str, float]) -> float:
     """Validate, keep the weights if they are the best, report the epoch; return the monitored value."""
@@ -126,7 +155,8 @@ def _validate(work: _Training, stage: Stage, means: Mapping[str, float]) -> floa
     work.best.compare(work.at, value)
     for mover in stage.movers:
         mover.schedule.epoch_end(value if finite else math.inf)
-    work.tell("epoch_end", stage.phase.name, {"train": means, "validation": validation})
+    found = ask_watchers(work, stage.phase) if work.plan.watchers else {}
+    work.tell("epoch_end", stage.phase.name, {"train": means, "validation": validation, **found})
     return value
 
 
