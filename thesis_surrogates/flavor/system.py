@@ -5,6 +5,8 @@
 # %% ../../nbs/04_flavor/12_system.ipynb #a9fdcb89
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from ..core.system import FileColumn, FileKind, Symbol, System
@@ -17,7 +19,8 @@ from .models import MODELS, deploy
 from .training import plan
 
 # %% auto #0
-__all__ = ['SYMBOLS', 'UNIT', 'CELL_COLUMNS', 'STREAM_COLUMNS', 'STREAMS', 'FILES', 'SYSTEM', 'cells_of', 'flux_factor']
+__all__ = ['SYMBOLS', 'UNIT', 'CELL_COLUMNS', 'STREAM_COLUMNS', 'STREAMS', 'FILES', 'SYSTEM', 'cells_of', 'component_of',
+           'flux_factor']
 
 # %% ../../nbs/04_flavor/12_system.ipynb #0c5192a2
 SYMBOLS = (
@@ -68,6 +71,11 @@ def cells_of(rows: np.ndarray) -> np.ndarray:
     return rows.reshape(-1, 4, 2, 3)
 
 
+def component_of(rows: np.ndarray, number: int) -> np.ndarray:
+    """One of flux x, y, z and density [n, 2, 3] of all species."""
+    return cells_of(rows)[:, number]
+
+
 def flux_factor(rows: np.ndarray) -> np.ndarray:
     """Flux over density [n, 2, 3] of the species that are there; more than 1 is faster than light."""
     cells = cells_of(rows)
@@ -78,10 +86,10 @@ def flux_factor(rows: np.ndarray) -> np.ndarray:
 
 CELL_COLUMNS = (
     *(
-        FileColumn(name=f"flux {'xyz'[k]}", unit=UNIT["f4_initial"], values=lambda rows, k=k: cells_of(rows)[:, k])
+        FileColumn(name=f"flux {'xyz'[k]}", unit=UNIT["f4_initial"], values=partial(component_of, number=k))
         for k in range(3)
     ),
-    FileColumn(name="density", unit=UNIT["f4_initial"], lowest=0.0, values=lambda rows: cells_of(rows)[:, 3]),
+    FileColumn(name="density", unit=UNIT["f4_initial"], lowest=0.0, values=partial(component_of, number=3)),
     FileColumn(name="flux/density", unit="1", lowest=0.0, highest=1.0 + 1e-6, values=flux_factor),
 )
 
