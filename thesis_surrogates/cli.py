@@ -152,6 +152,16 @@ def data(
 
 
 @app.command()
+def inspect(file: Annotated[Path, typer.Argument(help="A dataset, field map, run directory or export.")]) -> None:
+    """Tell what a file holds: columns with units and ranges, values that cannot be, and which key of a run reads it."""
+    from thesis_surrogates.running.inspection import inspect_file
+
+    found = inspect_file(file)
+    typer.echo(f"{found.to_text()}\n")
+    _print_table(found.table)
+
+
+@app.command()
 def run(
     config: Annotated[str, typer.Argument(help="A run's YAML file, or one run of a suite: tracks/demo:mlp")],
     settings: Settings = None,

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import numpy as np
 from torch import nn
 
 from .comparison import Contender, Scores
 from .config import DataConfig, ModelConfig, TrainConfig
 from .data import Data, Tensors
-from .export.onnx import Deployable
+from .export.onnx import Column, Deployable
 from .hdf5 import read_hdf5
 from .plan import Plan
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from thesis_surrogates.core.facts import Run
 
 # %% auto #0
-__all__ = ['HDF5_FORMATS', 'DataT', 'ModelT', 'TrainT', 'NetworkT', 'Symbol', 'hdf5_description', 'no_views', 'System']
+__all__ = ['HDF5_FORMATS', 'DataT', 'ModelT', 'TrainT', 'NetworkT', 'Symbol', 'hdf5_description', 'no_views', 'FileColumn',
+           'FileKind', 'System']
 
 # %% ../../nbs/01_core/31_system.ipynb #c704a6a1
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,27 @@ HDF5_FORMATS: Mapping[str, Callable[[Path], Mapping[str, Any]]] = {".h5": hdf5_d
 def no_views(run: Run) -> Iterable[tuple[str, bytes]]:
     """No further files."""
     return ()
+
+# %% ../../nbs/01_core/31_system.ipynb #8d2534be
+@dataclass(frozen=True, kw_only=True)
+class FileColumn(Column):
+    """A column of an array in a file; values outside its range are unphysical."""
+
+    values: Callable[[np.ndarray], np.ndarray] = np.ravel  # rows [n, ...] of the array to the numbers of the column
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileKind:
+    """A kind of file that a system reads: the key that names it, and what its arrays hold."""
+
+    title: str
+    key: str  # of a run, e.g. data.path
+    needs: Mapping[str, int | None]  # arrays without which it is another file, and the length of their last axis
+    columns: Mapping[str, tuple[FileColumn, ...]]  # by array
+    real: Mapping[str, str] = field(default_factory=dict)  # array to the one that is true where its rows are no padding
+    # ending to a reader of arrays, for what is neither HDF5 nor NumPy nor text
+    readers: Mapping[str, Callable[[Path], Mapping[str, np.ndarray]]] = field(default_factory=dict)
+    check: Callable[[Path], object] | None = None  # raises where a small file is wrong as a whole
 
 # %% ../../nbs/01_core/31_system.ipynb #f56964ee
 DataT = TypeVar("DataT", bound=DataConfig)
@@ -87,6 +110,8 @@ class System(Generic[DataT, ModelT, TrainT, NetworkT]):
     presets: Mapping[str, DataT] = field(default_factory=dict)  # named datasets, for the command line
     # ending of a dataset file to the reader of its attributes; `config` among them holds the keys of the dataset
     formats: Mapping[str, Callable[[Path], Mapping[str, Any]]] = field(default_factory=lambda: dict(HDF5_FORMATS))
+    # what `surrogates inspect` finds in the files that the keys of a run name
+    files: tuple[FileKind, ...] = ()
     # commands that only this system has, by name: plain annotated functions, see `running.commands`
     commands: Mapping[str, Callable[..., str | Iterable[str] | None]] = field(default_factory=dict)
     # name and content of further files of a run directory, from the run alone; one at a time, to save memory

@@ -5,17 +5,23 @@
 # %% ../../nbs/05_events/11_system.ipynb #3bce8502
 from __future__ import annotations
 
-from ..core.system import Symbol, System
+from functools import partial
+from operator import itemgetter
+
+import numpy as np
+
+from ..core.system import FileColumn, FileKind, Symbol, System
 from .baselines import baselines, surrogate
-from .data import EventsData, load_data, make_data
+from .data import COLUMNS, FILE_SPLITS, EventsData, load_data, make_data
 from .figures import figures
+from .generator import PHOTON, PROCESSES, SLOTS
 from .losses import EventsTrain
 from .metrics import score
 from .models import MODELS, deploy
 from .training import plan
 
 # %% auto #0
-__all__ = ['SYMBOLS', 'SYSTEM']
+__all__ = ['SYMBOLS', 'HALF_TURN', 'EVENT_COLUMNS', 'LABEL', 'FILES', 'SYSTEM', 'object_ids', 'filled_slots']
 
 # %% ../../nbs/05_events/11_system.ipynb #0fbcfd4d
 SYMBOLS = (
@@ -31,6 +37,49 @@ SYMBOLS = (
         unit="bit",
         shape="scalar",
         meaning="entropy of the tokens, log2 of the perplexity",
+    ),
+)
+
+# %% ../../nbs/05_events/11_system.ipynb #dee8f6eb
+HALF_TURN = 3.15  # rad, with room for rounding
+
+
+def object_ids(rows: np.ndarray) -> np.ndarray:
+    """Ids [n, 18] of rows [n, 92]; what is no whole number becomes -1, which no object has."""
+    ids = rows[:, :SLOTS]
+    with np.errstate(invalid="ignore"):
+        return np.where(ids % 1 > 0, -1, ids)
+
+
+def filled_slots(rows: np.ndarray, number: int) -> np.ndarray:
+    """One of (E, pt, eta, phi) of all slots that hold a particle, or a value that is not finite."""
+    values = rows[:, 2 + SLOTS + number :: 4]
+    return values[(rows[:, :SLOTS] != 0) | ~np.isfinite(values)]
+
+
+EVENT_COLUMNS = (
+    FileColumn(name="object id", unit="id", lowest=0.0, highest=PHOTON, values=object_ids),
+    FileColumn(name="missing pt", unit="see energy_unit", values=itemgetter(np.s_[:, SLOTS])),
+    FileColumn(
+        name="missing phi", unit="rad", lowest=-HALF_TURN, highest=HALF_TURN, values=itemgetter(np.s_[:, SLOTS + 1])
+    ),
+    *(
+        FileColumn(name=name, unit="see energy_unit", values=partial(filled_slots, number=number))
+        for number, name in enumerate(("E", "pt"))
+    ),
+    FileColumn(name="eta", unit="1", lowest=-20.0, highest=20.0, values=partial(filled_slots, number=2)),
+    FileColumn(name="phi", unit="rad", lowest=-HALF_TURN, highest=HALF_TURN, values=partial(filled_slots, number=3)),
+)
+
+# %% ../../nbs/05_events/11_system.ipynb #22c8326d
+LABEL = FileColumn(name="process", unit="id", lowest=1.0, highest=len(PROCESSES))
+FILES = (
+    FileKind(
+        title="events",
+        key="data.path",
+        needs={rows: COLUMNS for rows, _ in FILE_SPLITS.values()},
+        columns={rows: EVENT_COLUMNS for rows, _ in FILE_SPLITS.values()}
+        | {label: (LABEL,) for _, label in FILE_SPLITS.values()},
     ),
 )
 
@@ -52,6 +101,7 @@ SYSTEM = System(
     score=score,
     figures=figures,
     deploy=deploy,
+    files=FILES,
     headline="visible_met_half_width_gev",
     columns=(
         "bits_per_particle",
