@@ -21,6 +21,7 @@ from ..core.facts import Run
 from ..core.metrics import format_value
 from ..core.plots import accuracy_cost, axis_label, loss_curves
 from ..core.publishing import read_published
+from ..core.report import scalars_of
 from ..core.run_files import to_line
 from ..core.tables import Problem, comparison_table, format_table, to_markdown
 from .registry import SYSTEMS, get_system, load_suite, resolve, suites
@@ -31,10 +32,9 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['OLDER_WORDS', 'SUMMARY_COLUMNS', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'left_out',
-           'suite_runs', 'suites_by_recipe', 'suite_of', 'published_table', 'approximations_markdown', 'scalars_of',
-           'table_markdown', 'format_quantity', 'format_factor', 'against_nothing', 'against_classical', 'verdict',
-           'savings', 'figure_or_sentence', 'cost_figure', 'curves_figure', 'summary_suite_table', 'summary',
-           'summary_markdown']
+           'suite_runs', 'suites_by_recipe', 'suite_of', 'published_table', 'approximations_markdown', 'table_markdown',
+           'format_quantity', 'format_factor', 'against_nothing', 'against_classical', 'verdict', 'savings',
+           'figure_or_sentence', 'cost_figure', 'curves_figure', 'summary_suite_table', 'summary', 'summary_markdown']
 
 # %% ../../nbs/06_running/08_results.ipynb #c94a47b1
 def published_folder(start: str | Path = ".") -> Path | None:
@@ -167,12 +167,6 @@ def approximations_markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 # %% ../../nbs/06_running/08_results.ipynb #156db687
-def scalars_of(runs: Sequence[Run]) -> pd.DataFrame:
-    """Scalars of several runs in one table, with the run's name in the column `run`; empty where there are no runs."""
-    tables = [run.scalars.assign(run=str(run.config.get("name"))) for run in runs]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
 def table_markdown(table: pd.DataFrame, columns: tuple[str, ...], headline: str) -> str:
     """The table as markdown, best surrogate in bold; where it is empty, a sentence on how to publish."""
     if table.empty:
@@ -300,7 +294,7 @@ def cost_figure(table: pd.DataFrame, headline: str) -> Figure | Text:
 
 
 def curves_figure(runs: Sequence[Run]) -> Figure | Text:
-    """The monitored loss of each run against the epoch, or a sentence."""
+    """The monitored loss of each run against the epoch, seeds of a recipe in one colour, or a sentence."""
     curves = scalars_of(runs)
     monitor = runs[0].last_event("start").get("monitor", "loss") if len(curves) else ""
     return figure_or_sentence(loss_curves(curves, monitor)[0] if len(curves) else None)
