@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.comparison import cheapest_as_accurate
+from ..core.comparison import deciding_baseline
 from ..core.config import RunConfig, config_diff, nearest, read_yaml
 from ..core.errors import ConfigError, FactsError
 from ..core.facts import find_runs, natural_key, read_run
@@ -149,11 +149,11 @@ def deciding_rows(table: pd.DataFrame, headline: str) -> pd.DataFrame:
     for _, group in done.groupby("data"):
         kinds = {kind: group[group.kind == kind] for kind in ("nothing", "classical", "surrogate")}
         classical, best = kinds["classical"], kinds["surrogate"][headline].min()
-        exact = cheapest_as_accurate(classical, headline, best)
+        rival = deciding_baseline(classical, headline, best)
         for part in (kinds["nothing"].nsmallest(1, headline), kinds["surrogate"].head(SHOWN_ROWS)):
             chosen += list(part.index)
         chosen += [*classical.nsmallest(1, "cost_us").index, *classical.nsmallest(1, headline).index]
-        chosen += [] if exact is None else [exact.name]
+        chosen += [] if rival is None else [rival.name]
     return table.loc[sorted(set(chosen))]
 
 # %% ../../nbs/06_running/07_reports.ipynb #bb455895

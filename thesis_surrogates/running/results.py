@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..core.comparison import cheapest_as_accurate
+from ..core.comparison import cheapest_as_accurate, deciding_baseline, most_accurate
 from ..core.config import recipe_hash
 from ..core.errors import ConfigError, FactsError
 from ..core.facts import Run
@@ -197,7 +197,9 @@ def against_nothing(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
     idle = table[table.kind == "nothing"]
     if idle.empty:
         return "The table has no row for doing nothing."
-    start = idle.sort_values(headline).iloc[0]
+    start = most_accurate(idle, headline)
+    if start is None:
+        return "Doing nothing has no result."
     error, ratio = format_quantity(start[headline], headline), start[headline] / best[headline]
     if ratio <= 1:
         return f"**It is no better than doing nothing** ({start.contender}: {error})."
@@ -207,15 +209,12 @@ def against_nothing(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
 def against_classical(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
     """Whether a classical method is at least as accurate as the best surrogate, and what the cheapest one costs."""
     classical = table[table.kind == "classical"]
-    if classical.empty:
-        return "The table holds no classical method to compare with."
-    other = cheapest_as_accurate(classical, headline, best[headline])
+    other = deciding_baseline(classical, headline, best[headline])
     if other is None:
-        closest = classical.sort_values(headline).iloc[0]
-        error = format_quantity(closest[headline], headline)
-        return (
-            f"No classical method in the table is at least as accurate; the closest, {closest.contender}, has {error}."
-        )
+        return "The table holds no classical method to compare with."
+    if not other[headline] <= best[headline]:
+        error = format_quantity(other[headline], headline)
+        return f"No classical method in the table is at least as accurate; the closest, {other.contender}, has {error}."
     ratio = other.cost_us / best.cost_us
     advantage = best[headline] / other[headline] if other[headline] > 0 else math.inf
     method = f"{other.contender} ({format_quantity(other[headline], headline)})"
@@ -239,11 +238,10 @@ def verdict(table: pd.DataFrame, headline: str, item: str) -> str:
     done = table[table.status == "done"] if len(table) else table
     for data in dict.fromkeys(done.data) if len(done) else ():
         group = done[done.data == data]
-        networks = group[group.kind == "surrogate"].dropna(subset=[headline])
-        if networks.empty:
+        best = most_accurate(group[group.kind == "surrogate"], headline)
+        if best is None:
             paragraphs.append("No surrogate has a result on this dataset.")
             continue
-        best = networks.sort_values(headline).iloc[0]
         seeds = (
             f"the median of {int(best.seeds)} seeds" if best.seeds > 1 else "one seed only, so its spread is unknown"
         )
@@ -311,27 +309,29 @@ def summary_suite_table(system: str, folder: str | Path | None) -> pd.DataFrame:
 
 
 def summary(folder: str | Path | None) -> pd.DataFrame:
-    """One row per system, kind and dataset of the suite that stands for it: the best of its kind by the headline."""
+    """One row per system, kind and dataset of the suite that stands for it: the methods that `verdict` names."""
     rows = []
     for name in SYSTEMS:
-        table = summary_suite_table(name, folder)
+        table, headline = summary_suite_table(name, folder), get_system(name).headline
         done = table[table.status == "done"] if len(table) else table
-        for (data, kind), group in done.groupby(["data", "kind"], sort=False) if len(done) else ():
-            headline = get_system(name).headline
-            group = group.dropna(subset=[headline])
-            if len(group):
-                best = group.sort_values(headline).iloc[0]
-                rows.append([name, data, kind, best.contender, axis_label(headline), best[headline], best.cost_us])
+        for data, group in done.groupby("data", sort=False) if len(done) else ():
+            best = most_accurate(group[group.kind == "surrogate"], headline)
+            error = -math.inf if best is None else best[headline]
+            idle = most_accurate(group[group.kind == "nothing"], headline)
+            rival = deciding_baseline(group[group.kind == "classical"], headline, error)
+            for row in (idle, rival, best):
+                if row is not None:
+                    rows.append([name, data, row.kind, row.contender, axis_label(headline), row[headline], row.cost_us])
     return pd.DataFrame(rows, columns=["system", "data", "kind", "contender", "error", "value", "cost_us"])
 
 # %% ../../nbs/06_running/08_results.ipynb #56819283
 def summary_markdown(folder: str | Path | None) -> str:
-    """`glance` as a markdown table, and what could not be read; with nothing, a sentence on how to publish."""
+    """`summary` as a markdown table, and what could not be read; with nothing, a sentence on how to publish."""
     table = summary(folder)
     if table.empty:
         remedy = "`surrogates sweep SUITE`, then `surrogates publish SUITE`, fills this table."
         return f"*Nothing has been published yet. {remedy}*" + left_out(folder, list(SYSTEMS))
-    head = ["system", "kind", "best of its kind", "error", "value", "cost [µs]"]
+    head = ["system", "kind", "contender", "error", "value", "cost [µs]"]
     rows = [
         [str(r.system), str(r.kind), str(r.contender), str(r.error), f"{r.value:.3g}", f"{r.cost_us:.3g}"]
         for r in table.itertuples()
