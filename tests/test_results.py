@@ -10,7 +10,9 @@ import pytest
 from thesis_surrogates.core.comparison import deciding_baseline
 from thesis_surrogates.core.plots import loss_curves
 from thesis_surrogates.running import reports, results
+from thesis_surrogates.running.overview import runs_sentence
 from thesis_surrogates.running.registry import get_system
+from thesis_surrogates.tracks.study import page
 
 FOLDER = results.published_folder(Path(__file__).parent)
 OTHERS = ("orbits", "flavor", "events")
@@ -45,3 +47,14 @@ def test_of_equally_exact_methods_the_cheaper_decides():
     names = [deciding_baseline(rows, "error", error).contender for error in (1.0, 0.1, -1.0)]
     assert names == ["coarse", "quick", "quick"]
     assert deciding_baseline(rows.head(0), "error", 1.0) is None
+
+
+def test_all_pages_count_the_same_runs():
+    """A run that belongs to two suites is one run."""
+    runs = {suite: results.suite_runs("tracks", suite, FOLDER) for suite in page.SUITES}
+    study = page.Study(tables={"frontier": pd.DataFrame()}, runs=runs, verdict=lambda table, headline: "")
+    number = len(results.published_runs("tracks", FOLDER))
+    assert sum(map(len, runs.values())) > number
+    texts = (page.opening_markdown(study, ""), page.measured_markdown(runs), runs_sentence(FOLDER))
+    assert f" {number} published runs" in texts[0]
+    assert texts[1].startswith(f"{number} published runs") and f"tracks {number}," in texts[2]

@@ -32,7 +32,7 @@ from thesis_surrogates.core.tables import (
 )
 
 # %% auto #0
-__all__ = ['Report', 'manifest', 'each_run', 'measured_on', 'page', 'scalars_of', 'write_figures', 'write_report']
+__all__ = ['Report', 'manifest', 'each_run', 'count_runs', 'measured_on', 'page', 'scalars_of', 'write_figures', 'write_report']
 
 # %% ../../nbs/01_core/28_report.ipynb #0a3a3381
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,11 @@ def each_run(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame([run_row(run, swept) for run in runs]).drop(columns=["run_dir"], errors="ignore")
 
 # %% ../../nbs/01_core/28_report.ipynb #e590f0a4
+def count_runs(runs: Iterable[Run]) -> int:
+    """How many runs these are; one that was read for several suites is one run."""
+    return len({run.config_hash for run in runs})
+
+
 def measured_on(runs: Sequence[Run]) -> str:
     """One sentence on the machines behind the costs."""
     keys = ("processor", "threads", "device")
