@@ -4,8 +4,9 @@ usage: python site/build.py [--out FOLDER]     (`make site` and `surrogates site
 
 1. nbdev processes the notebooks, with `PageProcessor` (`site/pages.py`) at the end of its chain.
 2. Reports that lie in `outputs/reports` join as further pages.
-3. The list of pages in `_quarto.yml` is written out in full.
-4. Quarto where it is on PATH, and pandoc elsewhere, makes the pages (`site/render.py`).
+3. Every figure gets its description (`site/figures.py`); a figure without one fails the build.
+4. The list of pages in `_quarto.yml` is written out in full.
+5. Quarto where it is on PATH, and pandoc elsewhere, makes the pages (`site/render.py`).
 
 Nothing is executed: figures and tables are those stored in the notebooks. A script, and no module of the package: the
 library needs none of it, and a folder `site` cannot be imported (the standard library's `site` is there first).
@@ -31,6 +32,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 # Found because Python puts the folder of a script on its path.
+from figures import describe_by_headings, describe_figures, undescribed
 from render import (
     Frame,
     SiteError,
@@ -80,6 +82,7 @@ def report_page(notebook: Mapping[str, Any], name: str) -> dict[str, Any]:
         if cell["cell_type"] == "code":
             cell["source"] = "#| echo: false\n" + "".join(cell["source"])
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
+    describe_by_headings(cells, title)
     front = yaml.safe_dump({"title": title, "description": description, "output-file": f"{name}.html"})
     raw = {"cell_type": "raw", "metadata": {}, "source": f"---\n{front}---\n"}
     return {**notebook, "cells": [raw, *cells]}
@@ -147,6 +150,19 @@ def process_notebooks(root: Path) -> Path:
     return root / "_proc"
 
 
+def describe_pages(proc: Path) -> None:
+    """Write the description of each figure into the processed notebooks. SiteError names the figures without one."""
+    missing = []
+    for path in sorted(proc.rglob("*.ipynb")):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        if describe_figures(notebook["cells"]):
+            path.write_text(json.dumps(notebook), encoding="utf-8")
+        missing += [f"{path.relative_to(proc).as_posix()}: {start}" for start in undescribed(notebook["cells"])]
+    if missing:
+        remedy = 'write what is seen as a sentence below the figure, or "#| fig-alt: ..." into its cell'
+        raise SiteError(f"{len(missing)} figures without a description; {remedy}:\n" + "\n".join(missing))
+
+
 def load_frame(root: Path, proc: Path, out: Path) -> Frame:
     """Read `_quarto.yml`, expand its sidebar, write the expanded copy to `proc` for Quarto, and name all pages."""
     config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
@@ -175,6 +191,7 @@ def build_site(root: Path = ROOT, out: Path | None = None, *, quarto: bool | Non
         raise SiteError("quarto is not on PATH; leave `quarto` out to use pandoc")
     proc = process_notebooks(root)
     add_reports(root / "outputs" / "reports", proc)
+    describe_pages(proc)
     frame = load_frame(root, proc, out)
     complaints = render_with_quarto(frame, program) if program else render_with_pandoc(frame)
     for line in complaints:

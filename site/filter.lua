@@ -64,7 +64,7 @@ local function code_cell(div)
   if chosen.include == 'false' then return {} end
   local alt, caption = chosen['fig-alt'], chosen['fig-cap'] or chosen['tbl-cap']
   local body = pandoc.Div(blocks, { class = 'cell' }):walk({ Image = function(image)
-    image.caption = inlines(alt or caption or stringify(image.caption))
+    image.caption = alt and { pandoc.Str(alt) } or inlines(caption or stringify(image.caption))
     return image
   end })
   if caption or (chosen.label and name_of(chosen.label)) then return captioned({ body }, chosen.label, caption) end

@@ -185,7 +185,7 @@ def page_variables(frame: Frame, page: Page) -> dict[str, str]:
         "site": str(frame.site.get("title", "")),
         "motto": html.escape(str(frame.site.get("description", ""))),
         "version": frame.version,
-        "pagetitle": html.escape(page.title),
+        "pagetitle": page.title,  # metadata, which pandoc escapes by itself
         "description": html.escape(page.description),
         "trail": html.escape(" / ".join(sections_of(contents, page.source))),
         "nav": navigation(contents, frame.pages, page.source, up),

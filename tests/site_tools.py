@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "site"))
 
+import figures
 import pages
 import render
 
@@ -15,4 +16,4 @@ _spec = importlib.util.spec_from_file_location("site_build", ROOT / "site" / "bu
 build = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(build)
 
-__all__ = ["build", "pages", "render"]
+__all__ = ["build", "figures", "pages", "render"]

@@ -5,7 +5,9 @@ folders.
 from __future__ import annotations
 
 import ast
+import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +200,32 @@ def test_pages_two_folders_deep_find_everything(proc, tmp_path):
     assert '<a class="previous" href="../../01_hills/a_valley.html">' in deep
     hill = (tmp_path / "out/01_hills/a_hill.html").read_text()
     assert "<math" in hill and '<a href="#eq-hill">Equation 1</a>' in hill and 'class="fold"' in hill
+
+
+@pytest.mark.parametrize("title", ["Kepler's problem", "Weights < 1 & *more*", "A_b of `c`"])
+def test_a_title_is_escaped_once(tmp_path, title):
+    """In the heading, in the tab, in the menu and at the foot of the page before."""
+    pytest.importorskip("pypandoc")
+    for name, text in (("00_first", "First"), ("01_second", title)):
+        notebook_file(tmp_path / "_proc" / f"{name}.ipynb", text, ("markdown", "Text."))
+        path = tmp_path / "_proc" / f"{name}.ipynb"
+        path.write_text(
+            path.read_text().replace(f"title: {text}\\n", f"title: {json.dumps(json.dumps(text))[1:-1]}\\n")
+        )
+    sources = ["00_first.ipynb", "01_second.ipynb"]
+    made = {source: render.read_page(tmp_path / "_proc", source) for source in sources}
+    assert made[sources[1]].title == title
+    site = {"title": "hills", "sidebar": {"contents": sources}}
+    frame = render.Frame(
+        proc=tmp_path / "_proc", out=tmp_path / "out", assets=ROOT / "site", site=site, version="0", pages=made
+    )
+    assert render.render_with_pandoc(frame) == []
+    second, first = ((tmp_path / "out" / made[source].target).read_text() for source in sources[::-1])
+    (heading,) = re.findall('<h1 class="title">(.*?)</h1>', second)
+    (tab,) = re.findall("<title>(.*?) – hills</title>", second)
+    (menu,) = re.findall('aria-current="page">(.*?)</a>', second)
+    (following,) = re.findall("<small>Next</small>(.*?)</a>", first)
+    assert [html.unescape(shown) for shown in (heading, tab, menu, following)] == [title] * 4
 
 
 @pytest.mark.parametrize("start", [".", "nbs", "nbs/01_hills/networks"])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from site_tools import build, render
+from site_tools import build, figures, render
 
 from thesis_surrogates import _site
 from thesis_surrogates.cli import main
@@ -90,6 +90,68 @@ def test_everything_that_a_cell_displays_is_on_its_page(site):
         name = re.sub(r"^\d+[a-zA-Z0-9]*_", "", path.stem.lower()) + ".html"
         page = (site[0] / "07_results" / name).read_text(encoding="utf-8")
         assert page.count("<table") >= len(re.findall(r"^\|[-|:]+\|$", shown, flags=re.MULTILINE)), path.stem
+
+
+def test_every_picture_says_in_words_what_is_seen(site):
+    """Those who do not see a picture hear its `alt`."""
+    silent = []
+    for page in site[0].rglob("*.html"):
+        for picture in re.findall(r"<img [^>]*>", page.read_text(encoding="utf-8")):
+            words = re.search(r'alt="([^"]*)"', picture)
+            if not words or len(words[1].split()) < 3:
+                silent.append(f"{page.relative_to(site[0])}: {picture[:120]}")
+    assert not silent, "\n".join(silent)
+
+
+def figure_cell(source):
+    picture = {"output_type": "display_data", "metadata": {}, "data": {"image/png": "iVBORw0KGgo="}}
+    return {"cell_type": "code", "metadata": {}, "source": source, "execution_count": 1, "outputs": [picture]}
+
+
+def prose_cell(source):
+    return {"cell_type": "markdown", "metadata": {}, "source": source}
+
+
+@pytest.mark.parametrize(
+    "below, words",
+    [
+        (
+            "Both *curves* fall with [the step](a.ipynb) to $10^{-3}$ at 0.5 mm. More.",
+            "Both curves fall with the step to",
+        ),
+        ("It falls. The fourth power of the step is what makes it fall so steeply.", "It falls. The fourth power"),
+        ("## The next section\n\nText.", ""),
+        ("| a | b |\n|---|---|", ""),
+        ("**Not covered:** all else.", ""),
+    ],
+)
+def test_a_figure_is_described_by_the_prose_below_it(below, words):
+    check = {**figure_cell("assert True"), "outputs": []}
+    cells = [figure_cell("draw()"), check, prose_cell(below)]
+    assert figures.describe_figures(cells) == bool(words)
+    assert bool(figures.undescribed(cells)) != bool(words)
+    assert cells[0]["source"].startswith(f'#| fig-alt: "{words}') if words else cells[0]["source"] == "draw()"
+
+
+def test_a_figure_without_a_description_fails_the_build(tmp_path):
+    """The message names page and cell, and what to write; words of the cell itself are kept."""
+    own = figure_cell('#| fig-alt: "A wave"\ndraw()')
+    notebook = {"cells": [own, figure_cell("#| echo: false\ndraw_silent()")], "nbformat": 4, "nbformat_minor": 5}
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.ipynb").write_text(json.dumps({**notebook, "metadata": {}}))
+    with pytest.raises(render.SiteError, match=r"1 figures without(.|\n)*fig-alt(.|\n)*deep/a\.ipynb: draw_silent"):
+        build.describe_pages(tmp_path)
+    notebook["cells"].append(prose_cell("The wave has two periods, and both are equally high."))
+    (tmp_path / "deep" / "a.ipynb").write_text(json.dumps({**notebook, "metadata": {}}))
+    build.describe_pages(tmp_path)
+    cells = json.loads((tmp_path / "deep" / "a.ipynb").read_text())["cells"]
+    assert cells[0] == own and '#| fig-alt: "The wave has two periods' in cells[1]["source"]
+
+
+def test_figures_of_a_report_are_named_by_their_heading():
+    cells = [prose_cell("# Toys\n\n> Which?"), prose_cell("## Loss\n\nText."), figure_cell("draw()")]
+    page = build.report_page({"cells": cells}, "toy-demo")
+    assert '#| fig-alt: "Loss: Toys"' in page["cells"][-1]["source"] and not figures.undescribed(page["cells"])
 
 
 def test_paragraphs_of_an_output_stand_apart():
@@ -191,7 +253,7 @@ def test_the_script_builds_this_checkout_and_names_what_is_wrong(tmp_path):
     assert _site.FOLDER == ROOT / "site"
     answer = subprocess.run([*script, "--uot", "x"], cwd=tmp_path, capture_output=True, text=True)
     assert answer.returncode == 2 and "--uot" in answer.stderr
-    for name in ("build.py", "render.py", "pages.py"):
+    for name in ("build.py", "figures.py", "render.py", "pages.py"):
         (tmp_path / "site").mkdir(exist_ok=True)
         shutil.copy(ROOT / "site" / name, tmp_path / "site" / name)
     answer = subprocess.run([sys.executable, "site/build.py"], cwd=tmp_path, capture_output=True, text=True)

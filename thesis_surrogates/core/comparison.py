@@ -20,7 +20,7 @@ from .timing import seconds_per_call
 
 # %% auto #0
 __all__ = ['Kind', 'Contender', 'Scores', 'refuse_twins', 'score_all', 'without_gradients', 'evaluate_all',
-           'cheapest_as_accurate', 'pareto_front']
+           'cheapest_as_accurate', 'most_accurate', 'deciding_baseline', 'pareto_front']
 
 # %% ../../nbs/01_core/20_comparison.ipynb #cbb59d52
 Kind = Literal["surrogate", "classical", "nothing"]
@@ -106,6 +106,18 @@ def cheapest_as_accurate(baselines: pd.DataFrame, headline: str, error: float) -
     """Of the baselines whose `headline` is at most `error` the cheapest by `cost_us`; None where there is none."""
     accurate = baselines[baselines[headline] <= error]
     return accurate.sort_values("cost_us").iloc[0] if len(accurate) else None
+
+# %% ../../nbs/01_core/20_comparison.ipynb #a7c1e011
+def most_accurate(rows: pd.DataFrame, headline: str) -> pd.Series | None:
+    """The row with the least `headline`, of equal ones the cheapest; None where there is none."""
+    ordered = rows.dropna(subset=[headline]).sort_values([headline, "cost_us"], kind="stable")
+    return ordered.iloc[0] if len(ordered) else None
+
+
+def deciding_baseline(baselines: pd.DataFrame, headline: str, error: float) -> pd.Series | None:
+    """The baseline that a surrogate with this error is judged by; None without baselines."""
+    found = cheapest_as_accurate(baselines, headline, error)
+    return most_accurate(baselines, headline) if found is None else found
 
 # %% ../../nbs/01_core/20_comparison.ipynb #91801ba1
 def pareto_front(table: pd.DataFrame, headline: str) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from .config import flatten
 from .facts import Run
 from .metrics import format_digits, format_value, median_and_spread
-from .plots import PALETTE, new_figure, style
+from .plots import PALETTE, new_figure, part_labels, style
 from .tables import convergence_table, label, to_markdown
 
 # %% auto #0
@@ -198,6 +198,7 @@ def error_curves(
             axes.annotate(str(model), (x.iloc[-1], scale * y.iloc[-1]), color=color, fontsize=8, **end)
         axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
         axes.margins(x=0.18)
+        part_labels(figure, axes, np.stack([table[against], scale * table[error]], axis=1), beyond=True)
         if (places := np.unique(table[against])).size <= 6:
             axes.set_xticks(places, [f"{place:,.0f}" for place in places])
             axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)

@@ -54,7 +54,9 @@ def scores_place(
     folder: str | Path,
     system: str,  # its folder in the package
     tensors: Tensors,  # the rows that are judged
-    causes: Mapping[str, Any],  # what else the baselines are made of, as JSON: fingerprint and configuration of the data
+    causes: Mapping[
+        str, Any
+    ],  # what else the baselines are made of, as JSON: fingerprint and configuration of the data
 ) -> Path:
     """Where scores of baselines with these causes lie: `<digest of the data>-<digest of the code>.npz`."""
     settings = {**causes, "threads": torch.get_num_threads()}
@@ -68,9 +70,7 @@ LARGEST_ENTRY = 64_000_000  # bytes of samples; more costs as much to read as to
 def write_scores(path: Path, scores: Mapping[str, Scores]) -> None:
     """Keep scores; entries of the same data that older code has left are removed. Too much is not kept."""
     arrays = {
-        f"{number}/{name}": array
-        for number, one in enumerate(scores.values())
-        for name, array in one.samples.items()
+        f"{number}/{name}": array for number, one in enumerate(scores.values()) for name, array in one.samples.items()
     }
     if sum(array.nbytes for array in arrays.values()) > LARGEST_ENTRY:
         return

@@ -19,14 +19,17 @@ import seaborn
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from .files import atomic
 
 # %% auto #0
-__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'UNITS', 'style', 'Drawing', 'new_figure', 'save_figure', 'few_colors',
-           'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'method_family', 'axis_label', 'drawable_rows',
-           'accuracy_cost', 'draw_family', 'seed_spread']
+__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'UNITS', 'PLACES', 'style', 'Drawing', 'new_figure', 'save_figure',
+           'few_colors', 'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'method_family', 'axis_label',
+           'drawable_rows', 'exact_floor', 'draw_exact_floor', 'accuracy_cost', 'part_labels', 'draw_family',
+           'seed_spread']
 
 # %% ../../nbs/01_core/22_plots.ipynb #52806515
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#777777")
@@ -231,9 +234,26 @@ def axis_label(name: str) -> str:
 
 # %% ../../nbs/01_core/22_plots.ipynb #1862b888
 def drawable_rows(table: pd.DataFrame, x: str, y: str) -> pd.Series:
-    """Which rows have a place on two logarithmic axes."""
+    """Which rows have a place on two logarithmic axes; an error of zero has one on the floor."""
     numbers = table[[x, y]].apply(pd.to_numeric, errors="coerce")
-    return (np.isfinite(numbers) & (numbers > 0)).all(axis=1)
+    return np.isfinite(numbers).all(axis=1) & (numbers[x] > 0) & (numbers[y] >= 0)
+
+
+def exact_floor(errors: pd.Series) -> float | None:
+    """Height at which errors of zero are drawn, a third of the smallest other; None where no error is zero."""
+    positive = errors[errors > 0]
+    if not (errors == 0).any():
+        return None
+    return float(positive.min()) / 3 if len(positive) else 1.0
+
+
+def draw_exact_floor(axes: Axes, height: float | None) -> None:
+    """A dotted line named "exact"; nothing where there is no such height."""
+    if height is None:
+        return
+    axes.axhline(height, color="#777777", ls=":", lw=0.9)
+    look: Any = {"textcoords": "offset points", "fontsize": 7, "color": "#777777"}
+    axes.annotate("exact", (0.01, height), xycoords=axes.get_yaxis_transform(), xytext=(0, 3), **look)
 
 # %% ../../nbs/01_core/22_plots.ipynb #68d1a561
 def accuracy_cost(
@@ -246,21 +266,50 @@ def accuracy_cost(
     """Error against cost on logarithmic axes, classical methods as curves; returns the figure and the drawn table."""
     keep = drawable_rows(table, x, y)
     drawn = table[keep]
+    floor = exact_floor(drawn[y])
+    placed = drawn if floor is None else drawn.assign(**{y: drawn[y].where(drawn[y] > 0, floor)})
     with style(dark=dark):
         figure, (axes,) = new_figure(width=6.2, height=4.2)
         axes.set(xscale="log", yscale="log", xlabel=axis_label(x), ylabel=axis_label(y))
         for kind in ("nothing", "classical", "surrogate"):
-            for name, rows in drawn[drawn.kind == kind].groupby(drawn.contender.map(method_family), sort=False):
+            for name, rows in placed[placed.kind == kind].groupby(placed.contender.map(method_family), sort=False):
                 draw_family(axes, kind, str(name), rows.sort_values(x), x, y, label_all=len(drawn) <= most_labels)
+        draw_exact_floor(axes, floor)
         axes.margins(x=0.12, y=0.1)
-        for kind in dict.fromkeys(drawn.kind):
-            axes.plot([], [], "--" if kind == "nothing" else KIND_MARKER[kind], color=KIND_COLOR[kind], label=kind)
-        axes.legend(loc="best")
         hidden = ", ".join(table.contender[~keep].astype(str))
         if hidden:
             axes.set_title(f"not on a logarithmic axis: {hidden}", fontsize=7, loc="left")
+        part_labels(figure, axes, placed[placed.kind != "nothing"][[x, y]].to_numpy(dtype=float))
+        for kind in dict.fromkeys(drawn.kind):
+            axes.plot([], [], "--" if kind == "nothing" else KIND_MARKER[kind], color=KIND_COLOR[kind], label=kind)
+        axes.legend(loc="best")
     columns = [name for name in ("contender", "kind", x, y, f"{y}_low", f"{y}_high") if name in drawn]
     return figure, drawn[columns].reset_index(drop=True)
+
+# %% ../../nbs/01_core/22_plots.ipynb #a7c1e021
+PLACES = [(6, 4), (-5, -10), (6, -10), (-5, 4), (6, 13), (-5, -19), (6, -19), (-5, 13), (6, 22), (-5, -28)]
+
+
+def part_labels(figure: Figure, axes: Axes, points: np.ndarray, beyond: bool = False) -> None:
+    """Move each label that stands beside a point to where it is free; it stays where nothing is.
+
+    A label stays inside the axes, or, with `beyond`, inside the figure.
+    """
+    figure.draw_without_rendering()  # settles the limits
+    labels = [text for text in axes.texts if isinstance(text, Annotation) and text.xycoords == "data"]
+    taken = [text.get_window_extent() for text in axes.texts if text not in labels]
+    taken += [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for x, y in axes.transData.transform(points)]
+    edge = figure.bbox if beyond else axes.get_window_extent()
+    for label in labels:
+        first = (*label.get_position(), label.get_ha())
+        for right, up, side in [first, *((right, up, "left" if right > 0 else "right") for right, up in PLACES)]:
+            label.set(position=(right, up), ha=side)
+            box = label.get_window_extent()
+            if edge.x0 <= box.x0 and box.x1 <= edge.x1 and not any(box.overlaps(other) for other in taken):
+                break
+        else:
+            label.set(position=first[:2], ha=first[2])
+        taken.append(label.get_window_extent())
 
 # %% ../../nbs/01_core/22_plots.ipynb #3163cbf8
 def draw_family(axes: Axes, kind: str, name: str, rows: pd.DataFrame, x: str, y: str, label_all: bool) -> None:

@@ -32,7 +32,7 @@ from thesis_surrogates.core.tables import (
 )
 
 # %% auto #0
-__all__ = ['Report', 'manifest', 'each_run', 'measured_on', 'page', 'write_figures', 'write_report']
+__all__ = ['Report', 'manifest', 'each_run', 'count_runs', 'measured_on', 'page', 'scalars_of', 'write_figures', 'write_report']
 
 # %% ../../nbs/01_core/28_report.ipynb #0a3a3381
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,11 @@ def each_run(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame([run_row(run, swept) for run in runs]).drop(columns=["run_dir"], errors="ignore")
 
 # %% ../../nbs/01_core/28_report.ipynb #e590f0a4
+def count_runs(runs: Iterable[Run]) -> int:
+    """How many runs these are; one that was read for several suites is one run."""
+    return len({run.config_hash for run in runs})
+
+
 def measured_on(runs: Sequence[Run]) -> str:
     """One sentence on the machines behind the costs."""
     keys = ("processor", "threads", "device")
@@ -107,6 +112,12 @@ def page(
         ]
     return "\n".join(lines).rstrip() + "\n"
 
+# %% ../../nbs/01_core/28_report.ipynb #a7c1e001
+def scalars_of(runs: Sequence[Run]) -> pd.DataFrame:
+    """Scalars of several runs, with the run's folder as `run` and its name without the seed as `group`."""
+    tables = [run.scalars.assign(run=run.path.name, group=label(run)) for run in runs]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
 # %% ../../nbs/01_core/28_report.ipynb #7033dbce
 def write_figures(runs: Sequence[Run], table: pd.DataFrame, headline: str, out: Path) -> list[Path]:
     """Error against cost (one figure per dataset) and the learning curves, each as PNG, PDF and CSV."""
@@ -119,14 +130,10 @@ def write_figures(runs: Sequence[Run], table: pd.DataFrame, headline: str, out: 
         files += save_figure(figure, out / ("accuracy_cost" + (f"-{data}" if len(groups) > 1 else "")), drawn)
     monitors = dict.fromkeys(str(run.last_event("start").get("monitor", "loss")) for run in runs)
     for monitor in monitors:
-        named = [
-            run.scalars.assign(run=str(run.config.get("name")), group=label(run))
-            for run in runs
-            if len(run.curve("validation", monitor))
-        ]
+        named = [run for run in runs if len(run.curve("validation", monitor))]
         if named:
             phases = phase_starts(runs[0].events) if len(runs) == 1 else None
-            figure, drawn = loss_curves(pd.concat(named), monitor, phases)
+            figure, drawn = loss_curves(scalars_of(named), monitor, phases)
             files += save_figure(figure, out / ("loss_curves" + (f"-{monitor}" if len(monitors) > 1 else "")), drawn)
     return files
 

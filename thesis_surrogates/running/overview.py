@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..core.plots import Drawing
+from ..core.plots import Drawing, draw_exact_floor, exact_floor
+from ..core.report import count_runs
 from .registry import SYSTEMS, get_system
 from .results import published_runs, summary_suite_table, verdict
 
@@ -21,7 +22,8 @@ __all__ = ['runs_sentence', 'verdicts_markdown', 'relative_points', 'draw_points
 # %% ../../nbs/06_running/09_overview.ipynb #58b1e0f4
 def runs_sentence(folder: str | Path | None) -> str:
     """How many runs of each system are published and can be read."""
-    return "Published runs: " + ", ".join(f"{name} {len(published_runs(name, folder))}" for name in SYSTEMS) + "."
+    counts = (f"{name} {count_runs(published_runs(name, folder))}" for name in SYSTEMS)
+    return f"Published runs: {', '.join(counts)}."
 
 
 def verdicts_markdown(folder: str | Path | None) -> str:
@@ -44,7 +46,7 @@ def relative_points(table: pd.DataFrame, headline: str) -> pd.DataFrame:
         others = group[group.kind != "surrogate"]
         if len(best) and best[headline].iloc[0] > 0:
             cost, error = others.cost_us / best.cost_us.iloc[0], others[headline] / best[headline].iloc[0]
-            shown = (cost > 0) & (error > 0)
+            shown = (cost > 0) & (error >= 0)
             points.append(pd.DataFrame({"kind": others.kind, "cost": cost, "error": error})[shown])
     return pd.concat([part for part in points if len(part)] or points, ignore_index=True)
 
@@ -60,9 +62,12 @@ def overview_figure(folder: str | Path | None) -> Figure:
     """Error against cost of all systems, relative to the best surrogate of each dataset."""
     figure = Drawing(figsize=(6.2, 4.2), dpi=80)
     axes = figure.subplots()
-    for number, name in enumerate(SYSTEMS):
-        table = summary_suite_table(name, folder)
-        draw_points(axes, relative_points(table, get_system(name).headline), name, f"C{number}")
+    found = {name: relative_points(summary_suite_table(name, folder), get_system(name).headline) for name in SYSTEMS}
+    floor = exact_floor(pd.concat([points.error for points in found.values()]))
+    for number, (name, points) in enumerate(found.items()):
+        placed = points if floor is None else points.assign(error=points.error.where(points.error > 0, floor))
+        draw_points(axes, placed, name, f"C{number}")
+    draw_exact_floor(axes, floor)
     axes.axhline(1, color="0.6", lw=0.8)
     axes.axvline(1, color="0.6", lw=0.8)
     axes.set(
@@ -72,5 +77,6 @@ def overview_figure(folder: str | Path | None) -> Figure:
         ylabel="error relative to the best surrogate",
     )
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+        # Above the axes: inside no place is free of points.
+        axes.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     return figure

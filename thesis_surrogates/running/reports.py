@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..core.comparison import cheapest_as_accurate
+from ..core.comparison import deciding_baseline, pareto_front
 from ..core.config import RunConfig, config_diff, nearest, read_yaml
 from ..core.errors import ConfigError, FactsError
 from ..core.facts import find_runs, natural_key, read_run
@@ -27,7 +27,8 @@ from .templates import execute_notebook
 
 # %% auto #0
 __all__ = ['SHOWN_RUNS', 'SHOWN_ROWS', 'is_suite', 'runs_of', 'label_of', 'by_system', 'system_of', 'make_reports',
-           'settings_table', 'deciding_rows', 'Comparison', 'compare_runs', 'finished_runs', 'measure_costs']
+           'settings_table', 'deciding_rows', 'deciding_table', 'Comparison', 'compare_runs', 'finished_runs',
+           'measure_costs']
 
 # %% ../../nbs/06_running/07_reports.ipynb #bd2d34b9
 def is_suite(target: str | Path) -> bool:
@@ -143,18 +144,24 @@ def settings_table(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 # %% ../../nbs/06_running/07_reports.ipynb #bb45589b
 def deciding_rows(table: pd.DataFrame, headline: str) -> pd.DataFrame:
-    """The rows of a comparison that a reader wants first, in their order."""
+    """The rows of a comparison that a reader wants first, in their order; of the baselines none that another one beats."""
     chosen: list[Any] = list(table.index[table.status != "done"][:SHOWN_ROWS])
     done = table[table.status == "done"]
     for _, group in done.groupby("data"):
         kinds = {kind: group[group.kind == kind] for kind in ("nothing", "classical", "surrogate")}
         classical, best = kinds["classical"], kinds["surrogate"][headline].min()
-        exact = cheapest_as_accurate(classical, headline, best)
+        rival = deciding_baseline(classical, headline, best)
         for part in (kinds["nothing"].nsmallest(1, headline), kinds["surrogate"].head(SHOWN_ROWS)):
             chosen += list(part.index)
-        chosen += [*classical.nsmallest(1, "cost_us").index, *classical.nsmallest(1, headline).index]
-        chosen += [] if exact is None else [exact.name]
-    return table.loc[sorted(set(chosen))]
+        front = pareto_front(classical, headline)  # the cheapest, ..., the most accurate
+        chosen += [*front.head(1).index, *front.tail(1).index]
+        chosen += [] if rival is None else [rival.name]
+    return table.loc[sorted(set(chosen))].reset_index(drop=True)
+
+
+def deciding_table(table: pd.DataFrame, headline: str, bold: Callable[[str], str]) -> list[list[str]]:
+    """Head and rows that a reader wants first, for people."""
+    return format_table(deciding_rows(table, headline), (headline,), headline, bold)
 
 # %% ../../nbs/06_running/07_reports.ipynb #bb455895
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +175,7 @@ class Comparison:
 
     def short_table(self) -> pd.DataFrame:
         """The rows and columns that decide, as text, narrow enough for most terminals."""
-        head, *rows = format_table(deciding_rows(self.table, self.headline), (self.headline,), self.headline, bold=str)
+        head, *rows = deciding_table(self.table, self.headline, bold=str)
         table = pd.DataFrame(rows, columns=head).drop(columns="training [s]")
         return table.rename(columns={axis_label("cost_us"): "cost [µs]"})
 

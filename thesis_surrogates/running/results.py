@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..core.comparison import cheapest_as_accurate
+from ..core.comparison import cheapest_as_accurate, deciding_baseline, most_accurate
 from ..core.config import recipe_hash
 from ..core.errors import ConfigError, FactsError
 from ..core.facts import Run
 from ..core.metrics import format_value
 from ..core.plots import accuracy_cost, axis_label, loss_curves
 from ..core.publishing import read_published
+from ..core.report import scalars_of
 from ..core.run_files import to_line
 from ..core.tables import Problem, comparison_table, format_table, to_markdown
 from .registry import SYSTEMS, get_system, load_suite, resolve, suites
@@ -31,10 +32,9 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['OLDER_WORDS', 'SUMMARY_COLUMNS', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'left_out',
-           'suite_runs', 'suites_by_recipe', 'suite_of', 'published_table', 'approximations_markdown', 'scalars_of',
-           'table_markdown', 'format_quantity', 'format_factor', 'against_nothing', 'against_classical', 'verdict',
-           'savings', 'figure_or_sentence', 'cost_figure', 'curves_figure', 'summary_suite_table', 'summary',
-           'summary_markdown']
+           'suite_runs', 'suites_by_recipe', 'suite_of', 'published_table', 'approximations_markdown', 'table_markdown',
+           'format_quantity', 'format_factor', 'against_nothing', 'against_classical', 'verdict', 'savings',
+           'figure_or_sentence', 'cost_figure', 'curves_figure', 'summary_suite_table', 'summary', 'summary_markdown']
 
 # %% ../../nbs/06_running/08_results.ipynb #c94a47b1
 def published_folder(start: str | Path = ".") -> Path | None:
@@ -167,12 +167,6 @@ def approximations_markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 # %% ../../nbs/06_running/08_results.ipynb #156db687
-def scalars_of(runs: Sequence[Run]) -> pd.DataFrame:
-    """Scalars of several runs in one table, with the run's name in the column `run`; empty where there are no runs."""
-    tables = [run.scalars.assign(run=str(run.config.get("name"))) for run in runs]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
 def table_markdown(table: pd.DataFrame, columns: tuple[str, ...], headline: str) -> str:
     """The table as markdown, best surrogate in bold; where it is empty, a sentence on how to publish."""
     if table.empty:
@@ -203,7 +197,9 @@ def against_nothing(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
     idle = table[table.kind == "nothing"]
     if idle.empty:
         return "The table has no row for doing nothing."
-    start = idle.sort_values(headline).iloc[0]
+    start = most_accurate(idle, headline)
+    if start is None:
+        return "Doing nothing has no result."
     error, ratio = format_quantity(start[headline], headline), start[headline] / best[headline]
     if ratio <= 1:
         return f"**It is no better than doing nothing** ({start.contender}: {error})."
@@ -213,15 +209,12 @@ def against_nothing(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
 def against_classical(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
     """Whether a classical method is at least as accurate as the best surrogate, and what the cheapest one costs."""
     classical = table[table.kind == "classical"]
-    if classical.empty:
-        return "The table holds no classical method to compare with."
-    other = cheapest_as_accurate(classical, headline, best[headline])
+    other = deciding_baseline(classical, headline, best[headline])
     if other is None:
-        closest = classical.sort_values(headline).iloc[0]
-        error = format_quantity(closest[headline], headline)
-        return (
-            f"No classical method in the table is at least as accurate; the closest, {closest.contender}, has {error}."
-        )
+        return "The table holds no classical method to compare with."
+    if not other[headline] <= best[headline]:
+        error = format_quantity(other[headline], headline)
+        return f"No classical method in the table is at least as accurate; the closest, {other.contender}, has {error}."
     ratio = other.cost_us / best.cost_us
     advantage = best[headline] / other[headline] if other[headline] > 0 else math.inf
     method = f"{other.contender} ({format_quantity(other[headline], headline)})"
@@ -245,11 +238,10 @@ def verdict(table: pd.DataFrame, headline: str, item: str) -> str:
     done = table[table.status == "done"] if len(table) else table
     for data in dict.fromkeys(done.data) if len(done) else ():
         group = done[done.data == data]
-        networks = group[group.kind == "surrogate"].dropna(subset=[headline])
-        if networks.empty:
+        best = most_accurate(group[group.kind == "surrogate"], headline)
+        if best is None:
             paragraphs.append("No surrogate has a result on this dataset.")
             continue
-        best = networks.sort_values(headline).iloc[0]
         seeds = (
             f"the median of {int(best.seeds)} seeds" if best.seeds > 1 else "one seed only, so its spread is unknown"
         )
@@ -300,7 +292,7 @@ def cost_figure(table: pd.DataFrame, headline: str) -> Figure | Text:
 
 
 def curves_figure(runs: Sequence[Run]) -> Figure | Text:
-    """The monitored loss of each run against the epoch, or a sentence."""
+    """The monitored loss of each run against the epoch, seeds of a recipe in one colour, or a sentence."""
     curves = scalars_of(runs)
     monitor = runs[0].last_event("start").get("monitor", "loss") if len(curves) else ""
     return figure_or_sentence(loss_curves(curves, monitor)[0] if len(curves) else None)
@@ -317,27 +309,29 @@ def summary_suite_table(system: str, folder: str | Path | None) -> pd.DataFrame:
 
 
 def summary(folder: str | Path | None) -> pd.DataFrame:
-    """One row per system, kind and dataset of the suite that stands for it: the best of its kind by the headline."""
+    """One row per system, kind and dataset of the suite that stands for it: the methods that `verdict` names."""
     rows = []
     for name in SYSTEMS:
-        table = summary_suite_table(name, folder)
+        table, headline = summary_suite_table(name, folder), get_system(name).headline
         done = table[table.status == "done"] if len(table) else table
-        for (data, kind), group in done.groupby(["data", "kind"], sort=False) if len(done) else ():
-            headline = get_system(name).headline
-            group = group.dropna(subset=[headline])
-            if len(group):
-                best = group.sort_values(headline).iloc[0]
-                rows.append([name, data, kind, best.contender, axis_label(headline), best[headline], best.cost_us])
+        for data, group in done.groupby("data", sort=False) if len(done) else ():
+            best = most_accurate(group[group.kind == "surrogate"], headline)
+            error = -math.inf if best is None else best[headline]
+            idle = most_accurate(group[group.kind == "nothing"], headline)
+            rival = deciding_baseline(group[group.kind == "classical"], headline, error)
+            for row in (idle, rival, best):
+                if row is not None:
+                    rows.append([name, data, row.kind, row.contender, axis_label(headline), row[headline], row.cost_us])
     return pd.DataFrame(rows, columns=["system", "data", "kind", "contender", "error", "value", "cost_us"])
 
 # %% ../../nbs/06_running/08_results.ipynb #56819283
 def summary_markdown(folder: str | Path | None) -> str:
-    """`glance` as a markdown table, and what could not be read; with nothing, a sentence on how to publish."""
+    """`summary` as a markdown table, and what could not be read; with nothing, a sentence on how to publish."""
     table = summary(folder)
     if table.empty:
         remedy = "`surrogates sweep SUITE`, then `surrogates publish SUITE`, fills this table."
         return f"*Nothing has been published yet. {remedy}*" + left_out(folder, list(SYSTEMS))
-    head = ["system", "kind", "best of its kind", "error", "value", "cost [µs]"]
+    head = ["system", "kind", "contender", "error", "value", "cost [µs]"]
     rows = [
         [str(r.system), str(r.kind), str(r.contender), str(r.error), f"{r.value:.3g}", f"{r.cost_us:.3g}"]
         for r in table.itertuples()

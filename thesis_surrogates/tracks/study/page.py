@@ -22,6 +22,7 @@ from thesis_surrogates.core.convergence import (
 from ...core.facts import Run
 from ...core.frontier import frontier_figure
 from ...core.metrics import format_digits
+from ...core.report import count_runs
 from ...core.runtimes import cost_ratios
 from ...core.tables import to_markdown
 from ...core.trust_tables import goal_cell
@@ -94,7 +95,7 @@ def all_tables(study: Study) -> pd.DataFrame:
 # %% ../../../nbs/02_tracks/study/06_page.ipynb #21638282
 def opening_markdown(study: Study, question: str) -> str:
     """The question, how many runs are published, and the best network beside the best polynomial."""
-    number = len({str(run.path) for run in all_runs(study)})
+    number = count_runs(all_runs(study))
     best = compare_with_polynomial(study.tables["frontier"], headline_of("frontier"))
     return f"**{question}** {number} published runs. {best}"
 
@@ -290,7 +291,7 @@ def measured_markdown(runs: Mapping[str, Sequence[Run]]) -> str:
     timed = [suite for suite, found in runs.items() if measured_batches(found)]
     examined = [suite for suite, found in runs.items() if len(trust_table(found))]
     return (
-        f"{sum(map(len, runs.values()))} published runs with a result; "
+        f"{count_runs(run for found in runs.values() for run in found)} published runs with a result; "
         f"timed in every runtime: {', '.join(timed) or 'no suite'}; "
         f"examined for trust: {', '.join(examined) or 'no suite'}."
     )
