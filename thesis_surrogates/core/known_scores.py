@@ -69,7 +69,7 @@ LARGEST_ENTRY = 64_000_000  # bytes of samples; more costs as much to read as to
 
 def write_scores(path: Path, scores: Mapping[str, Scores]) -> None:
     """Keep scores; entries of the same data that older code has left are removed. Too much is not kept."""
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{number}/{name}": array for number, one in enumerate(scores.values()) for name, array in one.samples.items()
     }
     if sum(array.nbytes for array in arrays.values()) > LARGEST_ENTRY:

@@ -194,8 +194,8 @@ def train_and_evaluate(
             budget_seconds=budget_seconds,
         )
         if result.status == "done":
-            known = place_of_scores(system, config, data, data_dir)
-            rows = evaluate(system, model.cpu(), data, run_dir / "figures", known)
+            place = place_of_scores(system, config, data, data_dir)
+            rows = evaluate(system, model.cpu(), data, run_dir / "figures", place)
             recorder.event("evaluated", {"split": "test", "headline": system.headline, "rows": rows})
             write_views(run_dir)
         recorder.finish("done" if result.status == "done" else "paused")
