@@ -301,7 +301,7 @@ def part_labels(figure: Figure, axes: Axes, points: np.ndarray, beyond: bool = F
     taken += [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for x, y in axes.transData.transform(points)]
     edge = figure.bbox if beyond else axes.get_window_extent()
     for label in labels:
-        first = (*label.get_position(), label.get_ha())
+        first = (*label.get_position(), label.get_horizontalalignment())
         for right, up, side in [first, *((right, up, "left" if right > 0 else "right") for right, up in PLACES)]:
             label.set(position=(right, up), ha=side)
             box = label.get_window_extent()
