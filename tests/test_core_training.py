@@ -48,7 +48,7 @@ def phased(train):
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "radam", "soap"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "radam", "soap", "adabelief"])
 def test_pieces_give_the_numbers_of_the_whole(tmp_path, schedule, optimizer):
     train = TrainConfig(
         epochs=3, batch_size=32, optimizer={"name": optimizer}, schedule={"name": schedule, "patience": 0}

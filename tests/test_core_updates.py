@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from thesis_surrogates.core.config import OptimizerConfig, TrainConfig
+from thesis_surrogates.core.adabelief import AdaBelief
+from thesis_surrogates.core.config import OptimizerConfig, TrainConfig, digest
 from thesis_surrogates.core.data import TensorSource
 from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.facts import read_run
 from thesis_surrogates.core.finite_rows import mean_of_finite_rows, select_rows
-from thesis_surrogates.core.optimization import OptimizerStep
+from thesis_surrogates.core.optimization import OptimizerStep, make_optimizer
 from thesis_surrogates.core.plan import LEFT_OUT, ParameterGroup, Phase, Plan, Update, Watcher, describe, mean_loss
 from thesis_surrogates.core.recorder import fits_table, open_run
 from thesis_surrogates.core.task_gradients import ProjectedGradients, project_conflicts
@@ -313,3 +314,40 @@ def test_an_interruption_in_a_watcher_ends_the_training():
 def test_a_watcher_that_cannot_be_is_refused(wrong):
     with pytest.raises(ConfigError, match="at_most >= 1"):
         Watcher(**{"name": "w", "look": fail, **wrong})
+
+
+def test_adabelief_is_the_published_formula():
+    """Algorithm 2 of Zhuang et al. 2020, number by number, with the weight decay of AdamW beside it."""
+    rate, decay, beta1, beta2, eps = 0.1, 0.01, 0.9, 0.999, 1e-3
+    gradients = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
+    weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = AdaBelief([weight], lr=rate, weight_decay=decay, eps=eps)
+    place, mean, spread = 1.0, 0.0, 0.0
+    for step, gradient in enumerate(gradients, 1):
+        mean = beta1 * mean + (1 - beta1) * gradient
+        spread = beta2 * spread + (1 - beta2) * (gradient - mean) ** 2 + eps
+        place *= 1 - rate * decay
+        place -= rate * (mean / (1 - beta1**step)) / (math.sqrt(spread / (1 - beta2**step)) + eps)
+        weight.grad = torch.full_like(weight, gradient)
+        optimizer.step()
+        assert float(weight.detach()) == pytest.approx(place, rel=1e-12)
+
+
+def test_adabelief_is_named_by_a_configuration_and_leaves_the_others_alone():
+    optimizer = make_optimizer(OptimizerConfig(name="adabelief", weight_decay=0.3), [nn.Parameter(torch.ones(1))])
+    assert isinstance(optimizer, AdaBelief) and optimizer.param_groups[0]["weight_decay"] == 0.3
+    assert digest(TrainConfig().model_dump(mode="json")) == "b04e302dbe"
+
+
+def test_adabelief_trains_and_leaves_alone_what_has_no_gradient():
+    model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+    frozen = nn.Parameter(torch.ones(3))
+    optimizer = AdaBelief([*model.parameters(), frozen], lr=1e-2, weight_decay=0.1)
+    losses = []
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = tasks(model, ROWS)["square"]
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.2 * losses[0] and torch.equal(frozen, torch.ones(3))

@@ -153,7 +153,7 @@ def unless_default(value: Any) -> Callable[[Any], bool]:
 class OptimizerConfig(StrictModel):
     """Which optimizer moves the parameters (Loshchilov & Hutter 2019 for AdamW)."""
 
-    name: Literal["adamw", "adam", "radam", "nadam", "sgd", "soap"] = "adamw"
+    name: Literal["adamw", "adam", "radam", "nadam", "sgd", "soap", "adabelief"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .adabelief import AdaBelief
 from .config import OptimizerConfig, ScheduleConfig, TrainConfig
 from .data import Batch, Tensors
 from .errors import ConfigError
@@ -31,6 +32,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "nadam": torch.optim.NAdam,
     "sgd": torch.optim.SGD,
     "soap": Soap,
+    "adabelief": AdaBelief,
 }
 _FUSED = {"adamw", "adam", "sgd"}
 
