@@ -1,7 +1,7 @@
 """What a figure shows, in words, for those who do not see it: `fig-alt`, which Quarto and pandoc write as `alt`.
 
-The words are those of the cell (`#| fig-alt: ...`), or the first sentences of the prose below the figure, which in these
-notebooks says what is seen. A report has no such prose: there the heading above the figure names it.
+The words are those of the cell (`#| fig-alt: ...`), or the first sentences of the prose below the figure, which in
+these notebooks says what is seen. A report has no such prose: there the heading above the figure names it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def plain(text: str) -> str:
 
 
 def first_words(text: str) -> str:
-    """First sentences of prose as plain text, as many as say something; "" for a heading, a list, a table or nothing."""
+    """First sentences of prose as plain text, as many as say something; "" for a heading, a list or a table."""
     paragraph = text.strip().split("\n\n")[0]
     if not paragraph or re.match(r"[#|>:<!]|[-*]\s|\d+\.\s|\**Not covered", paragraph):
         return ""

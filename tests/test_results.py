@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from thesis_surrogates.core.comparison import deciding_baseline
-from thesis_surrogates.core.plots import loss_curves
+from thesis_surrogates.core.comparison import deciding_baseline, pareto_front
+from thesis_surrogates.core.plots import axis_label, loss_curves
 from thesis_surrogates.running import reports, results
 from thesis_surrogates.running.overview import runs_sentence
 from thesis_surrogates.running.registry import get_system
 from thesis_surrogates.tracks.study import page
+from thesis_surrogates.tracks.study.tables import short_table
 
-FOLDER = results.published_folder(Path(__file__).parent)
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = results.published_folder(ROOT)
 OTHERS = ("orbits", "flavor", "events")
 
 
@@ -58,3 +62,55 @@ def test_all_pages_count_the_same_runs():
     texts = (page.opening_markdown(study, ""), page.measured_markdown(runs), runs_sentence(FOLDER))
     assert f" {number} published runs" in texts[0]
     assert texts[1].startswith(f"{number} published runs") and f"tracks {number}," in texts[2]
+
+
+@pytest.mark.parametrize("system", results.SYSTEMS)
+def test_a_report_begins_with_few_rows_of_the_frontier(system):
+    """Nobody reads forty baselines before the first surrogate."""
+    table, headline = results.summary_suite_table(system, FOLDER), get_system(system).headline
+    rows = reports.deciding_rows(table, headline)
+    first = rows.kind.tolist().index("surrogate")
+    front = pareto_front(table[table.kind == "classical"], headline)
+    assert 2 <= first <= 4 and set(rows.contender[rows.kind == "classical"]) <= set(front.contender)
+    head, *cells = reports.deciding_table(table, headline, bold=lambda text: f"**{text}**")
+    assert head[0] == "contender" and len(head) <= 8
+    bold = [row[0] for row in cells if row[0].startswith("**")]
+    assert bold == [f"**{rows.contender[first]}**"]
+
+
+def test_the_report_shows_the_short_table_first():
+    template = json.loads((ROOT / "nbs/experiments/report.ipynb").read_text(encoding="utf-8"))
+    text = "\n".join("".join(cell["source"]) for cell in template["cells"])
+    assert 0 < text.index("deciding_table(") < text.index('"accuracy_cost*.png"') < text.index('"table.md"')
+
+
+def comparison_heads():
+    """Heads of the stored comparison tables of all results pages."""
+    for path in sorted((ROOT / "nbs/07_results").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for output in (output for cell in cells for output in cell.get("outputs", [])):
+            text = "".join(output.get("data", {}).get("text/markdown", ""))
+            for head in re.findall(r"^\| *(contender.*|kind.*contender.*) \|\n\|-", text, re.MULTILINE):
+                yield path.stem, head.split(" | ")
+
+
+def test_contender_and_headline_come_first_and_a_table_is_narrow():
+    heads = list(comparison_heads())
+    assert {page for page, _ in heads} >= {"01_tracks", "03_orbits", "04_flavor", "05_events"}
+    for page_name, head in heads:
+        assert len(head) <= 8, f"{page_name}: {head}"
+    for system in OTHERS:
+        record = get_system(system)
+        table = results.published_table(system, FOLDER)
+        first, *rest = results.table_markdown(table, record.columns, record.headline).split("\n\n")
+        assert first.startswith(f"| contender | {axis_label(record.headline)} | kind |")
+        shown = {name for part in (first, *rest) for name in part.splitlines()[0].strip("| ").split(" | ")}
+        assert shown >= {axis_label(name) for name in record.columns}
+
+
+def test_a_table_of_tracks_has_its_headline_second():
+    assert page.SUITES[:1] == ("frontier",)
+    for suite, title in (("frontier", "mean [µm]"), ("variable_legs", "median [µm]")):
+        table = results.published_table("tracks", FOLDER, suite)
+        head = short_table(table, headline=page.headline_of(suite)).splitlines()[0].strip("| ").split(" | ")
+        assert head[1] == title and len(head) == 8

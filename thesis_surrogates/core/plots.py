@@ -28,8 +28,8 @@ from .files import atomic
 # %% auto #0
 __all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'UNITS', 'PLACES', 'style', 'Drawing', 'new_figure', 'save_figure',
            'few_colors', 'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'method_family', 'axis_label',
-           'drawable_rows', 'exact_floor', 'draw_exact_floor', 'accuracy_cost', 'part_labels', 'draw_family',
-           'seed_spread']
+           'drawable_rows', 'exact_floor', 'draw_level', 'draw_exact_floor', 'accuracy_cost', 'part_labels',
+           'draw_family', 'seed_spread']
 
 # %% ../../nbs/01_core/22_plots.ipynb #52806515
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#777777")
@@ -247,13 +247,17 @@ def exact_floor(errors: pd.Series) -> float | None:
     return float(positive.min()) / 3 if len(positive) else 1.0
 
 
+def draw_level(axes: Axes, height: float, name: str, line: str) -> None:
+    """A level line with its name at the left end."""
+    axes.axhline(height, color=KIND_COLOR["nothing"], ls=line, lw=0.9)
+    look: Any = {"textcoords": "offset points", "fontsize": 7, "color": KIND_COLOR["nothing"]}
+    axes.annotate(name, (0.01, height), xycoords=axes.get_yaxis_transform(), xytext=(0, 3), **look)
+
+
 def draw_exact_floor(axes: Axes, height: float | None) -> None:
     """A dotted line named "exact"; nothing where there is no such height."""
-    if height is None:
-        return
-    axes.axhline(height, color="#777777", ls=":", lw=0.9)
-    look: Any = {"textcoords": "offset points", "fontsize": 7, "color": "#777777"}
-    axes.annotate("exact", (0.01, height), xycoords=axes.get_yaxis_transform(), xytext=(0, 3), **look)
+    if height is not None:
+        draw_level(axes, height, "exact", ":")
 
 # %% ../../nbs/01_core/22_plots.ipynb #68d1a561
 def accuracy_cost(
@@ -291,10 +295,7 @@ PLACES = [(6, 4), (-5, -10), (6, -10), (-5, 4), (6, 13), (-5, -19), (6, -19), (-
 
 
 def part_labels(figure: Figure, axes: Axes, points: np.ndarray, beyond: bool = False) -> None:
-    """Move each label that stands beside a point to where it is free; it stays where nothing is.
-
-    A label stays inside the axes, or, with `beyond`, inside the figure.
-    """
+    """Move each label to where it is free, inside the axes or (`beyond`) the figure; it stays where nothing is."""
     figure.draw_without_rendering()  # settles the limits
     labels = [text for text in axes.texts if isinstance(text, Annotation) and text.xycoords == "data"]
     taken = [text.get_window_extent() for text in axes.texts if text not in labels]
@@ -317,16 +318,7 @@ def draw_family(axes: Axes, kind: str, name: str, rows: pd.DataFrame, x: str, y:
     color = KIND_COLOR[kind]
     if kind == "nothing":
         for label, value in rows[["contender", y]].itertuples(index=False):
-            axes.axhline(value, color=color, ls="--", lw=0.9)
-            axes.annotate(
-                str(label),
-                (0.01, value),
-                xycoords=axes.get_yaxis_transform(),
-                xytext=(0, 3),
-                textcoords="offset points",
-                fontsize=7,
-                color=color,
-            )
+            draw_level(axes, value, str(label), "--")
         return
     axes.plot(rows[x], rows[y], KIND_MARKER[kind], color=color, ls="-" if kind == "classical" else "none")
     if f"{y}_low" in rows and f"{y}_high" in rows:

@@ -28,7 +28,7 @@ from thesis_surrogates.core.tables import (
     read_results,
     to_csv,
     to_latex,
-    to_markdown,
+    to_narrow_markdown,
 )
 
 # %% auto #0
@@ -97,7 +97,7 @@ def page(
     title: str, table: pd.DataFrame, runs: Sequence[Run], problems: Sequence[Problem], rows: list[list[str]]
 ) -> str:
     """`table.md`: title, table, machine, notes on approximations, runs without a result."""
-    lines = [f"# {title}", "", to_markdown(rows), measured_on(runs)]
+    lines = [f"# {title}", "", to_narrow_markdown(rows), measured_on(runs)]
     lines += ["Medians over the seeds, in brackets the smallest and the largest."] if (table.seeds > 1).any() else []
     notes = table[(table.note != "") & (table.status == "done")]
     lines += (

@@ -20,10 +20,10 @@ from .facts import Run, natural_key, read_run
 from .metrics import epoch_to_fraction, format_value, median_and_spread, overfit_flag
 
 # %% auto #0
-__all__ = ['LATEX', 'ReportError', 'Problem', 'explain_problem', 'label', 'fingerprint', 'read_results', 'summarise',
-           'baseline_rows', 'surrogate_rows', 'build_table', 'comparison_table', 'epoch_reached', 'convergence_row',
-           'convergence_table', 'format_cell', 'format_table', 'to_csv', 'to_markdown', 'to_latex', 'escape_latex',
-           'to_terminal']
+__all__ = ['MOST_COLUMNS', 'LATEX', 'ReportError', 'Problem', 'explain_problem', 'label', 'fingerprint', 'read_results',
+           'summarise', 'baseline_rows', 'surrogate_rows', 'build_table', 'comparison_table', 'epoch_reached',
+           'convergence_row', 'convergence_table', 'format_cell', 'format_table', 'to_csv', 'to_markdown',
+           'to_narrow_markdown', 'to_latex', 'escape_latex', 'to_terminal']
 
 # %% ../../nbs/01_core/23_tables.ipynb #716cf5d4
 class ReportError(SurrogatesError, ValueError):
@@ -242,11 +242,12 @@ def format_table(
     bold: Callable[[str], str],  # how the best row is set
     escape: Callable[[str], str] = str,  # how plain text is written in the target language
 ) -> list[list[str]]:
-    """Head and rows of the table for people."""
+    """Head and rows of the table for people: who and how good first, then what it costs, then the other measures."""
     from thesis_surrogates.core.plots import axis_label
 
-    names = ["kind", "contender", "seeds", "parameters", "cost_us", *columns, "training_seconds"]
-    names = (["data"] if table.data[table.data != ""].nunique() > 1 else []) + names
+    data = ["data"] if table.data[table.data != ""].nunique() > 1 else []
+    names = ["contender", headline, "kind", *data, "seeds", "cost_us", "parameters", "training_seconds"]
+    names += [name for name in columns if name not in names]
     fixed = {
         "contender": "contender",
         "training_seconds": "training [s]",
@@ -261,11 +262,14 @@ def format_table(
         cells = [format_cell(row, name) for name in names]
         if row["status"] != "done":
             cells[names.index("contender")] += f" ({row['status']})"
-        strong = {names.index("contender"), names.index(headline)} if place in best and headline in names else set()
+        strong = {names.index("contender"), names.index(headline)} if place in best else set()
         rows.append([bold(escape(text)) if here in strong else escape(text) for here, text in enumerate(cells)])
     return rows
 
 # %% ../../nbs/01_core/23_tables.ipynb #33f94d4f
+MOST_COLUMNS = 8  # of a table on a page
+
+
 def to_csv(table: pd.DataFrame) -> str:
     """CSV text with full precision and unix line ends."""
     return table.to_csv(index=False, lineterminator="\n")
@@ -275,6 +279,12 @@ def to_markdown(rows: Sequence[Sequence[str]]) -> str:
     """A pipe table; the first row is the head."""
     lines = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+def to_narrow_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Pipe tables of at most eight columns, which a page shows without scrolling; each begins with the first column."""
+    starts = range(1, max(2, len(rows[0])), MOST_COLUMNS - 1)
+    return "\n".join(to_markdown([[row[0], *row[at : at + MOST_COLUMNS - 1]] for row in rows]) for at in starts)
 
 
 def to_latex(rows: Sequence[Sequence[str]]) -> str:

@@ -144,7 +144,7 @@ def settings_table(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 # %% ../../nbs/06_running/07_reports.ipynb #bb45589b
 def deciding_rows(table: pd.DataFrame, headline: str) -> pd.DataFrame:
-    """The rows of a comparison that a reader wants first, in their order; of the baselines none that another one beats."""
+    """The rows of a comparison that a reader wants first, in their order, with no baseline that another one beats."""
     chosen: list[Any] = list(table.index[table.status != "done"][:SHOWN_ROWS])
     done = table[table.status == "done"]
     for _, group in done.groupby("data"):

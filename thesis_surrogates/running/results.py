@@ -23,7 +23,7 @@ from ..core.plots import accuracy_cost, axis_label, loss_curves
 from ..core.publishing import read_published
 from ..core.report import scalars_of
 from ..core.run_files import to_line
-from ..core.tables import Problem, comparison_table, format_table, to_markdown
+from ..core.tables import Problem, comparison_table, format_table, to_markdown, to_narrow_markdown
 from .registry import SYSTEMS, get_system, load_suite, resolve, suites
 
 if TYPE_CHECKING:
@@ -168,13 +168,13 @@ def approximations_markdown(table: pd.DataFrame) -> str:
 
 # %% ../../nbs/06_running/08_results.ipynb #156db687
 def table_markdown(table: pd.DataFrame, columns: tuple[str, ...], headline: str) -> str:
-    """The table as markdown, best surrogate in bold; where it is empty, a sentence on how to publish."""
+    """The table as markdown of at most eight columns, best surrogate in bold; where it is empty, how to publish."""
     if table.empty:
         return (
             "*Nothing has been published for this system yet. "
             "`surrogates sweep`, then `surrogates publish`, fills this page.*"
         )
-    return to_markdown(format_table(table, columns, headline, lambda text: f"**{text}**"))
+    return to_narrow_markdown(format_table(table, columns, headline, lambda text: f"**{text}**"))
 
 # %% ../../nbs/06_running/08_results.ipynb #493549ef
 def format_quantity(value: float, name: str) -> str:

@@ -107,7 +107,7 @@ def section_markdown(study: Study, suite: str) -> str:
         study.verdict(table, headline),
         gain_over_axis_tables(table, headline),
         compare_with_polynomial(table, headline),
-        short_table(table),
+        short_table(table, headline=headline),
     )
     return "\n\n".join(word for word in words if word)
 

@@ -19,9 +19,9 @@ from ..models import SOLVED_MODELS
 from .answers import describe_trainings
 
 # %% auto #0
-__all__ = ['CLASSICAL', 'FEW', 'METRICS', 'TABLES', 'MOMENTA', 'ALONE', 'WITHOUT_PHYSICS', 'with_range', 'short_table',
-           'compare_with_polynomial', 'gain_over_axis_tables', 'by_band', 'compare_bands', 'bands_markdown',
-           'by_length', 'curve_points']
+__all__ = ['CLASSICAL', 'FEW', 'MEASURES', 'TAIL', 'TABLES', 'MOMENTA', 'ALONE', 'WITHOUT_PHYSICS', 'with_range', 'short_cells',
+           'short_table', 'compare_with_polynomial', 'gain_over_axis_tables', 'by_band', 'compare_bands',
+           'bands_markdown', 'by_length', 'curve_points']
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #3b6da8e9
 CLASSICAL = (
@@ -37,14 +37,13 @@ CLASSICAL = (
     "Cash-Karp 0.0001 mm",
 )
 FEW = ("straight line", "axis tables", "RK4 8 steps")  # for tables that are about something else
-METRICS: Mapping[str, tuple[str, float]] = {  # title and factor of each column
+MEASURES: Mapping[str, tuple[str, float]] = {  # title and factor of each column
     "cost_us": ("cost [µs]", 1.0),
     "position_mean_mm": ("mean [µm]", 1e3),
-    "position_median_mm": ("median", 1e3),
-    "position_p95_mm": ("p95", 1e3),
-    "position_p99_mm": ("p99", 1e3),
+    "position_median_mm": ("median [µm]", 1e3),
     "slope_mean": ("slope [10⁻⁶]", 1e6),
 }
+TAIL = ("position_p95_mm", "position_p99_mm")  # in one column
 
 
 def with_range(row: Mapping[Any, Any], name: str, scale: float) -> str:
@@ -54,13 +53,33 @@ def with_range(row: Mapping[Any, Any], name: str, scale: float) -> str:
     return format_value(scale * row[name], scale * low, scale * high, exponent=False, same_ends=False)
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #41dcc969
+def short_cells(row: Mapping[Any, Any], measures: Sequence[str], ranges: Sequence[str]) -> list[str]:
+    """One row as text: contender with its seeds, measures, tail, numbers and seconds of training."""
+    own = row["kind"] == "surrogate"
+    return [
+        f"{row['contender']} ({int(row['seeds'])})" if own else str(row["contender"]),
+        *(
+            with_range(row, name, MEASURES[name][1])
+            if name in ranges
+            else format_digits(MEASURES[name][1] * row[name], 3)
+            for name in measures
+        ),
+        " / ".join(format_digits(1e3 * row[name], 3) for name in TAIL),
+        f"{row['parameters']:,.0f}" if own else "–",
+        format_digits(row["training_seconds"]),
+    ]
+
+
 def short_table(
-    table: pd.DataFrame, classical: Sequence[str] = CLASSICAL, ranges: Sequence[str] = ("position_mean_mm",)
+    table: pd.DataFrame,
+    classical: Sequence[str] = CLASSICAL,
+    ranges: Sequence[str] = ("position_mean_mm",),
+    headline: str = "position_mean_mm",
 ) -> str:
     """Markdown: the named classical methods in their order, and every surrogate, the best first.
 
     `table` is a comparison table (`core.tables.comparison_table`) of one dataset; where it is empty one sentence is
-    returned. The metrics `ranges` are shown with their range over the seeds.
+    returned. The headline is the second column. The metrics `ranges` are shown with their range over the seeds.
     """
     done = table[table.status == "done"] if len(table) else table
     if not len(done):
@@ -69,22 +88,10 @@ def short_table(
         "contender", key=lambda names: names.map(list(classical).index)
     )
     chosen = pd.concat([baselines, done[done.kind == "surrogate"]])
-    rows = [
-        [
-            str(row["contender"]),
-            str(int(row["seeds"])) if row["kind"] == "surrogate" else "–",
-            f"{row['parameters']:,.0f}" if row["kind"] == "surrogate" else "–",
-            *(
-                with_range(row, name, scale) if name in ranges else format_digits(scale * row[name], 3)
-                for name, (_, scale) in METRICS.items()
-            ),
-            format_digits(row["training_seconds"]),
-        ]
-        for row in chosen.to_dict("records")
-    ]
-    return to_markdown(
-        [["contender", "seeds", "numbers", *(title for title, _ in METRICS.values()), "training [s]"], *rows]
-    )
+    measures = [headline, *(name for name in MEASURES if name != headline)]
+    rows = [short_cells(row, measures, ranges) for row in chosen.to_dict("records")]
+    titles = [MEASURES[name][0] for name in measures]
+    return to_markdown([["contender (seeds)", *titles, "p95 / p99 [µm]", "numbers", "training [s]"], *rows])
 
 # %% ../../../nbs/02_tracks/study/04_tables.ipynb #efb8465f
 def compare_with_polynomial(table: pd.DataFrame, headline: str) -> str:
