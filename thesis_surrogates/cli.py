@@ -330,13 +330,26 @@ def report(
     targets: Annotated[list[str], typer.Argument(help="Folders of runs or suites.")],
     out: SuiteOut = None,
     reports: Annotated[Path, typer.Option("--reports", help="Folder of the reports.")] = Path("outputs/reports"),
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compare",
+            help="One axis of the figure of a sweep, e.g. x=train.epochs (repeatable): x, y, hue, style, row, col; "
+            "kind=line, box, violin or heat; where.KEY=VALUE.",
+        ),
+    ] = None,
+    style: Annotated[str, typer.Option("--style", help="Look of the figures: screen, paper or dark.")] = "screen",
 ) -> None:
     """Write tables, figures and a page per system, from facts alone."""
-    from thesis_surrogates.running.reports import make_reports
+    from thesis_surrogates.running.reports import make_reports, read_comparison
 
+    comparison = read_comparison(compare)
+    stray = next((target for target in targets if "=" in target), None) if compare else None
+    if stray is not None:
+        raise ConfigError(f"{stray}: each axis has an option of its own; write --compare {stray}")
     runs = _suites_folder(targets, out, "reports go to --reports")
     for target in targets:
-        for folder in make_reports(target, runs, reports):
+        for folder in make_reports(target, runs, reports, comparison, style):
             typer.echo(f"report: {folder}")
 
 

@@ -23,13 +23,15 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 from PIL import Image
 
+from .config import nearest
+from .errors import ConfigError
 from .files import atomic
 
 # %% auto #0
-__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'UNITS', 'PLACES', 'style', 'Drawing', 'new_figure', 'save_figure',
-           'few_colors', 'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'method_family', 'axis_label',
-           'drawable_rows', 'exact_floor', 'draw_level', 'draw_exact_floor', 'accuracy_cost', 'part_labels',
-           'draw_family', 'seed_spread']
+__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'LOOKS', 'UNITS', 'PLACES', 'style', 'Drawing', 'new_figure', 'save_figure',
+           'look_rules', 'few_colors', 'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'method_family',
+           'axis_label', 'drawable_rows', 'exact_floor', 'draw_level', 'draw_exact_floor', 'accuracy_cost',
+           'part_labels', 'draw_family', 'seed_spread']
 
 # %% ../../nbs/01_core/22_plots.ipynb #52806515
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#777777")
@@ -128,6 +130,16 @@ def save_figure(
         written.append(target)
     return written
 
+# %% ../../nbs/01_core/22_plots.ipynb #5eed0e01
+LOOKS: dict[str, dict[str, bool]] = {"screen": {}, "paper": {"serif": True}, "dark": {"dark": True}}
+
+
+def look_rules(look: str) -> dict[str, bool]:
+    """Arguments of `style` for a look by its name. Raises ConfigError for a name that is none."""
+    if look not in LOOKS:
+        raise ConfigError(f"style={look}: no look of figures; {nearest(str(look), list(LOOKS))}")
+    return LOOKS[look]
+
 # %% ../../nbs/01_core/22_plots.ipynb #74a4a658
 def few_colors(figure: Figure) -> bytes:
     """The figure as a PNG with a palette of 256 colours."""
@@ -150,6 +162,7 @@ def loss_curves(
     phases: Mapping[str, int] | None = None,  # name -> first epoch, from `phase_starts`
     log: bool = True,
     dark: bool = False,
+    serif: bool = False,
 ) -> tuple[Figure, pd.DataFrame]:
     """One metric against the epoch, training thin and validation thick; returns the figure and the drawn table."""
     table = scalars[scalars.metric == metric].copy()
@@ -158,7 +171,7 @@ def loss_curves(
     if "group" not in table:
         table["group"] = table.run
     groups = list(dict.fromkeys(table.group))
-    with style(dark=dark):
+    with style(dark=dark, serif=serif):
         figure, (axes,) = new_figure()
         for (group, _, split), curve in table.groupby(["group", "run", "split"], sort=False):
             draw_curve(
@@ -266,13 +279,14 @@ def accuracy_cost(
     y: str = "error",
     most_labels: int = 14,
     dark: bool = False,
+    serif: bool = False,
 ) -> tuple[Figure, pd.DataFrame]:
     """Error against cost on logarithmic axes, classical methods as curves; returns the figure and the drawn table."""
     keep = drawable_rows(table, x, y)
     drawn = table[keep]
     floor = exact_floor(drawn[y])
     placed = drawn if floor is None else drawn.assign(**{y: drawn[y].where(drawn[y] > 0, floor)})
-    with style(dark=dark):
+    with style(dark=dark, serif=serif):
         figure, (axes,) = new_figure(width=6.2, height=4.2)
         axes.set(xscale="log", yscale="log", xlabel=axis_label(x), ylabel=axis_label(y))
         for kind in ("nothing", "classical", "surrogate"):

@@ -5,7 +5,7 @@
 # %% ../../nbs/01_core/28_report.ipynb #8f540bd5
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from thesis_surrogates.core.tables import (
 )
 
 # %% auto #0
-__all__ = ['Report', 'manifest', 'each_run', 'count_runs', 'measured_on', 'page', 'scalars_of', 'write_figures', 'write_report']
+__all__ = ['Report', 'manifest', 'each_run', 'count_runs', 'measured_on', 'page', 'scalars_of', 'write_figures', 'write_sweep',
+           'write_report']
 
 # %% ../../nbs/01_core/28_report.ipynb #0a3a3381
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class Report:
     convergence: pd.DataFrame
     problems: list[Problem]
     files: list[Path]
+    sweep: str  # text of sweep.md; empty where the runs differ in their seed alone
 
 # %% ../../nbs/01_core/28_report.ipynb #980d7bc6
 def manifest(runs: Sequence[Run], problems: Sequence[Problem], headline: str) -> dict[str, Any]:
@@ -119,23 +121,58 @@ def scalars_of(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 # %% ../../nbs/01_core/28_report.ipynb #7033dbce
-def write_figures(runs: Sequence[Run], table: pd.DataFrame, headline: str, out: Path) -> list[Path]:
+def write_figures(
+    runs: Sequence[Run], table: pd.DataFrame, headline: str, out: Path, look: str = "screen"
+) -> list[Path]:
     """Error against cost (one figure per dataset) and the learning curves, each as PNG, PDF and CSV."""
-    from thesis_surrogates.core.plots import accuracy_cost, loss_curves, phase_starts, save_figure
+    from thesis_surrogates.core.plots import accuracy_cost, look_rules, loss_curves, phase_starts, save_figure
 
-    files: list[Path] = []
+    files, rules = list[Path](), look_rules(look)
     groups = [data for data in dict.fromkeys(table.data) if data]
     for data in groups:
-        figure, drawn = accuracy_cost(table[(table.data == data) & (table.status == "done")], "cost_us", headline)
+        done = table[(table.data == data) & (table.status == "done")]
+        figure, drawn = accuracy_cost(done, "cost_us", headline, **rules)
         files += save_figure(figure, out / ("accuracy_cost" + (f"-{data}" if len(groups) > 1 else "")), drawn)
     monitors = dict.fromkeys(str(run.last_event("start").get("monitor", "loss")) for run in runs)
     for monitor in monitors:
         named = [run for run in runs if len(run.curve("validation", monitor))]
         if named:
             phases = phase_starts(runs[0].events) if len(runs) == 1 else None
-            figure, drawn = loss_curves(scalars_of(named), monitor, phases)
+            figure, drawn = loss_curves(scalars_of(named), monitor, phases, **rules)
             files += save_figure(figure, out / ("loss_curves" + (f"-{monitor}" if len(monitors) > 1 else "")), drawn)
     return files
+
+# %% ../../nbs/01_core/28_report.ipynb #5eed0a01
+def write_sweep(
+    runs: Sequence[Run],
+    problems: Sequence[Problem],
+    headline: str,
+    out: Path,
+    figures: bool = True,
+    look: str = "screen",
+    comparison: Mapping[str, Any] | None = None,  # arguments of `compare`; y is the headline when left out
+) -> tuple[str, list[Path]]:
+    """Effects of the swept keys and one comparison figure: text of sweep.md and files; empty without a sweep."""
+    from thesis_surrogates.core.plots import save_figure
+    from thesis_surrogates.core.sweep_figures import choose_axes, compare_as_asked
+    from thesis_surrogates.core.sweep_tables import importance
+
+    own = [row for run in runs for row in run.evaluated if row.get("kind") == "surrogate"]
+    swept = swept_keys(run.config for run in runs) and any(row.get(headline) is not None for row in own)
+    if not swept and not comparison:
+        return "", []
+    missing = sum(problem.status != "duplicate" for problem in problems)
+    found = importance(runs, headline, missing)
+    asked = {"y": headline, **comparison} if comparison else choose_axes(found, runs)
+    texts = {"importance.csv": to_csv(found.table), "sweep.md": f"{found.markdown()}\n"}
+    files: list[Path] = []
+    if asked and figures:
+        drawn = compare_as_asked(runs, asked, look, missing)
+        files = save_figure(drawn.figure, out / "sweep", drawn.table)
+        texts["sweep.md"] += f"The figure `sweep`: {drawn.caption}\n"
+    for name, text in texts.items():
+        replace_text(out / name, text)
+    return texts["sweep.md"], [*files, *(out / name for name in texts)]
 
 # %% ../../nbs/01_core/28_report.ipynb #32db8d17
 def write_report(
@@ -145,8 +182,10 @@ def write_report(
     headline: str,
     title: str,
     figures: bool = True,
+    look: str = "screen",  # of the figures: screen, paper or dark
+    comparison: Mapping[str, Any] | None = None,  # arguments of `sweep_figures.compare`
 ) -> Report:
-    """Write table.{csv,md,tex}, runs.csv, convergence.csv, the figures and manifest.json into the folder `out`.
+    """Write table.{csv,md,tex}, runs.csv, convergence.csv, manifest.json, the figures and what a sweep says into `out`.
 
     Reads facts only. Two calls write the same bytes, manifest.json aside. Raises ReportError without any run.
     """
@@ -167,5 +206,8 @@ def write_report(
     }
     for name, text in texts.items():
         replace_text(out / name, text)
-    files = [out / name for name in texts] + (write_figures(runs, table, headline, out) if figures else [])
-    return Report(path=out, table=table, convergence=convergence, problems=problems, files=files)
+    sweep, swept_files = write_sweep(runs, problems, headline, out, figures, look, comparison)
+    files = [out / name for name in texts] + (write_figures(runs, table, headline, out, look) if figures else [])
+    return Report(
+        path=out, table=table, convergence=convergence, problems=problems, files=[*files, *swept_files], sweep=sweep
+    )

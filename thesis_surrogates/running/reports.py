@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from ..core.comparison import deciding_baseline, pareto_front
 from ..core.config import RunConfig, config_diff, nearest, read_yaml
 from ..core.errors import ConfigError, FactsError
 from ..core.facts import find_runs, natural_key, read_run
-from ..core.plots import axis_label
+from ..core.plots import axis_label, look_rules
 from ..core.run_files import read_config
 from ..core.system import System
 from ..core.tables import comparison_table, format_table
@@ -26,9 +27,9 @@ from .registry import SYSTEMS, experiments_folder, get_system, load_suite, suite
 from .templates import execute_notebook
 
 # %% auto #0
-__all__ = ['SHOWN_RUNS', 'SHOWN_ROWS', 'is_suite', 'runs_of', 'label_of', 'by_system', 'system_of', 'make_reports',
-           'settings_table', 'deciding_rows', 'deciding_table', 'Comparison', 'compare_runs', 'finished_runs',
-           'measure_costs']
+__all__ = ['SHOWN_RUNS', 'SHOWN_ROWS', 'is_suite', 'runs_of', 'label_of', 'by_system', 'system_of', 'read_comparison',
+           'make_reports', 'settings_table', 'deciding_rows', 'deciding_table', 'Comparison', 'compare_runs',
+           'finished_runs', 'measure_costs']
 
 # %% ../../nbs/06_running/07_reports.ipynb #bd2d34b9
 def is_suite(target: str | Path) -> bool:
@@ -98,15 +99,42 @@ def system_of(run_dirs: Sequence[str | Path]) -> System:
         raise ConfigError(f"run_dirs: runs of {', '.join(names)}; a millimetre and a percent share no table")
     return get_system(names[0])
 
+# %% ../../nbs/06_running/07_reports.ipynb #5eed0b02
+def read_comparison(words: Sequence[str] | None) -> dict[str, Any]:
+    """`["x=train.epochs", "where.seed=0"]` to `{"x": "train.epochs", "where": {"seed": 0}}`.
+
+    Raises:
+        ConfigError: a word without `=`, without a name or a value, or with a value that is not YAML.
+    """
+    result: dict[str, Any] = {}
+    for word in words or ():
+        name, _, text = word.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = None
+        if not name or value is None:
+            raise ConfigError(f"--compare {word}: write it as name=value, e.g. x=train.epochs")
+        if name.startswith("where."):
+            result.setdefault("where", {})[name.removeprefix("where.")] = value
+        else:
+            result[name] = value
+    return result
+
 # %% ../../nbs/06_running/07_reports.ipynb #bdfce7c1
 def make_reports(
-    target: str | Path, out: str | Path = "outputs/runs", reports: str | Path = "outputs/reports"
+    target: str | Path,
+    out: str | Path = "outputs/runs",
+    reports: str | Path = "outputs/reports",
+    comparison: Mapping[str, Any] | None = None,  # of `read_comparison`
+    style: str = "screen",  # of the figures
 ) -> list[Path]:
     """Write one report per system of the target's runs, executing the report notebook; returns their folders.
 
     Raises:
-        ConfigError: there are no runs.
+        ConfigError: there are no runs, no such style, or the comparison names what the runs do not have.
     """
+    look_rules(style)
     suite = read_yaml(suite_path(target)) if is_suite(target) else {}
     written = []
     for name, run_dirs in by_system(runs_of(target, out)).items():
@@ -121,6 +149,8 @@ def make_reports(
                 "columns": list(system.columns),
                 "headline": system.headline,
                 "out": os.fspath(folder.resolve()),
+                "comparison": dict(comparison or {}),
+                "style": style,
             },
         )
         written.append(folder)
