@@ -107,11 +107,9 @@ class Watcher:
     """Looks at the model while it is trained; it cannot change the training, nor end it by an error.
 
     Args:
-        look: `(model, data, epoch)`: a copy of the model in evaluation mode, without gradients, and how many epochs are
-            done; the numbers that it returns are recorded as those of a split of the watcher's name.
+        look: `(copy of the model, data, epochs done)`; numbers it returns are recorded as a split of its name.
         data: what it is given, usually the validation rows; not copied, so only to be read.
-        every: epochs between two looks.
-        at_most: looks in the whole training; where `every` would give more, they are further apart.
+        every, at_most: epochs between two looks, more where else there were more than `at_most` looks in all.
     """
 
     name: str
