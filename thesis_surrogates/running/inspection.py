@@ -32,7 +32,7 @@ __all__ = ['SHOWN_COLUMNS', 'PIECE_BYTES', 'CHECKED_BYTES', 'EXPORTS', 'shorten'
 # %% ../../nbs/06_running/15_inspection.ipynb #e7713f2e
 def shorten(value: Any, length: int = 100) -> str:
     """One line of text about a value."""
-    text = " ".join(str(value.tolist() if hasattr(value, "tolist") else value).split())
+    text = " ".join(str(value.tolist() if isinstance(value, np.ndarray | np.generic) else value).split())
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 # %% ../../nbs/06_running/15_inspection.ipynb #326576bd
