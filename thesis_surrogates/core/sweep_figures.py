@@ -27,16 +27,16 @@ from .metrics import format_digits
 from thesis_surrogates.core.sweep_tables import (
     Importance,
     check_names,
+    filter_rows,
     is_numeric,
     keep_drawable,
     level_name,
     order_levels,
-    select_rows,
     sweep_table,
 )
 
 # %% auto #0
-__all__ = ['Kind', 'LOG_SPAN', 'ARGUMENTS', 'SweepFigure', 'choose_scale', 'name_axis', 'pool_runs', 'describe_pool',
+__all__ = ['Kind', 'LOG_SPAN', 'ARGUMENTS', 'SweepFigure', 'choose_scale', 'name_axis', 'pool_points', 'describe_pool',
            'level_colors', 'draw_lines', 'draw_spread', 'draw_heat', 'gather_points', 'draw_panel', 'share_axes',
            'draw_panels', 'check_request', 'caption_words', 'compare', 'choose_axes', 'compare_as_asked']
 
@@ -66,7 +66,7 @@ def name_axis(name: str) -> str:
     return "training time [s]" if name == "seconds" else plots.axis_label("_".join(name.split(".")[-2:]))
 
 # %% ../../nbs/01_core/37_sweep_figures.ipynb #45bff7b7
-def pool_runs(rows: pd.DataFrame, by: Sequence[str], y: str) -> pd.DataFrame:
+def pool_points(rows: pd.DataFrame, by: Sequence[str], y: str) -> pd.DataFrame:
     """Median, smallest and largest value (`<y>_low`, `<y>_high`) and number of runs at each place, in order."""
     spread = {y: (y, "median"), f"{y}_low": (y, "min"), f"{y}_high": (y, "max"), "runs": (y, "size")}
     return rows.groupby(list(by), sort=True, observed=True, as_index=False, dropna=False).agg(**spread)
@@ -288,7 +288,7 @@ def compare(
     everything = sweep_table(runs)
     check_request(everything, roles, kind)
     numbers = [y, *[x] * (kind == "line" and is_numeric(everything[x]))]
-    rows, left_out = keep_drawable(select_rows(everything, where or {}), numbers, missing)
+    rows, left_out = keep_drawable(filter_rows(everything, where or {}), numbers, missing)
     if rows.empty:
         raise ConfigError(f"{y} against {x}: no run to draw. {left_out}")
     by = list(dict.fromkeys(name for role, name in roles.items() if name and role != "y"))
@@ -300,7 +300,7 @@ def compare(
         *(["contender"] if len(everything) > len(runs) else []),
         "set",
     ]
-    pooled = pool_runs(shown, by, y) if kind in ("line", "heat") else shown[[*dict.fromkeys([*by, "seed", y])]]
+    pooled = pool_points(shown, by, y) if kind in ("line", "heat") else shown[[*dict.fromkeys([*by, "seed", y])]]
     caption = " ".join([*caption_words(kind, describe_pool(shown, by, keys), where or {}), left_out]).strip()
     figure = draw_panels(rows.loc[shown.index], roles, kind, caption, look)
     return SweepFigure(figure=figure, table=pooled.reset_index(drop=True), caption=caption)

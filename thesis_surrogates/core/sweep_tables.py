@@ -20,7 +20,7 @@ from .tables import to_markdown
 
 # %% auto #0
 __all__ = ['NO_AXIS', 'LEVEL', 'DRAWS', 'SHOWN_KEYS', 'sweep_table', 'check_names', 'level_name', 'is_numeric', 'order_levels',
-           'select_rows', 'keep_drawable', 'effect_interval', 'key_effect', 'group_keys', 'count_design',
+           'filter_rows', 'keep_drawable', 'effect_interval', 'key_effect', 'group_keys', 'count_design',
            'explain_design', 'Importance', 'importance']
 
 # %% ../../nbs/01_core/33_sweep_tables.ipynb #a5091bda
@@ -69,7 +69,7 @@ def order_levels(values: pd.Series) -> list[str]:
     return sorted(set(values.map(level_name)), key=lambda level: (level == "none", natural_key(level)))
 
 # %% ../../nbs/01_core/33_sweep_tables.ipynb #759e5c38
-def select_rows(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+def filter_rows(table: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     """The rows with one of the wanted values of each key. Raises ConfigError where no run has a value."""
     check_names(table, {f"where {name}": name for name in where})
     for name, wanted in where.items():

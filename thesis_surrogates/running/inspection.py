@@ -184,7 +184,7 @@ def inspect_arrays(
         fingerprint=file_fingerprint(path),
         table=pd.DataFrame(rows),
         groups=tuple(sorted({key.rpartition("/")[0] for key in arrays if "/" in key})),
-        attributes={key: value for key, value in attributes.items()},
+        attributes=dict(attributes),
         notes=(*notes, *check_whole(kind, path), *count_faults(rows)),
     )
 
