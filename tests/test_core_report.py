@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from made_up import epoch_end
 
 from thesis_surrogates.core.facts import read_run
 from thesis_surrogates.core.publishing import publish, read_published, strip_private
@@ -52,18 +53,7 @@ def toy(
         recorder.event("phase_start", {"epoch": 0, "phase": "main"})
         for epoch in range(epochs):
             loss = error * (1 + 2.0**-epoch)
-            recorder(
-                SimpleNamespace(
-                    moment="epoch_end",
-                    epoch=epoch,
-                    step=epoch,
-                    phase="main",
-                    seconds=1.5 * (epoch + 1),
-                    samples_per_second=1.0,
-                    metrics={"train": {"loss": 0.9 * loss}, "validation": {"loss": loss}},
-                    details={},
-                )
-            )
+            recorder(epoch_end(epoch, 0.9 * loss, loss, seconds=1.5 * (epoch + 1)))
         if crash is not None:
             raise crash
         metrics = {"error_mean_mm": error, "error_p95_mm": 3 * error}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import epoch_end
 
 from thesis_surrogates.core.comparison import pareto_front
 from thesis_surrogates.core.convergence import (
@@ -43,18 +43,7 @@ def recorded(place, name="net", seed=0, losses=(), error=None, parameters=100, t
     config["train"] = train or {"epochs": len(losses), "steps_per_epoch": None, "batch_size": 10}
     with open_run(place, config, provenance={}) as recorder:
         for epoch, loss in enumerate(losses):
-            recorder(
-                SimpleNamespace(
-                    moment="epoch_end",
-                    epoch=epoch,
-                    step=epoch,
-                    phase="main",
-                    metrics={"train": {"loss": loss}, "validation": {"loss": loss}},
-                    seconds=float(epoch),
-                    samples_per_second=1.0,
-                    details={},
-                )
-            )
+            recorder(epoch_end(epoch, loss, loss, seconds=float(epoch)))
         if error is not None:
             row = {"contender": name, "kind": "surrogate", "parameters": parameters, "cost_us": 1.0}
             recorder.event("evaluated", {"rows": [{**row, "rate_error": error}]})
