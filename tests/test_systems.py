@@ -14,6 +14,7 @@ from thesis_surrogates.core.config import TrainConfig
 from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
 from thesis_surrogates.core.surrogate import Surrogate
+from thesis_surrogates.core.system import System
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.running.datasets import ensure_dataset
 from thesis_surrogates.running.execution import load_surrogate, new_model, run
@@ -45,6 +46,10 @@ def test_the_record_is_complete(system_name):
     assert system.headline in system.columns and issubclass(system.train_config, TrainConfig)
     assert all(symbol.unit and symbol.meaning for symbol in system.symbols) and len(system.symbols) >= 4
     assert all(config().name == name for name, config in system.models.items())
+
+
+def test_the_record_stays_one_page():
+    assert len(dataclasses.fields(System)) <= 23, "a field more asks every system: what of it follows from another one?"
 
 
 def test_the_smoke_suite_has_every_model(system_name):
