@@ -142,6 +142,18 @@ def test_confounded_keys_and_an_incomplete_design_are_named(tmp_path):
     assert importance(runs[:2], ERROR).table.empty and choose_axes(importance(runs[:2], ERROR), runs[:2]) == {}
 
 
+def test_models_with_keys_of_their_own_are_no_sweep(tmp_path):
+    """Such keys would get factors that are those of the models."""
+    own = ({"width": 8, "rate": 0.1}, {"degree": 4}, {"width": 16, "dropout": 0.2})
+    runs = [recorded(tmp_path, 0, 10.0**-number, **keys) for number, keys in enumerate(own)]
+    found = importance(runs, ERROR)
+    assert len(found.table) and not found.table.alone.any()
+    assert "|" not in found.markdown() and "model.degree" in found.markdown()
+    again = recorded(tmp_path, 0, 3.0, width=8, rate=0.5)
+    table = importance([*runs, again], ERROR).table
+    assert list(table[table.alone].key) == ["model.rate"]
+
+
 def test_a_report_has_them_only_where_something_was_swept(grid, tmp_path):
     plain = write_report(grid[:3], tmp_path / "plain", [ERROR], ERROR, "Seeds")
     assert plain.sweep == "" and not list((tmp_path / "plain").glob("sweep*"))

@@ -21,7 +21,7 @@ from .tables import to_markdown
 # %% auto #0
 __all__ = ['NO_AXIS', 'LEVEL', 'DRAWS', 'SHOWN_KEYS', 'sweep_table', 'check_names', 'level_name', 'is_numeric', 'order_levels',
            'filter_rows', 'keep_drawable', 'effect_interval', 'key_effect', 'group_keys', 'count_design',
-           'explain_design', 'Importance', 'importance']
+           'changes_alone', 'explain_design', 'Importance', 'importance']
 
 # %% ../../nbs/01_core/33_sweep_tables.ipynb #a5091bda
 NO_AXIS = ("name", "question", "system", "kind", "note", "measured")
@@ -145,6 +145,13 @@ def count_design(rows: pd.DataFrame, keys: Sequence[str]) -> tuple[int, int]:
     return len(levels.drop_duplicates()), possible
 
 
+def changes_alone(rows: pd.DataFrame, key: str, keys: Sequence[str]) -> bool:
+    """Whether two runs differ in this key and in none of the others; without such a pair its effect is unknown."""
+    levels = rows[list(keys)].map(level_name)
+    others = [name for name in keys if name != key]
+    return bool(levels.groupby(others)[key].nunique().max() > 1) if others else levels[key].nunique() > 1
+
+# %% ../../nbs/01_core/33_sweep_tables.ipynb #d1a7c3e5
 def explain_design(rows: pd.DataFrame, groups: Sequence[Sequence[str]], constant: int, left_out: str) -> list[str]:
     """What a reader of main effects must know: keys left out, keys that change together, combinations not run."""
     notes = (
@@ -157,6 +164,9 @@ def explain_design(rows: pd.DataFrame, groups: Sequence[Sequence[str]], constant
         for group in groups
         if group[1:]
     ]
+    firsts = [group[0] for group in groups]
+    lost = [name for group in groups for name in group if not changes_alone(rows, group[0], firsts)]
+    notes += [f"{', '.join(lost)}: no two runs differ in this alone, so no effect is given."] if lost else []
     run, possible = count_design(rows, [group[0] for group in groups])
     if run < possible:
         notes.append(
@@ -173,18 +183,19 @@ class Importance:
     """Main effects of the swept keys on one quantity, the largest first."""
 
     headline: str
-    table: pd.DataFrame  # key, together, values, runs, best, worst, ratio, low, high
+    table: pd.DataFrame  # key, together, values, runs, best, worst, ratio, low, high, alone
     notes: list[str]
 
     def markdown(self) -> str:
-        """The table for people and the notes."""
+        """The table for people, of keys that change alone somewhere, and the notes."""
+        known = self.table[self.table.alone.astype(bool)]
         rows = [
             [" = ".join(filter(None, (row["key"], row["together"]))), str(row["values"]), row["best"], row["worst"]]
             + [format_value(row["ratio"], row["low"], row["high"])]
-            for row in self.table.head(SHOWN_KEYS).to_dict("records")
+            for row in known.head(SHOWN_KEYS).to_dict("records")
         ]
         head = ["key", "values", "best", "worst", f"{self.headline}: worst / best [{LEVEL:.0%} interval]"]
-        more = len(self.table) - len(rows)
+        more = len(known) - len(rows)
         notes = [*self.notes, *[f"{more} more rows are in importance.csv."] * (more > 0)]
         return (to_markdown([head, *rows]) + "\n" if rows else "") + "\n".join(f"- {note}" for note in notes) + "\n"
 
@@ -211,9 +222,10 @@ def importance(
     groups = group_keys(rows, swept_keys(run.config for run in runs))
     logs, found = np.log(rows[headline]), []
     for first, *others in groups:
-        row = {"key": first, "together": " = ".join(others), "runs": len(rows)}
+        alone = changes_alone(rows, first, [group[0] for group in groups])
+        row = {"key": first, "together": " = ".join(others), "runs": len(rows), "alone": alone}
         found.append({**row, **key_effect(logs, rows[first].map(level_name), seed)})
-    columns = ["key", "together", "values", "runs", "best", "worst", "ratio", "low", "high"]
+    columns = ["key", "together", "values", "runs", "best", "worst", "ratio", "low", "high", "alone"]
     table = pd.DataFrame(found, columns=columns).sort_values("ratio", ascending=False, kind="stable", ignore_index=True)
     notes = [
         f"Medians over {len(rows)} runs; an interval covers {LEVEL:.0%} of {DRAWS:,} draws of the runs, nothing else."
