@@ -138,22 +138,22 @@ def classical(field: Field, inputs: torch.Tensor, variable: bool) -> Iterator[Me
     the bare compiled loop.
     """
     yield Method("straight line", "nothing", "numpy", lambda rows: rows.double().numpy(), straight_line)
-    yield Method("parabola", "classical", "torch", lambda rows: rows.double(), lambda rows: parabola(rows, field))
+    yield Method("parabola", "baseline", "torch", lambda rows: rows.double(), lambda rows: parabola(rows, field))
     for passes, name in ((1, "axis tables"), (2, "axis tables, 2 passes")):
-        yield Method(name, "classical", "torch", same, axis_tables(field, inputs, variable, passes))
+        yield Method(name, "baseline", "torch", same, axis_tables(field, inputs, variable, passes))
     kernel_rows, longest = partial(kernel_arguments, field=field), float(inputs[:, 6].abs().max())
     for n in COUNTS:
         step = longest / n
         yield Method(
             f"RK4 {n} steps",
-            "classical",
+            "baseline",
             "numba kernel",
             kernel_rows,
             lambda given, step=step: rk4_batch(*given, step, 0.0)[0],
         )
         yield Method(
             f"RK4 {n} steps",
-            "classical",
+            "baseline",
             "propagate",
             public_arguments,
             lambda given, step=step: propagate(*given, field, step=step),
@@ -162,14 +162,14 @@ def classical(field: Field, inputs: torch.Tensor, variable: bool) -> Iterator[Me
     for tolerance in TOLERANCES:
         yield Method(
             f"Cash-Karp {tolerance:g} mm",
-            "classical",
+            "baseline",
             "numba kernel",
             kernel_rows,
             lambda given, tolerance=tolerance: cash_karp_batch(*given, 1000.0, tolerance)[0],
         )
         yield Method(
             f"Cash-Karp {tolerance:g} mm",
-            "classical",
+            "baseline",
             "propagate",
             public_arguments,
             lambda given, tolerance=tolerance: propagate(*given, field, method="cash_karp", tolerance=tolerance),

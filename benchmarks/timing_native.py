@@ -82,7 +82,7 @@ def stepper_rows(
         )
         about = {
             "contender": str(entry["contender"]).removeprefix("C++ "),
-            "kind": "classical",
+            "kind": "baseline",
             "path": "C++",
             "parameters": 0,
             **count_errors(run_native(place, states, field, **options), target),

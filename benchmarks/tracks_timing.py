@@ -154,11 +154,11 @@ def figures(place: Path, number: int, found: dict[str, Any]) -> None:
         for kernel in ("propagate", "numba kernel", "C++"):  # one curve for each way to run a stepper
             part = pd.concat(
                 [
-                    best[best.kind != "classical"],
+                    best[best.kind != "baseline"],
                     table[(table.batch == batch) & ((table.path == kernel) | (table.contender == "parabola"))],
                 ]
             )
-            if (part.kind == "classical").sum() > 1:
+            if (part.kind == "baseline").sum() > 1:
                 figure, drawn = accuracy_against_cost(part.to_dict("records"))
                 save_figure(
                     figure,
@@ -210,7 +210,7 @@ def main() -> None:
         surrogate.model.eval()
         members[name], places[name] = surrogate, run
     if not groups:
-        groups["classical"] = (TracksData(), {}, {})
+        groups["baseline"] = (TracksData(), {}, {})
     result: dict[str, Any] = {
         "protocol": {
             "threads": 1,

@@ -1,8 +1,14 @@
 """Shared by all tests: one thread, and small runs that several tests look at."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Runs of another worker train "beside" these if they see them, and then nobody measures a cost.
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="tests-")
+atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 import pytest
 

@@ -109,7 +109,7 @@ def test_spread():
         median_and_spread([])
 
 
-def contender(name, kind="classical", **kwargs):
+def contender(name, kind="baseline", **kwargs):
     return Contender(name=name, kind=kind, predict=lambda tensors: {"y": tensors["x"]}, **kwargs)
 
 

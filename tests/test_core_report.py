@@ -60,7 +60,7 @@ def toy(
         default = [
             {
                 "contender": "RK4 5 steps",
-                "kind": "classical",
+                "kind": "baseline",
                 "cost_us": 0.2,
                 "parameters": 0,
                 "error_mean_mm": 4.0,
@@ -154,7 +154,7 @@ def test_rows_and_their_order(tmp_path):
     paths = [toy(tmp_path, "b-seed=0", error=0.5, width=4), toy(tmp_path, "a-seed=0", error=0.1, width=16)]
     table = comparison_table(paths, COLUMNS, HEADLINE)
     assert list(table.contender) == ["straight line", "RK4 5 steps", "a", "b"]
-    assert list(table.kind) == ["nothing", "classical", "surrogate", "surrogate"]
+    assert list(table.kind) == ["nothing", "baseline", "surrogate", "surrogate"]
     assert math.isnan(table.error_p95_mm[0]) and table.cost_us[3] == 0.4 and table.note[3] == "fixed leg"
 
 

@@ -34,6 +34,7 @@ RATES = RuntimeComparison(
     item="cell",
     errors=("rate_error",),
     classes={"C++": (("header",), ("c++", "library")), "Python": (("eager", "header"), ("numpy",))},
+    strong=("Python", "C++"),
 )
 
 
@@ -121,9 +122,9 @@ def measured(contender, kind, path, cost, error):
 
 def measurement():
     """A table in numpy and in C++, a library in C++ alone, and a network in two runtimes."""
-    rows = [measured("table", "classical", "numpy", 9.0, 0.1), measured("table", "classical", "c++", 0.5, 0.1)]
-    rows += [measured("solver 0.001", "classical", "library", 4.0, 0.001)]
-    rows += [measured("solver 0.1", "classical", "library", 0.4, 0.3)]
+    rows = [measured("table", "baseline", "numpy", 9.0, 0.1), measured("table", "baseline", "c++", 0.5, 0.1)]
+    rows += [measured("solver 0.001", "baseline", "library", 4.0, 0.001)]
+    rows += [measured("solver 0.1", "baseline", "library", 0.4, 0.3)]
     return [*rows, measured("net", "surrogate", "eager", 20.0, 0.05), measured("net", "surrogate", "header", 1.0, 0.05)]
 
 
@@ -140,7 +141,7 @@ def test_costs_are_compared_by_the_first_class_of_a_runtime(tmp_path):
 
 def test_the_frontier_of_a_system_without_families_joins_what_nothing_beats(tmp_path):
     rows = pd.DataFrame(measurement()).assign(status="done")
-    front = pareto_front(rows[rows.kind == "classical"], "rate_error")
+    front = pareto_front(rows[rows.kind == "baseline"], "rate_error")
     assert list(front.cost_us) == [0.4, 0.5, 4.0], "the table in numpy is slower and no better"
     look = FrontierLook(item="cell")
     axes = frontier_figure(rows, "rate_error", {"needed": 0.2}, look).axes[0]
@@ -152,7 +153,7 @@ def test_the_frontier_of_a_system_without_families_joins_what_nothing_beats(tmp_
 
 
 def test_a_family_may_have_two_words_and_a_tolerance():
-    rows = [measured(f"stiff solver {t:g}", "classical", "library", 1 / t, t) for t in (0.1, 0.001, 0.01)]
+    rows = [measured(f"stiff solver {t:g}", "baseline", "library", 1 / t, t) for t in (0.1, 0.001, 0.01)]
     table = pd.DataFrame([*rows, measured("net", "surrogate", "eager", 1.0, 0.1)]).assign(status="done")
     family = Family(name="stiff solver", color="#000000", numbered=(0.01,), steps=False)
     look = FrontierLook(item="cell", families=(family,), ways={"library": Way()})

@@ -192,8 +192,8 @@ def test_rows_for_a_table_of_costs(programs):
     rows = native_rows(programs, states, steps=(4,), tolerances=(1e-2,), surrogate="net", count=2000, repeats=2)
     assert list(rows.contender) == ["net", "C++ RK4 4 steps", "C++ Cash-Karp 0.01 mm"] and list(rows.kind) == [
         "surrogate",
-        "classical",
-        "classical",
+        "baseline",
+        "baseline",
     ]
     assert (rows[["us_per_track", "single_us"]] > 0).all(axis=None) and (rows.states == 2000).all()
     assert time_native(programs / "baseline", states, ["--step", "100"], 500, 1)["method"] == "rk4"

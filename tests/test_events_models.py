@@ -142,7 +142,7 @@ def test_counts_are_the_particles(data):
     test = data.splits["test"]
     scores = score(SYSTEM.surrogate(model, data).predict(test), test)
     assert scores.samples["code_counts"].sum() == (test["types"] != 0).sum()
-    assert set(SYSTEM.columns) <= set(scores.metrics)
+    assert set(SYSTEM.terms.columns) <= set(scores.metrics)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_trains_and_competes(plane: str, tmp_path: Path) -> None:
         (SYSTEM.surrogate(field, data), *SYSTEM.baselines(data)), data.splits["test"], SYSTEM.score, items=3
     )
     table = {row["contender"]: row for row in rows}
-    assert all(set(SYSTEM.columns) <= set(row) for row in rows)
+    assert all(set(SYSTEM.terms.columns) <= set(row) for row in rows)
     assert table["no force"]["acceleration_error_percent"] == pytest.approx(100)
     assert table["Kepler"]["closure_percent"] < 1e-9 and table["DOP853"]["closure_percent"] < 0.1
     rolled = SYSTEM.surrogate(field, data).predict(data.splits["test"])["rollout"]

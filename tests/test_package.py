@@ -64,13 +64,13 @@ def test_importing_the_package_is_quick_and_loads_nothing_heavy():
 
 def test_a_run_is_a_small_table(smoke_runs, system_name):
     record = smoke_runs(system_name)
-    text, page, headline = repr(record), record._repr_html_(), get_system(system_name).headline
+    text, page, headline = repr(record), record._repr_html_(), get_system(system_name).terms.headline
     surrogate = next(row for row in record.evaluated if row["kind"] == "surrogate")
     nothing = min((row for row in record.evaluated if row["kind"] == "nothing"), key=lambda row: row[headline])
     for shown in (text, page):
         assert all(
             word in shown
-            for word in ("done", headline, str(record.path), surrogate["contender"], nothing["contender"], "classical")
+            for word in ("done", headline, str(record.path), surrogate["contender"], nothing["contender"], "baseline")
         )
     assert f"{surrogate[headline]:.4g}" in text and f"{record.seconds:.3g} s" in text
     assert text.count("\n") < 12 and page.count("<tr") <= 12 and len(page) < 4000

@@ -11,13 +11,13 @@ from thesis_surrogates.core.convergence import error_curves
 from thesis_surrogates.core.plots import accuracy_cost
 from thesis_surrogates.running import overview
 
-EXACT = [("idle", "nothing", 1.0, 9.0), ("law", "classical", 0.0, 5.0), ("net", "surrogate", 0.1, 1.0)]
+EXACT = [("idle", "nothing", 1.0, 9.0), ("law", "baseline", 0.0, 5.0), ("net", "surrogate", 0.1, 1.0)]
 CLOSE = [("closure", "surrogate", 0.0103, 6.6), ("guaranteed", "surrogate", 0.0111, 8.0)]
-CLOSE += [("scheme", "classical", 0.0005, 54.0), ("idle", "nothing", 0.09, 0.1)]
-CROWD = [("k-means 512", "classical", 75.1, 74.3), ("k-means 512 momenta", "classical", 67.4, 67.7)]
+CLOSE += [("scheme", "baseline", 0.0005, 54.0), ("idle", "nothing", 0.09, 0.1)]
+CROWD = [("k-means 512", "baseline", 75.1, 74.3), ("k-means 512 momenta", "baseline", 67.4, 67.7)]
 CROWD += [("vq_types", "surrogate", 72.0, 130.0), ("vq_momenta", "surrogate", 61.0, 118.0)]
-CROWD += [("bins", "classical", 120.0, 3.3), ("identity", "surrogate", 4.0, 75.0)]
-EDGE = [("left_of_all", "surrogate", 1.0, 1.0), ("far_above", "classical", 300.0, 200.0)]
+CROWD += [("bins", "baseline", 120.0, 3.3), ("identity", "surrogate", 4.0, 75.0)]
+EDGE = [("left_of_all", "surrogate", 1.0, 1.0), ("far_above", "baseline", 300.0, 200.0)]
 
 
 def table_of(rows):
@@ -41,7 +41,7 @@ def test_without_an_exact_method_there_is_no_floor():
 
 def test_an_exact_method_is_drawn_beside_other_systems(monkeypatch):
     points = overview.relative_points(table_of(EXACT), "error")
-    assert points.error[points.kind == "classical"].tolist() == [0.0]
+    assert points.error[points.kind == "baseline"].tolist() == [0.0]
     monkeypatch.setattr(overview, "SYSTEMS", ["orbits"])
     monkeypatch.setattr(overview, "summary_suite_table", lambda *_: table_of(EXACT).rename(columns={"error": HEADLINE}))
     axes = overview.overview_figure(None).axes[0]
@@ -49,7 +49,7 @@ def test_an_exact_method_is_drawn_beside_other_systems(monkeypatch):
     assert any(list(line.get_xdata()) == [5.0] for line in axes.lines)
 
 
-HEADLINE = overview.get_system("orbits").headline
+HEADLINE = overview.get_system("orbits").terms.headline
 
 
 @pytest.mark.parametrize("rows", [CLOSE, CROWD, EDGE, [*CLOSE[:3], *EXACT]], ids=["close", "crowd", "edge", "exact"])

@@ -50,7 +50,7 @@ def facts_of(run: Run):
                 run.config,
                 run.config_hash,
                 run.status,
-                run.evaluated,
+                run.last_event("evaluated").get("rows", []),  # in the words that they were written in
                 run.seconds,
                 run.provenance,
                 run.started,
@@ -75,8 +75,9 @@ def digests(suite, hashes=None, columns=None):
     ]
     if not runs:
         return None
-    columns = columns or [list(record.columns), record.headline]
-    table = comparison_table(runs, *columns)
+    columns = columns or [list(record.terms.columns), record.terms.headline]
+    # the digests are older than implementations and today's words
+    table = comparison_table(runs, *columns).drop(columns="implementation").replace({"kind": {"baseline": "classical"}})
     return {
         "columns": columns,
         "hashes": [run.config_hash for run in runs],

@@ -67,7 +67,7 @@ def trained(folder, name, *, seed=0, epochs=4, error=0.1, cost=0.2, data="d" * 1
                     },
                     {
                         "contender": "RK4 4 steps",
-                        "kind": "classical",
+                        "kind": "baseline",
                         "parameters": 0,
                         "cost_us": cost,
                         "error_mm": 1 / 3,

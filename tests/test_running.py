@@ -195,7 +195,7 @@ def test_from_suite_to_report_and_export(tmp_path):
     assert "measuring the cost of 2 surrogates" in answer.stdout
     assert "done" in surrogates("status", cwd=tmp_path).stdout
     compared = surrogates("compare", path, cwd=tmp_path).stdout
-    assert "seed" in compared and "classical" in compared and "nothing" in compared
+    assert "seed" in compared and "baseline" in compared and "nothing" in compared
     assert surrogates("report", path, cwd=tmp_path).returncode == 0
     report = tmp_path / "outputs/reports/tracks-suite"
     assert {"table.csv", "table.md", "table.tex", "convergence.csv", "manifest.json", "report.ipynb"} <= {

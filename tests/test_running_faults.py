@@ -86,7 +86,7 @@ def row(kind, contender, error, cost):
 
 
 BASELINES = [row("nothing", "straight line", 300.0, 0.1)] + [
-    row("classical", f"RK4 {steps} steps", 1.0 / steps**4, 0.1 * steps) for steps in range(2, 60)
+    row("baseline", f"RK4 {steps} steps", 1.0 / steps**4, 0.1 * steps) for steps in range(2, 60)
 ]
 
 
@@ -377,7 +377,7 @@ def test_a_comparison_is_short_and_says_how_to_see_the_rest(tmp_path, capsys):
         assert kept in out
     (compared,) = compare_runs([tmp_path / "A", tmp_path / "B", paths[0]])
     table = compared.table.set_index("kind")
-    assert table.loc["surrogate"].seeds.tolist() == [1, 2] and table.loc["classical"].seeds.isna().all()
+    assert table.loc["surrogate"].seeds.tolist() == [1, 2] and table.loc["baseline"].seeds.isna().all()
     assert list(compared.settings.columns) == ["key", *(path.name for path in (paths[0], paths[1], paths[2]))]
     full = ask(capsys, "compare", tmp_path / "A", tmp_path / "B", "--all")[1]
     assert "RK4 30 steps" in full and "left out" not in full

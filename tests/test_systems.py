@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from thesis_surrogates.core.comparison import score_all
+from thesis_surrogates.core.comparison import KINDS, score_all
 from thesis_surrogates.core.config import TrainConfig
 from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
@@ -43,7 +43,9 @@ def prepared(name, run_name, data_dir):
 def test_the_record_is_complete(system_name):
     system = get_system(system_name)
     assert system.name == system_name and system.title and system.question.endswith("?")
-    assert system.headline in system.columns and issubclass(system.train_config, TrainConfig)
+    assert {system.terms.headline, *system.terms.group} <= set(system.terms.columns) and issubclass(
+        system.train_config, TrainConfig
+    )
     assert all(symbol.unit and symbol.meaning for symbol in system.symbols) and len(system.symbols) >= 4
     assert all(config().name == name for name, config in system.models.items())
 
@@ -101,24 +103,27 @@ def test_every_model_is_exported_and_agrees(name, run_name, data_dir, tmp_path):
     assert {path.suffix for path in tmp_path.iterdir()} >= {".onnx", ".ts"}
 
 
-def test_the_contenders_are_of_all_three_kinds(system_name, data_dir):
+def test_the_contenders_are_of_the_known_kinds(system_name, data_dir):
     first = load_suite(f"{system_name}/smoke")[0]
     system, _, data, model = prepared(system_name, first.name, data_dir)
     contenders = (*system.baselines(data), system.surrogate(model.eval(), data))
-    assert {contender.kind for contender in contenders} == {"nothing", "classical", "surrogate"}
+    kinds = {contender.kind for contender in contenders}
+    assert {"nothing", "surrogate"} < kinds <= set(KINDS)
+    listed = {contender.name for contender in contenders if contender.kind == "reference"}
+    assert listed <= {*system.terms.references, "Box3D"}, "older facts call it classical: the record lists it"
     scores = score_all(contenders, data.splits["test"], system.score)
     for contender in contenders:
-        assert np.isfinite(scores[contender.name].metrics[system.headline]), contender.name
-        missing = set(system.columns) - set(scores[contender.name].metrics)
+        assert np.isfinite(scores[contender.title].metrics[system.terms.headline]), contender.title
+        missing = set(system.terms.columns) - set(scores[contender.title].metrics)
         assert not missing, f"{contender.name} has no {missing}"
 
 
 def test_scoring_the_truth_gives_a_better_headline_than_nothing(smoke_runs, system_name):
     rows = smoke_runs(system_name).evaluated
-    headline = get_system(system_name).headline
-    classical = min(row[headline] for row in rows if row["kind"] == "classical")
+    headline = get_system(system_name).terms.headline
+    others = min(row[headline] for row in rows if row["kind"] in ("baseline", "reference"))
     nothing = min(row[headline] for row in rows if row["kind"] == "nothing")
-    assert classical <= nothing
+    assert others <= nothing
 
 
 def test_the_same_run_gives_the_same_numbers_twice(smoke_runs, system_name, data_dir, tmp_path):
@@ -126,7 +131,7 @@ def test_the_same_run_gives_the_same_numbers_twice(smoke_runs, system_name, data
     again = run(first.config, out=tmp_path, data_dir=data_dir)
     value = first.scalars[first.scalars.split == "validation"].value.to_numpy()
     assert np.array_equal(value, again.scalars[again.scalars.split == "validation"].value.to_numpy())
-    headline = get_system(system_name).headline
+    headline = get_system(system_name).terms.headline
     ours, theirs = ([row[headline] for row in facts.evaluated] for facts in (first, again))
     assert ours == theirs
 

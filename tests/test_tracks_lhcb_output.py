@@ -265,7 +265,7 @@ def test_rows_stand_in_a_comparison_and_in_its_figure():
         [
             {
                 "contender": f"RK4 {n} steps",
-                "kind": "classical",
+                "kind": "baseline",
                 "status": "done",
                 "cost_us": 0.1 * n,
                 "position_mean_mm": 5.0 / n**4,

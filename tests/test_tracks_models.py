@@ -286,8 +286,8 @@ def test_contenders_and_columns(prepared):
         (*SYSTEM.baselines(data), SYSTEM.surrogate(model, data)), test, SYSTEM.score, len(test["inputs"])
     )
     kinds = [row["kind"] for row in rows]
-    assert kinds.count("nothing") == 1 and kinds.count("classical") >= 6 and kinds[-1] == "surrogate"
-    assert all(set(SYSTEM.columns) <= set(row) and row["cost_us"] > 0 for row in rows)
+    assert kinds.count("nothing") == 1 and kinds.count("baseline") >= 6 and kinds[-1] == "surrogate"
+    assert all(set(SYSTEM.terms.columns) <= set(row) and row["cost_us"] > 0 for row in rows)
     by_name = {row["contender"]: row["position_mean_mm"] for row in rows}
     assert by_name["RK4 32 steps"] < by_name["RK4 8 steps"] < by_name["RK4 2 steps"] < by_name["straight line"]
     off = {row["contender"]: SYSTEM.score({"state": test["target"] + row["position_mean_mm"]}, test) for row in rows}

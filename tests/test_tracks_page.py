@@ -4,6 +4,8 @@ nothing is.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
@@ -42,7 +44,7 @@ def test_the_one_that_saves_most_meets_all_goals():
 
 
 def test_tables_of_the_axis_are_shown_where_nothing_learned_is_better():
-    tables = row("axis tables", 0.3, kind="classical", seeds=1)
+    tables = row("axis tables", 0.3, kind="baseline", seeds=1)
     assert names(study_of(row("net", 0.5), tables), "frontier", pd.DataFrame()) == ["net", "axis tables"]
     assert names(study_of(row("net", 0.2), tables), "frontier", pd.DataFrame()) == ["net"]
 
@@ -68,5 +70,7 @@ def test_nothing_published_is_said_and_nothing_fails():
 
 
 @pytest.mark.parametrize("value, text", [(2.54, "**2.5**"), (1.0, "1"), (0.031, "0.031"), (float("nan"), "–")])
-def test_a_ratio_above_one_is_bold(value, text):
-    assert page.ratio_cell(value) == text
+def test_a_ratio_above_one_is_bold_and_a_saving_over_scalar_loops_is_not_decided(value, text, monkeypatch):
+    assert page.ratio_cell(value, "one track, C++") == (text if not value > 1 else "not decided, scalar only")
+    monkeypatch.setattr(page, "RUNTIMES", replace(page.RUNTIMES, strong=("C++",)))
+    assert page.ratio_cell(value, "one track, C++") == text

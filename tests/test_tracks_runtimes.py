@@ -68,10 +68,10 @@ def measured(contender, kind, path, error, costs):
 def measurement(error=1e-2, cost=1.0):
     """Two steppers by three paths, a parabola, a surrogate in two runtimes, and another run's surrogate."""
     rows = measured("straight line", "nothing", "numpy", 300.0, {1: 2.0, 50: 0.1, 1000: 0.01})
-    rows += measured("parabola", "classical", "torch", 90.0, {1: 50.0, 50: 2.0, 1000: 0.05})
+    rows += measured("parabola", "baseline", "torch", 90.0, {1: 50.0, 50: 2.0, 1000: 0.05})
     for path, few, many in (("numba kernel", 8.0, 3.0), ("propagate", 30.0, None), ("C++", 2.5, 2.0)):
         for name, exact, times in (("RK4 4 steps", 2e-2, 1.0), ("RK4 8 steps", 8e-3, 2.0)):
-            rows += measured(name, "classical", path, exact, {1: few * times} | ({1000: many * times} if many else {}))
+            rows += measured(name, "baseline", path, exact, {1: few * times} | ({1000: many * times} if many else {}))
     rows += measured("net", "surrogate", "torch eager", error, {1: 90.0 * cost, 50: 3.0, 1000: 0.5 * cost})
     rows += measured("net", "surrogate", "C++ header", error, {1: 1.25 * cost, 1000: 1.0 * cost})
     return rows + measured("other", "surrogate", "torch eager", 1e-9, {1: 1e-9, 1000: 1e-9})

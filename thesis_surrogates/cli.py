@@ -109,7 +109,7 @@ def list_(system: Annotated[str | None, typer.Argument(help="A system; all, in s
     record = get_system(system)
     typer.echo(
         f"{system}: {record.title}\n  question  {record.question}\n  models    {', '.join(record.models)}\n"
-        f"  headline  {record.headline}\n  suites    {', '.join(suites(system)) or '-'}\n"
+        f"  headline  {record.terms.headline}\n  suites    {', '.join(suites(system)) or '-'}\n"
         f"  presets   {', '.join(record.presets) or '-'}\n  commands  {', '.join(record.commands) or '-'}"
     )
 
@@ -319,7 +319,9 @@ def evaluate(
     if on is not None and data_dir is not None:
         raise ConfigError(f"--data-dir {data_dir}: --on names the file already; give one of the two")
     rows = evaluate_runs(runs, data_dir or DATA, on)
-    columns = dict.fromkeys(name for run_dir in runs for name in get_system(read_config(run_dir)["system"]).columns)
+    columns = dict.fromkeys(
+        name for run_dir in runs for name in get_system(read_config(run_dir)["system"]).terms.columns
+    )
     _print_table(
         [{name: row.get(name) for name in ("kind", "contender", "parameters", "cost_us", *columns)} for row in rows]
     )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -74,7 +74,7 @@ def cost_ticks(axes: Axes) -> None:
 # %% ../../nbs/01_core/26_frontier.ipynb #cf6693e6
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A classical method with working points, whose number is the first word behind its name: `RK4 8 steps`."""
+    """A baseline with working points, whose number is the first word behind its name: `RK4 8 steps`."""
 
     name: str
     color: str
@@ -125,7 +125,7 @@ def draw_families(axes: Axes, rows: pd.DataFrame, y: str, look: FrontierLook) ->
 def draw_front(axes: Axes, rows: pd.DataFrame, y: str) -> None:
     """The least error that single methods have at each cost, as steps."""
     front = pareto_front(rows, y)
-    axes.step(front.cost_us, front[y], where="post", color=KIND_COLOR["classical"], lw=0.8, alpha=0.6, zorder=0.8)
+    axes.step(front.cost_us, front[y], where="post", color=KIND_COLOR["baseline"], lw=0.8, alpha=0.6, zorder=0.8)
 
 # %% ../../nbs/01_core/26_frontier.ipynb #e82bef2c
 def draw_points(axes: Axes, rows: pd.DataFrame, y: str, left: bool, look: FrontierLook) -> None:
@@ -182,7 +182,7 @@ def draw_frontier(axes: Axes, rows: pd.DataFrame, y: str, lines: Mapping[str, fl
         axes.axhline(height, color=GREY, lw=0.6, ls=":", zorder=0.5)
     draw_families(axes, rows, y, look)
     if not look.families:
-        draw_front(axes, rows[rows.kind == "classical"], y)
+        draw_front(axes, rows[rows.kind == "baseline"], y)
     bare = [path for path, way in look.ways.items() if not way.words]
     usual, own = rows[rows.path.isin(bare)], rows[rows.kind == "surrogate"]
     left = bool(own.groupby("contender").cost_us.min().median() < usual.cost_us.median())
@@ -192,7 +192,11 @@ def draw_frontier(axes: Axes, rows: pd.DataFrame, y: str, lines: Mapping[str, fl
 def frontier_figure(table: pd.DataFrame, headline: str, lines: Mapping[str, float], look: FrontierLook) -> Figure:
     """Error against cost of a comparison table of one dataset, with useful accuracies named at the right edge."""
     rows = table[(table.status == "done") & (table[headline] > 0)].copy()
-    rows["path"] = np.where(rows.kind == "classical", next(iter(look.ways)), "as scored")
+    usual = next(iter(look.ways))
+    made = rows.implementation.where(rows.implementation != "", usual) if "implementation" in rows else usual
+    rows["path"] = np.where(rows.kind == "baseline", made, "as scored")
+    ways = {path: Way(line="--", words=f", {path}") for path in dict.fromkeys(rows.path[rows.kind == "baseline"])}
+    look = replace(look, ways={**ways, **look.ways})
     with style():
         figure, (axes,) = new_figure(width=7.4, height=4.6)
         low, high = rows[headline].min() / 4, rows[headline].max() * 4

@@ -110,7 +110,7 @@ def known_scores(
     place: Path | None,  # from `scores_place`; None computes anew and keeps nothing
 ) -> dict[str, Scores]:
     """`score_all` of the baselines, or what it gave before for the same causes."""
-    names = [contender.name for contender in contenders]
+    names = [contender.title for contender in contenders]
     if place is not None and (known := read_scores(place, names)) is not None:
         return known
     scores = score_all(contenders, tensors, score)

@@ -35,8 +35,8 @@ __all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'LOOKS', 'UNITS', 'PLACES', '
 
 # %% ../../nbs/01_core/22_plots.ipynb #52806515
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#777777")
-KIND_COLOR = {"nothing": "#777777", "classical": "#D55E00", "surrogate": "#0072B2"}
-KIND_MARKER = {"nothing": "D", "classical": "o", "surrogate": "s"}
+KIND_COLOR = {"nothing": "#777777", "reference": "#009E73", "baseline": "#D55E00", "surrogate": "#0072B2"}
+KIND_MARKER = {"nothing": "D", "reference": "^", "baseline": "o", "surrogate": "s"}
 
 
 @contextmanager
@@ -281,16 +281,19 @@ def accuracy_cost(
     dark: bool = False,
     serif: bool = False,
 ) -> tuple[Figure, pd.DataFrame]:
-    """Error against cost on logarithmic axes, classical methods as curves; returns the figure and the drawn table."""
+    """Error against cost on logarithmic axes, baselines as curves; returns the figure and the drawn table."""
     keep = drawable_rows(table, x, y)
     drawn = table[keep]
     floor = exact_floor(drawn[y])
     placed = drawn if floor is None else drawn.assign(**{y: drawn[y].where(drawn[y] > 0, floor)})
+    families = placed.contender.map(method_family)
+    if "implementation" in placed:  # each is a curve of its own
+        families = families + placed.implementation.where(placed.implementation == "", ", " + placed.implementation)
     with style(dark=dark, serif=serif):
         figure, (axes,) = new_figure(width=6.2, height=4.2)
         axes.set(xscale="log", yscale="log", xlabel=axis_label(x), ylabel=axis_label(y))
-        for kind in ("nothing", "classical", "surrogate"):
-            for name, rows in placed[placed.kind == kind].groupby(placed.contender.map(method_family), sort=False):
+        for kind in KIND_COLOR:
+            for name, rows in placed[placed.kind == kind].groupby(families, sort=False):
                 draw_family(axes, kind, str(name), rows.sort_values(x), x, y, label_all=len(drawn) <= most_labels)
         draw_exact_floor(axes, floor)
         axes.margins(x=0.12, y=0.1)
@@ -328,13 +331,13 @@ def part_labels(figure: Figure, axes: Axes, points: np.ndarray, beyond: bool = F
 
 # %% ../../nbs/01_core/22_plots.ipynb #3163cbf8
 def draw_family(axes: Axes, kind: str, name: str, rows: pd.DataFrame, x: str, y: str, label_all: bool) -> None:
-    """One method: its working points, joined when there are several of a classical one; a level line for nothing."""
+    """One method: its working points, joined when there are several of a baseline; a level line for nothing."""
     color = KIND_COLOR[kind]
     if kind == "nothing":
         for label, value in rows[["contender", y]].itertuples(index=False):
             draw_level(axes, value, str(label), "--")
         return
-    axes.plot(rows[x], rows[y], KIND_MARKER[kind], color=color, ls="-" if kind == "classical" else "none")
+    axes.plot(rows[x], rows[y], KIND_MARKER[kind], color=color, ls="-" if kind == "baseline" else "none")
     if f"{y}_low" in rows and f"{y}_high" in rows:
         bars = rows.dropna(subset=[f"{y}_low", f"{y}_high"])
         axes.vlines(bars[x], bars[f"{y}_low"], bars[f"{y}_high"], color=color, lw=1.2)

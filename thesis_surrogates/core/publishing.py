@@ -128,7 +128,7 @@ def add_baseline(known: Baselines, data: str, row: Mapping[str, Any], taken: Ite
 def run_line(run: Run, known: Baselines) -> str:
     """A run as a line of `runs.jsonl`; the metrics of its baselines are added to `known`."""
     costs: dict[str, Any] = {}
-    for row in run.evaluated:
+    for row in run.last_event("evaluated").get("rows", []):  # as they were written
         if row.get("kind") != "surrogate":
             costs[add_baseline(known, fingerprint(run), row, costs)] = row.get("cost_us")
     events = [{key: value for key, value in event.items() if key != "run_id"} for event in run.events]

@@ -161,7 +161,7 @@ MOMENTS: Mapping[str, tuple[str, ...]] = {  # keys beside those; `key?` may be m
     "paused": OF_LOOP,
     "end": (*OF_LOOP, "best_epoch", "best_value"),
     "exception": (*OF_LOOP, "type", "message"),
-    "evaluated": ("split", "rows", "headline?", "together?"),
+    "evaluated": ("split", "rows", "headline?", "together?", "beside?"),
     "finished": ("status", "error"),
     "runtimes": ("machine", "protocol", "together", "batches", "rows", "..."),
     "trust": ("tracks", "jacobians", "validation_tracks", "jacobian", "checks", "fallback"),

@@ -184,6 +184,7 @@ def write_report(
     figures: bool = True,
     look: str = "screen",  # of the figures: screen, paper or dark
     comparison: Mapping[str, Any] | None = None,  # arguments of `sweep_figures.compare`
+    references: Sequence[str] = (),  # names that decide nothing, whatever older facts call them
 ) -> Report:
     """Write table.{csv,md,tex}, runs.csv, convergence.csv, manifest.json, the figures and what a sweep says into `out`.
 
@@ -193,7 +194,8 @@ def write_report(
     runs, problems = read_results(folders)
     if not runs and not problems:
         raise ReportError(f"no runs to report among {len(folders)} directories; train some first")
-    out, table, convergence = Path(out), build_table(runs, problems, columns, headline), convergence_table(runs)
+    table = build_table(runs, problems, columns, headline, references)
+    out, convergence = Path(out), convergence_table(runs)
     texts = {
         "table.csv": to_csv(table),
         "runs.csv": to_csv(each_run(runs)),

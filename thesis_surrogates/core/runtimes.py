@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .comparison import cheapest_as_accurate
-from .facts import Run, as_split, from_split
+from .comparison import SCALAR_ONLY, cheapest_as_accurate
+from .facts import OLDER_KINDS, Run, as_split, from_split
 from .metrics import format_value, median_and_spread
 from .plots import axis_label
 from .tables import label, to_markdown
@@ -32,6 +32,13 @@ class RuntimeComparison:
     errors: tuple[str, ...]  # metrics that a run keeps of a measurement
     classes: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]  # name -> runtimes, paths; the first must be timed
     called_in_ways: tuple[str, ...] = ()  # first words of the baselines that have several paths
+    strong: tuple[str, ...] = ()  # classes whose baselines are as fast as they can be; in others they are scalar loops
+
+    def ratio_words(self, ratio: str, value: float, against: str) -> str:
+        """The text of a ratio; in place of a saving over scalar loops, that it is not decided."""
+        undecided = against not in self.strong and 1 < value < np.inf
+        return f"not decided, {SCALAR_ONLY}" if undecided else ratio
+
     unmeasured: str = "*Not measured yet.*"  # what stands where nothing was measured
 
 # %% ../../nbs/01_core/25_runtimes.ipynb #c74f302a
@@ -67,6 +74,7 @@ def runtime_rows(run: Run, batch: int) -> pd.DataFrame:
     if batch not in event.get("batches", []):
         return pd.DataFrame(columns=[*KEYS, "parameters", "cost_us"])
     table = from_split(event["rows"]).rename(columns={f"cost_us_{batch}": "cost_us"}).dropna(subset=["cost_us"])
+    table["kind"] = table.kind.replace(OLDER_KINDS)
     table.loc[table.kind == "surrogate", "contender"] = label(run)
     numbers = [name for name in map(str, table) if name not in KEYS and not name.startswith("cost_us")]
     return table[[*KEYS, *numbers, "cost_us"]].reset_index(drop=True)
@@ -93,7 +101,7 @@ def compare_with_baselines(
         for against, (runtimes, paths) in classes.items():
             if own["path"] not in runtimes or not (rows.path == paths[0]).any():
                 continue
-            classical = rows[(rows.kind == "classical") & rows.path.isin(paths)]
+            classical = rows[(rows.kind == "baseline") & rows.path.isin(paths)]
             other = cheapest_as_accurate(classical, headline, own[headline])
             yield {
                 "surrogate": own["contender"],
@@ -144,7 +152,7 @@ def fastest_runtimes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def savings_markdown(table: pd.DataFrame, headline: str, compared: RuntimeComparison) -> str:
-    """Each surrogate in its fastest runtime beside the cheapest classical method that is at least as accurate."""
+    """Each surrogate in its fastest runtime beside the cheapest baseline that is at least as accurate."""
     costs = ["fastest runtime", "cost [µs]", "baseline, at least as accurate", "its cost [µs]", "ratio"]
     rows = [
         [
@@ -154,30 +162,32 @@ def savings_markdown(table: pd.DataFrame, headline: str, compared: RuntimeCompar
             format_value(r["cost_us"], r["cost_us_low"], r["cost_us_high"], same_ends=False),
             f"{r['baseline']}, {r['against']}" if r["baseline"].startswith(compared.called_in_ways) else r["baseline"],
             format_value(r["baseline_cost_us"]),
-            format_value(r["ratio"], r["ratio_low"], r["ratio_high"], same_ends=False),
+            compared.ratio_words(
+                format_value(r["ratio"], r["ratio_low"], r["ratio_high"], same_ends=False), r["ratio"], r["against"]
+            ),
         ]
         for r in fastest_runtimes(table).to_dict("records")
     ]
     return to_markdown([["surrogate", axis_label(headline), *costs], *rows]) if rows else compared.unmeasured
 
 # %% ../../nbs/01_core/25_runtimes.ipynb #9ecc991f
-def cost_cell(row: Mapping[Any, Any]) -> str:
-    """The cost of one row, bold where the ratio is above one."""
-    strong = "**" * (row["ratio"] > 1)
+def cost_cell(row: Mapping[Any, Any], compared: RuntimeComparison) -> str:
+    """The cost of one row, bold where the surrogate saves."""
+    strong = "**" * (row["ratio"] > 1 and compared.ratio_words("", row["ratio"], row["against"]) == "")
     return f"{strong}{row['cost_us']:.3g}{strong}"
 
 
 def costs_markdown(table: pd.DataFrame, compared: RuntimeComparison) -> str:
     """Microseconds per item of each surrogate in every runtime.
 
-    Bold where no classical method that is at least as accurate is cheaper, among those of the first class of a runtime.
+    Bold where a surrogate saves: no baseline that is as accurate is cheaper, none of them is a scalar loop.
     """
     known = dict.fromkeys(runtime for runtimes, _ in compared.classes.values() for runtime in runtimes)
     runtimes = [runtime for runtime in known if (table.runtime == runtime).any()]
     rows = []
     for surrogate, group in table.drop_duplicates(["surrogate", "runtime"]).groupby("surrogate", sort=False):
         own = {row["runtime"]: row for row in group.to_dict("records")}
-        rows.append([str(surrogate), *(cost_cell(own[r]) if r in own else "–" for r in runtimes)])
+        rows.append([str(surrogate), *(cost_cell(own[r], compared) if r in own else "–" for r in runtimes)])
     return to_markdown([["cost [µs]", *runtimes], *rows]) if rows else compared.unmeasured
 
 # %% ../../nbs/01_core/25_runtimes.ipynb #1f8430ca

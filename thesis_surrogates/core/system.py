@@ -19,6 +19,7 @@ from .data import Data, Tensors
 from .export.onnx import Column, Deployable
 from .hdf5 import read_hdf5
 from .plan import Plan
+from .verdict import Terms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,13 +101,14 @@ class System(Generic[DataT, ModelT, TrainT, NetworkT]):
     # fills the normalisation from the training split, and returns how to train; the last argument is the seed
     plan: Callable[[NetworkT, Data, ModelT, TrainT, int], Plan]
     surrogate: Callable[[NetworkT, Data], Contender]
-    baselines: Callable[[Data], tuple[Contender, ...]]  # what the model is compared with: nothing and classical
+    baselines: Callable[
+        [Data], tuple[Contender, ...]
+    ]  # what the model is compared with: nothing, baselines, references
     score: Callable[[Tensors, Tensors], Scores]  # (predictions, truth) of a split to numbers named with their units
     # named figures with their tables, from the scores of all methods
     figures: Callable[[Mapping[str, Scores], Data], Iterator[tuple[str, Figure, pd.DataFrame]]]
     deploy: Callable[[NetworkT], Deployable]
-    headline: str  # the metric that decides what is best
-    columns: tuple[str, ...]  # metrics of the comparison table, in order
+    terms: Terms  # error and price that decide, and the metrics of the comparison table
     presets: Mapping[str, DataT] = field(default_factory=dict)  # named datasets, for the command line
     # ending of a dataset file to the reader of its attributes; `config` among them holds the keys of the dataset
     formats: Mapping[str, Callable[[Path], Mapping[str, Any]]] = field(default_factory=lambda: dict(HDF5_FORMATS))

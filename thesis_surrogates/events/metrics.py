@@ -17,8 +17,8 @@ from .bottlenecks import used_and_perplexity
 from .kinematics import delta_phi, missing_momentum, scalar_sum
 
 # %% auto #0
-__all__ = ['half_width', 'r_squared', 'particle_residuals', 'event_residuals', 'met_metrics', 'code_counts', 'token_metrics',
-           'score']
+__all__ = ['half_width', 'error_68', 'r_squared', 'particle_residuals', 'event_residuals', 'met_metrics', 'code_counts',
+           'token_metrics', 'score']
 
 # %% ../../nbs/05_events/06_metrics.ipynb #e92f5596
 def half_width(values: torch.Tensor) -> float:
@@ -28,6 +28,12 @@ def half_width(values: torch.Tensor) -> float:
         return math.nan
     low, high = np.quantile(flat, [0.16, 0.84])
     return float(high - low) / 2
+
+
+def error_68(values: torch.Tensor) -> float:
+    """What 68 % of all absolute values stay below, so that an offset counts; NaN as `half_width`."""
+    flat = values.detach().double().abs().cpu().numpy().reshape(-1)
+    return math.nan if not len(flat) or np.isnan(flat).any() else float(np.quantile(flat, 0.68))
 
 
 def r_squared(predicted: torch.Tensor, truth: torch.Tensor) -> float:
@@ -95,6 +101,7 @@ def score(
     metrics = {
         "visible_met_half_width_gev": half_width(of_events["visible_met"]),
         "pt_half_width": half_width(residuals["pt"]),
+        "pt_error_68": error_68(residuals["pt"]),
         "eta_half_width": half_width(residuals["eta"]),
         "phi_half_width_rad": half_width(residuals["phi"]),
         "ht_half_width": half_width(of_events["ht"]),

@@ -11,6 +11,7 @@ from operator import itemgetter
 import numpy as np
 
 from ..core.system import FileColumn, FileKind, Symbol, System
+from ..core.verdict import Terms
 from .baselines import baselines, surrogate
 from .data import COLUMNS, FILE_SPLITS, EventsData, load_data, make_data
 from .figures import figures
@@ -102,19 +103,25 @@ SYSTEM = System(
     figures=figures,
     deploy=deploy,
     files=FILES,
-    headline="visible_met_half_width_gev",
-    columns=(
-        "bits_per_particle",
-        "visible_met_half_width_gev",
-        "pt_half_width",
-        "eta_half_width",
-        "phi_half_width_rad",
-        "ht_half_width",
-        "type_accuracy",
-        "codes_used",
-        "perplexity",
-        "met_half_width_gev",
-        "met_r2",
-        "met_phi_loss",
+    terms=Terms(
+        headline="visible_met_half_width_gev",
+        columns=(
+            "bits_per_particle",
+            "visible_met_half_width_gev",
+            "pt_half_width",
+            "pt_error_68",
+            "eta_half_width",
+            "phi_half_width_rad",
+            "ht_half_width",
+            "type_accuracy",
+            "codes_used",
+            "perplexity",
+            "met_half_width_gev",
+            "met_r2",
+            "met_phi_loss",
+        ),
+        group=("visible_met_half_width_gev", "pt_error_68"),
+        price="bits_per_particle",
+        references=("identity",),
     ),
 )

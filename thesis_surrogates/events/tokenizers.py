@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from .kinematics import missing_momentum
 from .losses import FEATURE_WEIGHTS
 
 # %% auto #0
-__all__ = ['Axis', 'quantile_axis', 'circle_axis', 'BinnedTokenizer', 'fit_bins', 'KMeansTokenizer', 'fit_k_means',
+__all__ = ['Axis', 'quantile_axis', 'circle_axis', 'BinnedTokenizer', 'fit_bins', 'KMeansTokenizer', 'fit_k_means', 'Tokenizer',
            'fit_momentum_factor', 'tokenizer_predictions', 'constant_predictions']
 
 # %% ../../nbs/05_events/07_tokenizers.ipynb #88b15997
@@ -134,7 +135,15 @@ def fit_k_means(
     return KMeansTokenizer(mean=mean, std=weighted, type_scale=type_scale, centres=centres)
 
 # %% ../../nbs/05_events/07_tokenizers.ipynb #ba96b427
-def fit_momentum_factor(tokenizer: BinnedTokenizer | KMeansTokenizer, split: Tensors, most: int = 5_000) -> float:
+class Tokenizer(Protocol):
+    """What turns particles into integers and back."""
+
+    def encode(self, particles: torch.Tensor, types: torch.Tensor) -> torch.Tensor: ...
+
+    def decode(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+def fit_momentum_factor(tokenizer: Tokenizer, split: Tensors, most: int = 5_000) -> float:
     """Least-squares factor of the decoded momentum sum, from at most `most` events of a split."""
     few = {name: split[name][:most].cpu() for name in ("particles", "types", "met")}
     particles, types = tokenizer.decode(tokenizer.encode(few["particles"], few["types"]))

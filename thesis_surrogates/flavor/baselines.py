@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from ..core.comparison import Contender
+from ..core.comparison import Contender, Kind
 from ..core.data import Data, Tensors
 from ..core.models import count_parameters
 from .asymptotics import final_state, growth_rate, lebedev
@@ -54,7 +54,8 @@ def _analytic(scheme: str, order: int, label_method: str) -> Contender:
 
     made = label_method.startswith(scheme)
     note = "this scheme made the labels: its error is quadrature only" if made else f"labels are {label_method}"
-    return Contender(name=scheme.replace("box3d", "Box3D"), kind="classical", predict=predict, note=note)
+    kind: Kind = "reference" if made else "baseline"
+    return Contender(name=scheme.replace("box3d", "Box3D"), kind=kind, predict=predict, note=note)
 
 
 def baselines(data: Data) -> tuple[Contender, ...]:

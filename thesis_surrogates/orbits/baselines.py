@@ -112,16 +112,16 @@ def surrogate(model: NeuralField, data: Data) -> Contender:
 
 
 def baselines(data: Data) -> tuple[Contender, ...]:
-    """Nothing, and three classical ways to the same orbits."""
+    """Nothing, and three ways to follow the exact law, which nobody tries to beat: references."""
     return (
         contender("no force", "nothing", no_force, adaptive_propagation(no_force), note="straight lines"),
         contender(
             "exact field",
-            "classical",
+            "reference",
             exact_field,
             adaptive_propagation(exact_field),
             note=f"adaptive 5(4), rtol {RTOL:g}",
         ),
-        contender("DOP853", "classical", exact_field, by_dop853, note=f"scipy, one orbit at a time, rtol {RTOL:g}"),
-        contender("Kepler", "classical", exact_field, by_kepler, note="closed form"),
+        contender("DOP853", "reference", exact_field, by_dop853, note=f"scipy, one orbit at a time, rtol {RTOL:g}"),
+        contender("Kepler", "reference", exact_field, by_kepler, note="closed form"),
     )

@@ -10,6 +10,7 @@ from operator import itemgetter
 import numpy as np
 
 from ..core.system import FileColumn, FileKind, Symbol, System
+from ..core.verdict import Terms
 from .baselines import baselines, surrogate
 from .data import OrbitsData, load_data, make_data
 from .figures import figures
@@ -100,15 +101,19 @@ SYSTEM = System(
     figures=figures,
     deploy=deploy,
     files=FILES,
-    headline="acceleration_error_percent",
-    columns=(
-        "acceleration_error_percent",
-        "rollout_acceleration_error_percent",
-        "theta_deg",
-        "radial_percent",
-        "loglog_slope",
-        "closure_percent",
-        "closure_km",
-        "failed_percent",
+    terms=Terms(
+        headline="acceleration_error_percent",
+        columns=(
+            "acceleration_error_percent",
+            "rollout_acceleration_error_percent",
+            "theta_deg",
+            "radial_percent",
+            "loglog_slope",
+            "closure_percent",
+            "closure_km",
+            "failed_percent",
+        ),
+        price="training_seconds",
+        references=("exact field", "DOP853", "Kepler"),
     ),
 )

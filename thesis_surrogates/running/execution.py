@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core.checkpoints import load_checkpoint, load_weights
-from ..core.comparison import evaluate_all, score_all
+from ..core.comparison import score_all
 from ..core.config import RunConfig, as_mapping, config_hash, nearest
 from ..core.data import Data
 from ..core.errors import ConfigError, DataError
@@ -30,12 +30,13 @@ from ..core.run_files import RunFiles
 from ..core.surrogate import Surrogate
 from ..core.system import System
 from ..core.training import fit
+from .beside import BESIDE, announce_training, evaluate_alone
 from .datasets import dataset_path, ensure_dataset, read_dataset
 from .epoch_bar import EpochBar, bar_is_shown
 from .registry import get_system, load_run, report_useless_keys, resolve, useless_keys_of
 
 # %% auto #0
-__all__ = ['OWN_FILES', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'items_in', 'check_fingerprint',
+__all__ = ['OWN_FILES', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'check_fingerprint',
            'place_of_scores', 'evaluate', 'write_views', 'train_and_evaluate', 'run', 'trained_model', 'load_surrogate',
            'export_surrogate', 'record_together', 'evaluate_runs']
 
@@ -95,12 +96,6 @@ def new_model(config: RunConfig) -> nn.Module:
         torch.manual_seed(config.seed)
         return config.model.build(config.data)
 
-
-def items_in(split: Mapping[str, Any]) -> int:
-    """Number of rows of a split."""
-    first = next(iter(split.values()))
-    return items_in(first) if isinstance(first, Mapping) else len(first)
-
 # %% ../../nbs/06_running/03_execution.ipynb #bec7a898
 def check_fingerprint(run_dir: Path, data: Data) -> None:
     """Refuse to go on with other data than those the run began with.
@@ -131,15 +126,17 @@ def evaluate(
     data: Data,
     figures: Path | None = None,  # folder for the system's figures, if they are wanted
     known: Path | None = None,  # where the scores of the baselines are kept, from `place_of_scores`
+    others: Callable[[], int] = lambda: 0,  # other runs on this machine; beside them no cost is measured
 ) -> list[dict[str, Any]]:
-    """Rows of the comparison on the test split: doing nothing, classical methods and the model, on the same inputs."""
+    """Rows of the comparison on the test split: doing nothing, references, baselines and the model."""
     test, baselines, own = data.splits["test"], system.baselines(data), system.surrogate(model.eval(), data)
     scores = known_scores(baselines, test, system.score, known) | score_all([own], test, system.score)
-    rows = evaluate_all((*baselines, own), test, system.score, items_in(test), scores)
+    rows = evaluate_alone((*baselines, own), test, system.score, scores, others)
     if figures is not None:
         from thesis_surrogates.core.plots import save_figure
 
-        for name, figure, table in system.figures(scores, data):
+        first = {one.name: scores[one.title] for one in reversed((*baselines, own))}  # implementations look the same
+        for name, figure, table in system.figures(first, data):
             save_figure(figure, figures / name, table)
     return rows
 
@@ -176,6 +173,7 @@ def train_and_evaluate(
     system, known = get_system(config.system), provenance(device=str(device), threads=config.train.threads)
     with ExitStack() as stack:
         stack.enter_context(threads(config.train.threads))
+        others = stack.enter_context(announce_training())
         new = not RunFiles(run_dir).config.exists()  # a dataset that cannot be read leaves no directory behind
         data = read_dataset(system, config.data, dataset) if new else None
         recorder = stack.enter_context(open_run(run_dir, as_mapping(config), provenance=known))
@@ -195,8 +193,10 @@ def train_and_evaluate(
         )
         if result.status == "done":
             place = place_of_scores(system, config, data, data_dir)
-            rows = evaluate(system, model.cpu(), data, run_dir / "figures", place)
-            recorder.event("evaluated", {"split": "test", "headline": system.headline, "rows": rows})
+            rows = evaluate(system, model.cpu(), data, run_dir / "figures", place, others)
+            alone = all(row["cost_us"] is not None for row in rows)
+            event = {"split": "test", "headline": system.terms.headline, "rows": rows}
+            recorder.event("evaluated", event | ({} if alone else {"beside": True}))
             write_views(run_dir)
         recorder.finish("done" if result.status == "done" else "paused")
 
@@ -296,6 +296,7 @@ def record_together(rows: Sequence[dict[str, Any]], names: Mapping[Path, str], h
     for run_dir, name in names.items():
         own = next(row for row in rows if row["contender"] == run_dir.name)
         event = {"split": "test", "headline": headline, "together": len(names)}
+        event |= {} if own["cost_us"] is not None else {"beside": True}
         append_event(run_dir, "evaluated", {**event, "rows": [*shared, {**own, "contender": name}]})
 
 # %% ../../nbs/06_running/03_execution.ipynb #c774f6b0
@@ -330,8 +331,11 @@ def evaluate_runs(
             test, baselines = data.splits["test"], system.baselines(data)
             known = place_of_scores(system, config, data, data_dir)
             scores = known_scores(baselines, test, system.score, known) | score_all(models, test, system.score)
-            rows = evaluate_all((*baselines, *models), test, system.score, items_in(test), scores)
+            with announce_training() as others:
+                rows = evaluate_alone((*baselines, *models), test, system.score, scores, others)
+        if any(row["cost_us"] is None for row in rows):
+            warnings.warn(f"{system.name}: {BESIDE}", stacklevel=2)
         if on is None:
-            record_together(rows, {run_dir: config.name for run_dir, _, config, _ in members}, system.headline)
+            record_together(rows, {run_dir: config.name for run_dir, _, config, _ in members}, system.terms.headline)
         result += rows
     return result

@@ -33,7 +33,7 @@ def verdicts_markdown(folder: str | Path | None) -> str:
         text = "*Nothing has been published yet.*"
         if published_runs(name, folder):
             system = get_system(name)
-            text = verdict(summary_suite_table(name, folder), system.headline, system.item)
+            text = verdict(summary_suite_table(name, folder), system.terms, system.item)
         parts.append(f"**{name}.** {text}")
     return "\n\n".join(parts)
 
@@ -52,8 +52,8 @@ def relative_points(table: pd.DataFrame, headline: str) -> pd.DataFrame:
 
 # %% ../../nbs/06_running/09_overview.ipynb #f10e94b2
 def draw_points(axes: Axes, points: pd.DataFrame, name: str, color: str) -> None:
-    """The points of one system: squares for classical methods, circles for doing nothing."""
-    for kind, marker in (("classical", "s"), ("nothing", "o")) if len(points) else ():
+    """The points of one system: squares for baselines, triangles for references, circles for doing nothing."""
+    for kind, marker in (("baseline", "s"), ("reference", "^"), ("nothing", "o")) if len(points) else ():
         shown = points[points.kind == kind]
         axes.plot(shown.cost, shown.error, marker, color=color, label=f"{name}, {kind}")
 
@@ -62,7 +62,9 @@ def overview_figure(folder: str | Path | None) -> Figure:
     """Error against cost of all systems, relative to the best surrogate of each dataset."""
     figure = Drawing(figsize=(6.2, 4.2), dpi=80)
     axes = figure.subplots()
-    found = {name: relative_points(summary_suite_table(name, folder), get_system(name).headline) for name in SYSTEMS}
+    found = {
+        name: relative_points(summary_suite_table(name, folder), get_system(name).terms.headline) for name in SYSTEMS
+    }
     floor = exact_floor(pd.concat([points.error for points in found.values()]))
     for number, (name, points) in enumerate(found.items()):
         placed = points if floor is None else points.assign(error=points.error.where(points.error > 0, floor))

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from ..core.comparison import deciding_baseline, pareto_front
+from ..core.comparison import KINDS, pareto_front
 from ..core.config import RunConfig, config_diff, nearest, read_yaml
 from ..core.errors import ConfigError, FactsError
 from ..core.facts import find_runs, natural_key, read_run
@@ -22,6 +22,7 @@ from ..core.plots import axis_label, look_rules
 from ..core.run_files import read_config
 from ..core.system import System
 from ..core.tables import comparison_table, format_table
+from ..core.verdict import Terms, decide
 from .execution import run_directory
 from .registry import SYSTEMS, experiments_folder, get_system, load_suite, suite_path, suites
 from .templates import execute_notebook
@@ -146,8 +147,8 @@ def make_reports(
                 "run_dirs": [os.fspath(path.resolve()) for path in run_dirs],
                 "title": suite.get("title") or f"{system.title}: {label_of(target)}",
                 "question": suite.get("question") or system.question,
-                "columns": list(system.columns),
-                "headline": system.headline,
+                "columns": list(system.terms.columns),
+                "headline": system.terms.headline,
                 "out": os.fspath(folder.resolve()),
                 "comparison": dict(comparison or {}),
                 "style": style,
@@ -173,25 +174,24 @@ def settings_table(configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame([{"key": key, "values": text} for key, text in texts.items()])
 
 # %% ../../nbs/06_running/07_reports.ipynb #bb45589b
-def deciding_rows(table: pd.DataFrame, headline: str) -> pd.DataFrame:
+def deciding_rows(table: pd.DataFrame, terms: Terms) -> pd.DataFrame:
     """The rows of a comparison that a reader wants first, in their order, with no baseline that another one beats."""
     chosen: list[Any] = list(table.index[table.status != "done"][:SHOWN_ROWS])
     done = table[table.status == "done"]
     for _, group in done.groupby("data"):
-        kinds = {kind: group[group.kind == kind] for kind in ("nothing", "classical", "surrogate")}
-        classical, best = kinds["classical"], kinds["surrogate"][headline].min()
-        rival = deciding_baseline(classical, headline, best)
-        for part in (kinds["nothing"].nsmallest(1, headline), kinds["surrogate"].head(SHOWN_ROWS)):
-            chosen += list(part.index)
-        front = pareto_front(classical, headline)  # the cheapest, ..., the most accurate
+        kinds = {kind: group[group.kind == kind] for kind in KINDS}
+        chosen += [*kinds["nothing"].nsmallest(1, terms.headline).index]
+        chosen += [*kinds["reference"].head(2).index, *kinds["surrogate"].head(SHOWN_ROWS).index]
+        front = pareto_front(kinds["baseline"], terms.headline, terms.price)  # the cheapest, ..., the most accurate
         chosen += [*front.head(1).index, *front.tail(1).index]
-        chosen += [] if rival is None else [rival.name]
+        pairing = decide(group, terms).pairing
+        chosen += [] if pairing is None or pairing.baseline is None else [pairing.baseline.name]
     return table.loc[sorted(set(chosen))].reset_index(drop=True)
 
 
-def deciding_table(table: pd.DataFrame, headline: str, bold: Callable[[str], str]) -> list[list[str]]:
+def deciding_table(table: pd.DataFrame, terms: Terms, bold: Callable[[str], str]) -> list[list[str]]:
     """Head and rows that a reader wants first, for people."""
-    return format_table(deciding_rows(table, headline), (headline,), headline, bold)
+    return format_table(deciding_rows(table, terms), (terms.headline,), terms.headline, bold)
 
 # %% ../../nbs/06_running/07_reports.ipynb #bb455895
 @dataclass(frozen=True, kw_only=True)
@@ -199,13 +199,13 @@ class Comparison:
     """Runs of one system beside its baselines."""
 
     title: str
-    headline: str
+    terms: Terms
     settings: pd.DataFrame  # `settings_table`
     table: pd.DataFrame  # `core.tables.comparison_table`, complete
 
     def short_table(self) -> pd.DataFrame:
         """The rows and columns that decide, as text, narrow enough for most terminals."""
-        head, *rows = deciding_table(self.table, self.headline, bold=str)
+        head, *rows = deciding_table(self.table, self.terms, bold=str)
         table = pd.DataFrame(rows, columns=head).drop(columns="training [s]")
         return table.rename(columns={axis_label("cost_us"): "cost [µs]"})
 
@@ -216,7 +216,7 @@ class Comparison:
 
     def left_out(self) -> str:
         """How many rows the short form leaves out; empty where it has all."""
-        rows = len(self.table) - len(deciding_rows(self.table, self.headline))
+        rows = len(self.table) - len(deciding_rows(self.table, self.terms))
         keys = max(0, len(self.settings) - SHOWN_ROWS)
         counts = {f"{rows} of {len(self.table)} rows": rows, f"{keys} of {len(self.settings)} keys": keys}
         words = [text for text, number in counts.items() if number]
@@ -235,11 +235,12 @@ def compare_runs(targets: Sequence[str | Path], out: str | Path = "outputs/runs"
                 continue
         names = [str(config.get("name")) for config in configs.values()]
         labels = [own if names.count(own) == 1 else path.name for own, path in zip(names, configs, strict=True)]
-        table = comparison_table(run_dirs, columns=system.columns, headline=system.headline)
+        terms = system.terms
+        table = comparison_table(run_dirs, terms.columns, terms.headline, terms.references)
         table["seeds"] = table.seeds.where(table.kind == "surrogate").astype("Int64")  # a baseline has no seed
         yield Comparison(
             title=system.title,
-            headline=system.headline,
+            terms=terms,
             settings=settings_table(dict(zip(labels, configs.values(), strict=True))),
             table=table,
         )

@@ -5,20 +5,25 @@
 # %% ../../nbs/02_tracks/17_baselines.ipynb #e344bfcd
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
 import torch
 
 from ..core.comparison import Contender
 from ..core.data import Data, Tensors
 from ..core.models import count_parameters
 from .axis_tables import AxisFrame
+from .block_stepper import Precision, block_precisions, propagate_blocks
 from .data import field_of, straight_line
 from .field import Field
 from .networks.plain import TrackNetwork
 from .propagation import CURVATURE, Method, propagate
 
 # %% auto #0
-__all__ = ['BATCH', 'STEP_COUNTS', 'TOLERANCES', 'parabola', 'axis_frame', 'tables_state', 'runge_kutta', 'stepper_baselines',
-           'baselines', 'surrogate']
+__all__ = ['BATCH', 'STEP_COUNTS', 'SCALAR_COUNTS', 'SINGLE_COUNTS', 'TOLERANCES', 'parabola', 'axis_frame', 'tables_state',
+           'rows_of', 'runge_kutta', 'runge_kutta_blocks', 'stepper_baselines', 'baselines', 'surrogate']
 
 # %% ../../nbs/02_tracks/17_baselines.ipynb #983b9d22
 def parabola(inputs: torch.Tensor, field: Field) -> torch.Tensor:
@@ -49,37 +54,60 @@ def tables_state(inputs: torch.Tensor, frame: AxisFrame) -> torch.Tensor:
 
 # %% ../../nbs/02_tracks/17_baselines.ipynb #dedb6c8e
 STEP_COUNTS = tuple(range(2, 33))
+SCALAR_COUNTS = (2, 4, 8, 16, 32)  # of the loop over single tracks, where there is one over blocks
+SINGLE_COUNTS = tuple(range(2, 17))  # of single precision, whose rounding hides the gain of more steps
 TOLERANCES = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6)  # mm
+
+
+def rows_of(inputs: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """State [N, 4], q/p, first and last plane of inputs [N, 7], in double precision."""
+    rows = inputs.detach().double().cpu().numpy()
+    return rows[:, :4], rows[:, 4], rows[:, 5], rows[:, 5] + rows[:, 6]
 
 
 def runge_kutta(
     inputs: torch.Tensor, field: Field, method: Method, step: float, tolerance: float = 1e-4
 ) -> torch.Tensor:
-    """Final state [N, 4] in double precision by the compiled stepper; inputs [N, 7]."""
-    rows = inputs.detach().double().cpu().numpy()
-    final = propagate(rows[:, :4], rows[:, 4], rows[:, 5], rows[:, 5] + rows[:, 6], field, method, step, tolerance)
-    return torch.from_numpy(final)
+    """Final state [N, 4] in double precision by the compiled stepper, one track at a time; inputs [N, 7]."""
+    return torch.from_numpy(propagate(*rows_of(inputs), field, method, step, tolerance))
+
+
+def runge_kutta_blocks(inputs: torch.Tensor, field: Field, step: float, precision: Precision) -> torch.Tensor:
+    """Final state [N, 4] by the stepper over blocks of tracks; inputs [N, 7]."""
+    return torch.from_numpy(propagate_blocks(*rows_of(inputs), field, step, precision))
 
 # %% ../../nbs/02_tracks/17_baselines.ipynb #a1c00f06
-def stepper_baselines(field: Field, longest: float, label: str) -> list[Contender]:
-    """Runge-Kutta at every step count of the longest leg [mm], and Cash-Karp at every tolerance."""
+def stepper_baselines(field: Field, longest: float, label: str, one_leg: bool) -> list[Contender]:
+    """Runge-Kutta at every step count of the longest leg [mm] in every implementation, Cash-Karp at every tolerance."""
 
-    def stepper(name: str, method: Method, step: float, tolerance: float = 1e-4) -> Contender:
+    def stepper(name: str, implementation: str, answer: Callable[[torch.Tensor], torch.Tensor]) -> Contender:
         return Contender(
             name=name,
-            kind="classical",
+            kind="baseline",
+            implementation=implementation,
             note=f"compiled, one thread; {label}",
-            predict=lambda split: {"state": runge_kutta(split["inputs"], field, method, step, tolerance)},
+            predict=lambda split: {"state": answer(split["inputs"])},
         )
 
-    fixed = [stepper(f"RK4 {n} steps", "rk4", longest / n) for n in STEP_COUNTS]
-    adaptive = [stepper(f"Cash-Karp {error:g} mm", "cash_karp", 1000.0, error) for error in TOLERANCES]
-    return [*fixed, *adaptive]
+    precisions = block_precisions(field, one_leg)
+    found = []
+    for precision, counts in zip(precisions, (STEP_COUNTS, SINGLE_COUNTS), strict=False):
+        for n in counts:
+            answer = partial(runge_kutta_blocks, field=field, step=longest / n, precision=precision)
+            found.append(stepper(f"RK4 {n} steps", f"blocks of tracks, {precision}", answer))
+    for n in SCALAR_COUNTS if precisions else STEP_COUNTS:
+        answer = partial(runge_kutta, field=field, method="rk4", step=longest / n)
+        found.append(stepper(f"RK4 {n} steps", "one track at a time" if precisions else "", answer))
+    for error in TOLERANCES:
+        answer = partial(runge_kutta, field=field, method="cash_karp", step=1000.0, tolerance=error)
+        found.append(stepper(f"Cash-Karp {error:g} mm", "", answer))
+    return found
 
 # %% ../../nbs/02_tracks/17_baselines.ipynb #a1c00f09
 def baselines(data: Data) -> tuple[Contender, ...]:
     """Straight line, parabola, axis tables in one and two passes, RK4 and Cash-Karp at every setting."""
-    field, longest = field_of(data), float(data.splits["test"]["inputs"][:, 6].abs().max())
+    field, inputs = field_of(data), data.splits["test"]["inputs"]
+    longest, one_leg = float(inputs[:, 6].abs().max()), bool((inputs[:, 5:] == inputs[0, 5:]).all())
     label = f"labels: {data.meta['label']}"
     line = Contender(
         name="straight line",
@@ -89,7 +117,8 @@ def baselines(data: Data) -> tuple[Contender, ...]:
     )
     bent = Contender(
         name="parabola",
-        kind="classical",
+        kind="baseline",
+        implementation="torch, batches",
         predict=lambda t: {"state": parabola(t["inputs"], field)},
         note=f"one field look-up, at the middle; {label}",
     )
@@ -97,18 +126,20 @@ def baselines(data: Data) -> tuple[Contender, ...]:
     tables = [
         Contender(
             name="axis tables",
-            kind="classical",
+            kind="baseline",
+            implementation="torch, batches",
             predict=lambda t: {"state": tables_state(t["inputs"], once)},
             note=f"fringe field and focusing from the field on the axis, untrained; {label}",
         ),
         Contender(
             name="axis tables, 2 passes",
-            kind="classical",
+            kind="baseline",
+            implementation="torch, batches",
             predict=lambda t: {"state": tables_state(t["inputs"], twice)},
             note=f"the same along the path of the first pass, with the field's change across the beam; {label}",
         ),
     ]
-    return (line, bent, *tables, *stepper_baselines(field, longest, label))
+    return (line, bent, *tables, *stepper_baselines(field, longest, label, one_leg))
 
 # %% ../../nbs/02_tracks/17_baselines.ipynb #bff8b890
 def surrogate(model: TrackNetwork, data: Data) -> Contender:

@@ -47,10 +47,10 @@ def line_style(name: str, number: int) -> dict[str, Any]:
 
 def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The look of every contender of a figure."""
-    seen = {"classical": 0, "other": 0}
+    seen = {"baseline": 0, "other": 0}
     result = {}
     for name in names:
-        kind = "classical" if name.startswith(CLASSICAL) else "other"
+        kind = "baseline" if name.startswith(CLASSICAL) else "other"
         result[name] = line_style(name, seen[kind])
         seen[kind] += name != "straight line"
     return result

@@ -192,7 +192,7 @@ def cash_karp_batch(b, p, planes, z_start, z_end, state, kappa, step, tolerance)
     return final, lookups
 
 # %% ../../nbs/02_tracks/03_steppers.ipynb #98628c04
-SOURCES = ("analytic_fields.py", "field_map.py", "steppers.py")
+SOURCES = ("analytic_fields.py", "field_map.py", "steppers.py", "block_stepper.py")
 
 
 @cache
@@ -204,7 +204,8 @@ def has_lasting_name(b: Any, kind: type) -> bool:
     code = b.py_func.__code__
     digest = sha256(b"".join((folder / name).read_bytes() for name in SOURCES) + code.co_code)
     try:
-        b._set_uuid(f"{kind.__module__}.{kind.__qualname__}.{digest.hexdigest()}")
+        rules = b.targetoptions.get("fastmath")  # one formula may be compiled in two ways
+        b._set_uuid(f"{kind.__module__}.{kind.__qualname__}.{rules or ''}.{digest.hexdigest()}")
     except (AttributeError, AssertionError):  # another numba, or a name that it has by now
         return False
     return True
@@ -214,7 +215,8 @@ def has_lasting_name(b: Any, kind: type) -> bool:
 def kept_on_disk(loop: Any) -> Any:
     """A loop over tracks that keeps its machine code in NUMBA_CACHE_DIR, beside the package or in the user's cache."""
     try:
-        return njit(error_model="numpy", cache=True)(loop.py_func)
+        rules = {name: value for name, value in loop.targetoptions.items() if name in ("error_model", "fastmath")}
+        return njit(**rules, cache=True)(loop.py_func)
     except RuntimeError:  # nowhere to write
         return loop
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..core.comparison import Scores
 from ..core.data import Data
 from ..core.system import FileColumn, FileKind, Symbol, System
+from ..core.verdict import Terms
 from .baselines import baselines, surrogate
 from .data_config import PRESETS, TracksData
 from .exchange.merge_split import merge_files, split_file
@@ -172,15 +173,18 @@ SYSTEM = System(
     views=views,
     commands={"merge": merge_files, "split": split_file},
     files=FILES,
-    headline="position_mean_mm",
-    columns=(
-        "position_mean_mm",
-        "position_median_mm",
-        "position_p95_mm",
-        "position_p99_mm",
-        "slope_mean",
-        "slope_median",
-        "position_mean_low_p_mm",
-        "position_mean_high_p_mm",
+    terms=Terms(
+        headline="position_mean_mm",
+        columns=(
+            "position_mean_mm",
+            "position_median_mm",
+            "position_p95_mm",
+            "position_p99_mm",
+            "slope_mean",
+            "slope_median",
+            "position_mean_low_p_mm",
+            "position_mean_high_p_mm",
+        ),
+        group=("position_mean_mm", "position_p95_mm"),
     ),
 )

@@ -115,7 +115,7 @@ def accuracy_rows(test: pd.DataFrame, reference: str = "Reference", neutral: boo
             rows.append(
                 {
                     "contender": f"LHCb {name}",
-                    "kind": "classical",
+                    "kind": "baseline",
                     "z0_mm": leg[0],
                     "z1_mm": leg[1],
                     "tracks": len(good),
@@ -240,7 +240,7 @@ def ntuple_rows(
         rows.append(
             {
                 "contender": f"LHCb {name.split(';')[0].split('.')[-1]}",
-                "kind": "classical",
+                "kind": "baseline",
                 "z0_mm": np.nan,
                 "z1_mm": z1,
                 "tracks": len(good),

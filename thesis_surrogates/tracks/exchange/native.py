@@ -197,7 +197,7 @@ def native_rows(
             rows.append((surrogate, "surrogate", time_native(Path(folder) / "from_header", states, (), count, repeats)))
         for name, options in jobs:
             rows.append(
-                (name, "classical", time_native(Path(folder) / "baseline", states, [*where, *options], count, repeats))
+                (name, "baseline", time_native(Path(folder) / "baseline", states, [*where, *options], count, repeats))
             )
     return pd.DataFrame(
         [

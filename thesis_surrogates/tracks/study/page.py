@@ -5,8 +5,9 @@
 # %% ../../../nbs/02_tracks/study/06_page.ipynb #57564d9e
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -26,6 +27,17 @@ from ...core.report import count_runs
 from ...core.runtimes import cost_ratios
 from ...core.tables import to_markdown
 from ...core.trust_tables import goal_cell
+from ...core.verdict import Terms
+
+# %% auto #0
+__all__ = ['NOT_PUBLISHED', 'OTHER_SUITES', 'SUITES', 'Study', 'headline_of', 'terms_of', 'goal_lines', 'surrogates_of',
+           'all_runs', 'all_tables', 'opening_markdown', 'section_markdown', 'suite_frontier', 'savings_markdown',
+           'most_saving', 'chosen_rows', 'goal_cells', 'goals_markdown', 'ratio_cell', 'ratios_markdown',
+           'core_markdown', 'answers_markdown', 'named_runs', 'all_lengths', 'longer_markdown', 'draw_errors',
+           'longer_figure', 'all_sizes', 'sizes_markdown', 'points_figure', 'measured_markdown', 'cost_parts',
+           'trust_parts']
+
+# %% ../../../nbs/02_tracks/study/06_page.ipynb #06a1e002
 from ..limits import JACOBIAN_GOAL
 from ..metrics import GOALS
 from .answers import TERMS, physics_helps, size_answer
@@ -42,13 +54,6 @@ from thesis_surrogates.tracks.study.tables import (
     short_table,
 )
 from .trust_tables import jacobian_of, trust_table
-
-# %% auto #0
-__all__ = ['NOT_PUBLISHED', 'OTHER_SUITES', 'SUITES', 'Study', 'headline_of', 'goal_lines', 'surrogates_of', 'all_runs',
-           'all_tables', 'opening_markdown', 'section_markdown', 'suite_frontier', 'savings_markdown', 'most_saving',
-           'chosen_rows', 'goal_cells', 'goals_markdown', 'ratio_cell', 'ratios_markdown', 'core_markdown',
-           'answers_markdown', 'named_runs', 'all_lengths', 'longer_markdown', 'draw_errors', 'longer_figure',
-           'all_sizes', 'sizes_markdown', 'points_figure', 'measured_markdown', 'cost_parts', 'trust_parts']
 
 # %% ../../../nbs/02_tracks/study/06_page.ipynb #5b741103
 NOT_PUBLISHED = "*Not published yet.*"
@@ -68,6 +73,11 @@ class Study:
 def headline_of(suite: str) -> str:
     """The metric that a suite is judged by: its first goal, or the mean position error."""
     return next(iter(GOALS.get(suite, {"position_mean_mm": 0.0})))
+
+
+def terms_of(terms: Terms, headline: str) -> Terms:
+    """The terms of a system for a suite that is judged by another headline, and by that alone."""
+    return terms if headline == terms.headline else replace(terms, headline=headline, group=(headline,))
 
 
 def goal_lines(suite: str) -> dict[str, float]:
@@ -117,9 +127,9 @@ def suite_frontier(study: Study, suite: str) -> Figure | None:
     table = study.tables[suite]
     return frontier_figure(table, headline_of(suite), goal_lines(suite), FRONTIER) if len(table) else None
 
-
+# %% ../../../nbs/02_tracks/study/06_page.ipynb #06a1e001
 def savings_markdown(saved: pd.DataFrame) -> str:
-    """A table of savings with position errors in micrometres."""
+    """A table of savings with position errors in micrometres; a ratio over scalar loops alone is not decided."""
     if saved.empty:
         return "*Nothing published.*"
     shown = saved.copy()
@@ -128,6 +138,8 @@ def savings_markdown(saved: pd.DataFrame) -> str:
     def cell(name: str, value: str | float) -> str:
         if isinstance(value, str):
             return value
+        if name == "ratio" and math.isnan(value):
+            return "not decided"
         return f"{value:,.0f}" if name == "numbers" else format_digits(value, 3)
 
     rows = [[cell(str(name), value) for name, value in row.items()] for row in shown.to_dict("records")]
@@ -180,12 +192,12 @@ def goals_markdown(study: Study) -> str:
     return (to_markdown([head, *rows]) if rows else "") + note
 
 # %% ../../../nbs/02_tracks/study/06_page.ipynb #ae9eedea
-def ratio_cell(value: float) -> str:
-    """A ratio of costs, bold above one; a dash where it was not measured."""
+def ratio_cell(value: float, against: str) -> str:
+    """A ratio of costs, bold above one; a dash where it was not measured, words where only scalar loops were."""
     if pd.isna(value):
         return "–"
     strong = "**" * (value > 1)
-    return f"{strong}{value:.2g}{strong}"
+    return RUNTIMES.ratio_words(f"{strong}{value:.2g}{strong}", value, against.rpartition(", ")[2])
 
 
 def ratios_markdown(study: Study) -> str:
@@ -196,7 +208,7 @@ def ratios_markdown(study: Study) -> str:
     for suite, table in paid.items():
         names = [row["contender"] for row in chosen_rows(study, suite, table)]
         full = table.reindex(columns=classes)
-        rows += [[suite, name, *map(ratio_cell, full.loc[name])] for name in names if name in table.index]
+        rows += [[suite, name, *map(ratio_cell, full.loc[name], classes)] for name in names if name in table.index]
         untimed += [suite] if names and table.empty else []
     if not rows:
         return UNMEASURED

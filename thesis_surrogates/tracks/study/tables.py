@@ -76,7 +76,7 @@ def short_table(
     ranges: Sequence[str] = ("position_mean_mm",),
     headline: str = "position_mean_mm",
 ) -> str:
-    """Markdown: the named classical methods in their order, and every surrogate, the best first.
+    """Markdown: the named baselines in their order, then every surrogate, the best first.
 
     `table` is a comparison table (`core.tables.comparison_table`) of one dataset; where it is empty one sentence is
     returned. The headline is the second column. The metrics `ranges` are shown with their range over the seeds.
@@ -84,9 +84,8 @@ def short_table(
     done = table[table.status == "done"] if len(table) else table
     if not len(done):
         return "*Not published yet.*"
-    baselines = done[done.contender.isin(classical)].sort_values(
-        "contender", key=lambda names: names.map(list(classical).index)
-    )
+    known = done[done.contender.isin(classical)].sort_values(headline, kind="stable").drop_duplicates("contender")
+    baselines = known.sort_values("contender", key=lambda names: names.map(list(classical).index))
     chosen = pd.concat([baselines, done[done.kind == "surrogate"]])
     measures = [headline, *(name for name in MEASURES if name != headline)]
     rows = [short_cells(row, measures, ranges) for row in chosen.to_dict("records")]
