@@ -53,6 +53,10 @@ OtherDataDir = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key, e.g. --set train.epochs=3 (repeatable).")
 ]
+ModelSeeds = Annotated[
+    str,
+    typer.Option("--seeds", help="Repeat every run with these model seeds, e.g. 0,1,2; data seeds follow the suite."),
+]
 Budget = Annotated[float | None, typer.Option("--budget", help="Pause cleanly after this many seconds of training.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RUNS, DATA = Path("outputs/runs"), Path("data")
@@ -192,7 +196,7 @@ def sweep(
     out: Out = RUNS,
     data_dir: DataDir = DATA,
     workers: Annotated[int, typer.Option("--workers", "-w", help="Runs at a time.")] = 2,
-    seeds: Annotated[str, typer.Option("--seeds", help="Repeat every run with these seeds, e.g. 0,1,2.")] = "",
+    seeds: ModelSeeds = "",
     budget: Budget = None,
     device: Device = "auto",
     measure: Annotated[bool, typer.Option(help="Time all contenders again, alone, at the end.")] = True,
@@ -240,7 +244,7 @@ def jobs(
     out: Annotated[
         Path, typer.Option("--out", help="Folder of the job files, below the one that they are submitted from.")
     ] = Path("jobs"),
-    seeds: Annotated[str, typer.Option("--seeds", help="Repeat every run with these seeds, e.g. 0,1,2.")] = "",
+    seeds: ModelSeeds = "",
     hours: Annotated[
         float, typer.Option("--hours", help="Time limit of a job; its run pauses by itself a little before.")
     ] = 2.0,

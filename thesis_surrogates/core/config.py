@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['Model', 'nearest', 'merge', 'nested', 'canonical', 'flatten', 'digest', 'read_yaml', 'StrictModel', 'ModelConfig',
            'DataConfig', 'unless_default', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig', 'RunConfig', 'check',
-           'model_name', 'run_name', 'check_run', 'as_mapping', 'config_hash', 'recipe_hash', 'useless_keys',
-           'config_diff']
+           'model_name', 'run_name', 'check_run', 'as_mapping', 'config_hash', 'recipe_hash', 'without_data_seed',
+           'useless_keys', 'config_diff']
 
 # %% ../../nbs/01_core/03_config.ipynb #ca5446f5
 def nearest(word: str, choices: Sequence[str]) -> str:
@@ -300,9 +300,15 @@ def config_hash(config: RunConfig | Mapping[str, Any]) -> str:
 
 
 def recipe_hash(config: RunConfig | Mapping[str, Any]) -> str:
-    """What the seeds of one recipe share: the identity without the seed."""
+    """What the seeds of one recipe share: the identity without `seed` and `data.seed`."""
+    return digest({key: without_data_seed(config).get(key) for key in ("system", "model", "data", "train")})
+
+
+def without_data_seed(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """The plain mapping with the data seed at 0: what runs share whose datasets differ in their seed alone."""
     values = as_mapping(config)
-    return digest({key: values.get(key) for key in ("system", "model", "data", "train")})
+    data = values.get("data")
+    return {**values, "data": {**data, "seed": 0}} if isinstance(data, Mapping) and "seed" in data else values
 
 # %% ../../nbs/01_core/03_config.ipynb #09cd2a74
 def _is_set(config: BaseModel, path: Sequence[str]) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import FactsError
-from .facts import Run, natural_key, read_run
+from .facts import Run, fingerprint, natural_key, read_run
 from .files import FileLock, replace_text
 from thesis_surrogates.core.run_files import (
     COLUMNS,
@@ -33,7 +33,7 @@ from thesis_surrogates.core.run_files import (
     read_state,
     to_line,
 )
-from .tables import Problem, ReportError, convergence_row, fingerprint
+from .tables import Problem, ReportError, convergence_row
 
 # %% auto #0
 __all__ = ['PRIVATE', 'PATH', 'RETOLD', 'CURVE_POINTS', 'LARGE_SUITE_RUNS', 'KEPT', 'Baselines', 'Rows', 'strip_private',

@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from . import plots
 from .config import nearest
 from .errors import ConfigError
-from .facts import Run, swept_keys
+from .facts import SEEDS, Run, swept_keys
 from .metrics import format_digits
 from thesis_surrogates.core.sweep_tables import (
     Importance,
@@ -293,14 +293,16 @@ def compare(
         raise ConfigError(f"{y} against {x}: no run to draw. {left_out}")
     by = list(dict.fromkeys(name for role, name in roles.items() if name and role != "y"))
     shown = rows.assign(**{name: rows[name].map(level_name) for name in by if not is_numeric(rows[name])})
-    shown = shown.sort_values([*by, y, *(["seed"] if "seed" in shown and "seed" not in by else [])], kind="stable")
+    seeds = [name for name in SEEDS if name in shown and name not in by]
+    shown = shown.sort_values([*by, y, *seeds], kind="stable")
     keys = [
         *swept_keys(run.config for run in runs),
-        "seed",
+        *SEEDS,
         *(["contender"] if len(everything) > len(runs) else []),
         "set",
     ]
-    pooled = pool_points(shown, by, y) if kind in ("line", "heat") else shown[[*dict.fromkeys([*by, "seed", y])]]
+    told_apart = ["seed", *["data.seed"] * ("data.seed" in seeds and shown["data.seed"].nunique() > 1)]
+    pooled = pool_points(shown, by, y) if kind in ("line", "heat") else shown[[*dict.fromkeys([*by, *told_apart, y])]]
     caption = " ".join([*caption_words(kind, describe_pool(shown, by, keys), where or {}), left_out]).strip()
     figure = draw_panels(rows.loc[shown.index], roles, kind, caption, look)
     return SweepFigure(figure=figure, table=pooled.reset_index(drop=True), caption=caption)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from .config import flatten, nearest
 from .errors import ConfigError
-from .facts import Run, natural_key, swept_keys
+from .facts import SEEDS, Run, natural_key, swept_keys
 from .metrics import format_value
 from .tables import to_markdown
 
@@ -217,7 +217,7 @@ def importance(
     keys = [
         key
         for key in dict.fromkeys(key for run in runs for key in flatten(run.config))
-        if key not in (*NO_AXIS, "seed")
+        if key not in (*NO_AXIS, *SEEDS)
     ]
     groups = group_keys(rows, swept_keys(run.config for run in runs))
     logs, found = np.log(rows[headline]), []

@@ -28,7 +28,7 @@ from thesis_surrogates.core.config import (
 )
 from ..core.errors import ConfigError
 from ..core.files import package_folder
-from ..core.suites import expand_suite
+from ..core.suites import expand_suite, refuse_kept_seed, repeat_run
 
 if TYPE_CHECKING:
     from thesis_surrogates.core.system import System
@@ -63,7 +63,7 @@ def resolve(values: Mapping[str, Any] | RunConfig) -> RunConfig:
     """Check a mapping against the types of its system and complete it with every default.
 
     Raises:
-        ConfigError: naming each unknown, missing or mistyped key and the nearest valid one.
+        ConfigError: naming each unknown, missing or mistyped key and the nearest valid one, or a seed kept for judging.
     """
     if isinstance(values, RunConfig):
         return values
@@ -74,7 +74,9 @@ def resolve(values: Mapping[str, Any] | RunConfig) -> RunConfig:
     if "system" not in values:
         raise ConfigError(f"system: missing; give one of {', '.join(SYSTEMS)}")
     system = get_system(values["system"])
-    return check_run(values, system.models, system.data_config, system.train_config)
+    config = check_run(values, system.models, system.data_config, system.train_config)
+    refuse_kept_seed(config.data.seed)
+    return config
 
 # %% ../../nbs/06_running/00_registry.ipynb #d6681851
 def experiments_folder() -> Path:
@@ -120,8 +122,8 @@ def split_target(target: str | Path) -> tuple[str, str]:
     return suite, name
 
 
-def named_runs(target: str | Path) -> list[dict[str, Any]]:
-    """The runs that a target names, not checked yet.
+def named_runs(target: str | Path, seeds: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """The runs that a target names, not checked yet, once for each of the model seeds if there are any.
 
     A target is a suite, one run of it (`tracks/demo:mlp`), or a YAML file of one run.
     """
@@ -129,11 +131,11 @@ def named_runs(target: str | Path) -> list[dict[str, Any]]:
     path = suite_path(suite)
     values = read_yaml(path)
     alone = not values.keys() & {"defaults", "runs", "grid"} and values.keys() & {"system", "model", "data", "train"}
-    runs = [values] if alone else expand_suite(values, str(path))
+    runs = repeat_run(values, None, seeds) if alone else expand_suite(values, str(path), seeds)
     names = [run_name(run) for run in runs]
     if name and name not in names:
         raise ConfigError(f"{suite} has no run {name!r}; {nearest(name, names)}")
-    return [runs[names.index(name)]] if name else runs
+    return [run for run, own in zip(runs, names, strict=True) if name in ("", own)]
 
 # %% ../../nbs/06_running/00_registry.ipynb #4578f94d
 def merge_run(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,16 +154,17 @@ def load_suite(
 ) -> list[RunConfig]:
     """All runs of a target with the overrides, once for each seed; every one is checked before any is returned.
 
+    The seeds are those of models; those of the data follow the rule of the suite (`core.suites.SuiteSeeds`).
+
     Raises:
         ConfigError: listing what is wrong, and in which runs; or a seed among the overrides beside `seeds`.
     """
     over = dict(overrides or {})
     if seeds and "seed" in over:
         raise ConfigError(f"--set seed={over['seed']}: --seeds chooses the seeds already; give one of the two")
-    repeats = [{**over, "seed": seed} for seed in seeds or ()] or [over]
-    mappings, runs = named_runs(target), []
+    runs = []
     problems: dict[str, dict[str, None]] = {}  # line to names of runs, in order
-    for values in [merge_run(values, repeat) for repeat in repeats for values in mappings]:
+    for values in [merge_run(values, over) for values in named_runs(target, seeds or ())]:
         try:
             runs.append(resolve(values))
         except ConfigError as error:
