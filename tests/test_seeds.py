@@ -2,11 +2,11 @@
 
 import pytest
 import yaml
+from made_up import made_up_run
 
 from thesis_surrogates.core.config import config_hash, recipe_hash
 from thesis_surrogates.core.errors import ConfigError
-from thesis_surrogates.core.facts import Run, columns_of, data_seeds, read_run, swept_keys
-from thesis_surrogates.core.recorder import open_run
+from thesis_surrogates.core.facts import columns_of, data_seeds, swept_keys
 from thesis_surrogates.core.report import measured_on
 from thesis_surrogates.core.suites import JUDGE_SEEDS, SET_SEED
 from thesis_surrogates.core.sweep_figures import compare
@@ -86,18 +86,8 @@ def test_no_run_trains_on_data_that_judge():
         resolve(run)
 
 
-def made_up(folder, name, seed, drawn, error, fingerprint, system="toy", baseline=4.0, **data) -> Run:
-    config = {"system": system, "name": name, "question": "", "seed": seed, "train": {"epochs": 1}}
-    config |= {"model": {"name": "mlp"}, "data": {"seed": drawn, **data}}
-    with open_run(folder / f"{name}-{seed}-{drawn}", config, provenance={"data_fingerprint": fingerprint}) as recorder:
-        known = {"contender": "RK4", "kind": "classical", "parameters": 0, "cost_us": 1.0, "error_mm": baseline}
-        own = {"contender": "mlp", "kind": "surrogate", "parameters": 4, "cost_us": 1.0, "error_mm": error}
-        recorder.event("evaluated", {"rows": [known, own]})
-    return read_run(recorder.files.path)
-
-
 def test_data_that_differ_in_their_seed_alone_share_a_table(tmp_path):
-    runs = [made_up(tmp_path, f"mlp-seed={k}", k, k, 1.0 + k, f"{k}" * 12, baseline=4.0 + k) for k in range(3)]
+    runs = [made_up_run(tmp_path, f"mlp-seed={k}", k, k, 1.0 + k, f"{k}" * 12, baseline=4.0 + k) for k in range(3)]
     assert len({recipe_hash(run.config) for run in runs}) == 1 and len({run.config_hash for run in runs}) == 3
     table = comparison_table(runs, ["error_mm"], "error_mm")
     assert list(table.contender) == ["RK4", "mlp"] and set(table.data) == {"0" * 8}
@@ -112,16 +102,16 @@ def test_data_that_differ_in_their_seed_alone_share_a_table(tmp_path):
 
 
 def test_what_differs_in_more_than_the_seed_stays_apart(tmp_path):
-    runs = [made_up(tmp_path, "a", 0, 0, 1.0, "a" * 12, n=1), made_up(tmp_path, "b", 0, 0, 1.0, "b" * 12, n=2)]
+    runs = [made_up_run(tmp_path, "a", 0, 0, 1.0, "a" * 12, n=1), made_up_run(tmp_path, "b", 0, 0, 1.0, "b" * 12, n=2)]
     assert list(comparison_table(runs, ["error_mm"], "error_mm").data) == ["a" * 8] * 2 + ["b" * 8] * 2
     # one seed with two datasets: made by another version, so that the seeds say nothing about what is alike
-    odd = [made_up(tmp_path, "c", k, k // 2, 1.0, name * 12, n=3) for k, name in enumerate("cde")]
+    odd = [made_up_run(tmp_path, "c", k, k // 2, 1.0, name * 12, n=3) for k, name in enumerate("cde")]
     assert len(set(comparison_table(odd, ["error_mm"], "error_mm").data)) == 3
     assert [len(found) for found in data_seeds(odd).values()] == [2]
 
 
 def test_one_data_set_is_called_so(tmp_path):
-    runs = [made_up(tmp_path, f"mlp-seed={k}", k, 0, 1.0 + k, "a" * 12) for k in range(3)]
+    runs = [made_up_run(tmp_path, f"mlp-seed={k}", k, 0, 1.0 + k, "a" * 12) for k in range(3)]
     assert measured_on(runs).endswith(
         "One data set: all seeds are those of models, so a spread says nothing about other data."
     )
@@ -131,6 +121,6 @@ def test_one_data_set_is_called_so(tmp_path):
 
 
 def test_a_seed_of_data_in_another_place_is_still_a_name(tmp_path):
-    run = made_up(tmp_path, "small-seed=1-data_seed=5", 1, 5, 1.0, "a" * 12)
+    run = made_up_run(tmp_path, "small-seed=1-data_seed=5", 1, 5, 1.0, "a" * 12)
     (row,) = comparison_table([run], ["error_mm"], "error_mm").query("kind == 'surrogate'").contender
     assert row == "small"

@@ -82,8 +82,23 @@ class Run:
 
     @property
     def evaluated(self) -> list[dict[str, Any]]:
-        """Rows of the last comparison: contender, kind, cost_us, metrics."""
+        """Rows of the last comparison, on the test split: contender, kind, cost_us, metrics."""
         return list(self.last_event("evaluated").get("rows", []))
+
+    @property
+    def evaluated_on(self) -> list[dict[str, Any]]:
+        """Rows on the named sets of the run, each with its `set`: contender, kind, metrics; costs are those on test."""
+        return list(self.last_event("evaluated_on").get("rows", []))
+
+    @property
+    def judged(self) -> list[dict[str, Any]]:
+        """Rows on the judging sets, as `evaluated_on`; empty before the run was judged."""
+        return list(self.last_event("judged").get("rows", []))
+
+    def missing_sets(self, names: Iterable[str]) -> list[str]:
+        """Those of some named sets that have no rows yet; the test split always has."""
+        known = {"test", *(row["set"] for row in self.evaluated_on)}
+        return [name for name in dict.fromkeys(names) if name not in known]
 
     @property
     def seconds(self) -> float:
@@ -194,7 +209,7 @@ def swept_keys(configs: Iterable[Mapping[str, Any]]) -> list[str]:
     for group in groups.values():
         for key in dict.fromkeys(key for config in group for key in config):
             if (
-                key not in ("system", "name", "question", *SEEDS)
+                key not in ("system", "name", "question", "evaluate_on", *SEEDS)
                 and len({str(config.get(key)) for config in group}) > 1
             ):
                 keys[key] = None

@@ -33,7 +33,7 @@ from thesis_surrogates.core.tables import (
 
 # %% auto #0
 __all__ = ['Report', 'manifest', 'each_run', 'count_runs', 'drawn_sets', 'measured_on', 'page', 'scalars_of', 'write_figures',
-           'write_sweep', 'write_report']
+           'write_sweep', 'write_parts', 'write_report']
 
 # %% ../../nbs/01_core/28_report.ipynb #0a3a3381
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +185,24 @@ def write_sweep(
         replace_text(out / name, text)
     return texts["sweep.md"], [*files, *(out / name for name in texts)]
 
+# %% ../../nbs/01_core/28_report.ipynb #5eed0f02
+def write_parts(
+    runs: Sequence[Run],
+    problems: Sequence[Problem],
+    columns: Sequence[str],
+    headline: str,
+    out: Path,
+    figures: bool,
+    look: str,
+    comparison: Mapping[str, Any] | None,
+) -> tuple[str, str, list[Path]]:
+    """What only some runs have: the text of a sweep, the text on named sets, and the files of both."""
+    from thesis_surrogates.core.set_tables import write_sets
+
+    sweep, files = write_sweep(runs, problems, headline, out, figures, look, comparison)
+    on_sets, more = write_sets(runs, columns, headline, out, figures, look)
+    return sweep, on_sets, [*files, *more]
+
 # %% ../../nbs/01_core/28_report.ipynb #32db8d17
 def write_report(
     run_dirs: Iterable[str | Path | Run],
@@ -215,10 +233,9 @@ def write_report(
         "table.tex": to_latex(format_table(table, columns, headline, lambda text: rf"\textbf{{{text}}}", escape_latex)),
         "manifest.json": to_json(manifest(runs, problems, headline)),
     }
+    sweep, on_sets, more = write_parts(runs, problems, columns, headline, out, figures, look, comparison)
+    texts["table.md"] += f"\n{on_sets}" * bool(on_sets)
     for name, text in texts.items():
         replace_text(out / name, text)
-    sweep, swept_files = write_sweep(runs, problems, headline, out, figures, look, comparison)
     files = [out / name for name in texts] + (write_figures(runs, table, headline, out, look) if figures else [])
-    return Report(
-        path=out, table=table, convergence=convergence, problems=problems, files=[*files, *swept_files], sweep=sweep
-    )
+    return Report(path=out, table=table, convergence=convergence, problems=problems, files=[*files, *more], sweep=sweep)

@@ -285,7 +285,7 @@ def compare(
 ) -> SweepFigure:
     """One quantity against another over the runs of a sweep. Raises ConfigError for a wrong name or value."""
     roles = {"x": x, "y": y, "hue": hue, "style": style, "row": row, "col": col}
-    everything = sweep_table(runs)
+    everything = sweep_table(runs, sets="set" in (*roles.values(), *(where or {})))
     check_request(everything, roles, kind)
     numbers = [y, *[x] * (kind == "line" and is_numeric(everything[x]))]
     rows, left_out = keep_drawable(filter_rows(everything, where or {}), numbers, missing)

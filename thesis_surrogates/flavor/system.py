@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.system import FileColumn, FileKind, Symbol, System
 from .baselines import baselines, surrogate
-from .data import FINAL, INITIAL, RATE, STABLE, FlavorData, load_data, make_data
+from .data import FINAL, INITIAL, PRESETS, RATE, STABLE, FlavorData, load_data, make_data
 from .figures import figures
 from .losses import FlavorTrain
 from .metrics import score
@@ -142,6 +142,7 @@ SYSTEM = System(
     score=score,
     figures=figures,
     deploy=deploy,
+    presets=PRESETS,
     files=FILES,
     headline="ne_rmse",
     columns=(

@@ -18,7 +18,7 @@ from torch import nn
 from ..core.checkpoints import load_checkpoint, load_weights
 from ..core.comparison import evaluate_all, score_all
 from ..core.config import RunConfig, as_mapping, config_hash, nearest
-from ..core.data import Data
+from ..core.data import Data, items_in
 from ..core.errors import ConfigError, DataError
 from ..core.facts import Run, read_run
 from ..core.files import atomic
@@ -30,14 +30,14 @@ from ..core.run_files import RunFiles
 from ..core.surrogate import Surrogate
 from ..core.system import System
 from ..core.training import fit
-from .datasets import dataset_path, ensure_dataset, read_dataset
+from .datasets import check_sets, dataset_path, ensure_dataset, read_dataset
 from .epoch_bar import EpochBar, bar_is_shown
 from .registry import get_system, load_run, report_useless_keys, resolve, useless_keys_of
 
 # %% auto #0
-__all__ = ['OWN_FILES', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'items_in', 'check_fingerprint',
-           'place_of_scores', 'evaluate', 'write_views', 'train_and_evaluate', 'run', 'trained_model', 'load_surrogate',
-           'export_surrogate', 'record_together', 'evaluate_runs']
+__all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'check_fingerprint',
+           'place_of_scores', 'evaluate', 'on_sets', 'write_views', 'train_and_evaluate', 'run', 'trained_model',
+           'load_surrogate', 'export_surrogate', 'record_together', 'evaluate_runs']
 
 # %% ../../nbs/06_running/03_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
@@ -95,12 +95,6 @@ def new_model(config: RunConfig) -> nn.Module:
         torch.manual_seed(config.seed)
         return config.model.build(config.data)
 
-
-def items_in(split: Mapping[str, Any]) -> int:
-    """Number of rows of a split."""
-    first = next(iter(split.values()))
-    return items_in(first) if isinstance(first, Mapping) else len(first)
-
 # %% ../../nbs/06_running/03_execution.ipynb #bec7a898
 def check_fingerprint(run_dir: Path, data: Data) -> None:
     """Refuse to go on with other data than those the run began with.
@@ -125,6 +119,9 @@ def place_of_scores(system: System, config: RunConfig, data: Data, data_dir: str
     return scores_place(folder, room.partition(".")[0], data.splits["test"], causes)
 
 # %% ../../nbs/06_running/03_execution.ipynb #4e51bc8b
+ON_TEST = {"split": "test", "chosen_on": "validation"}  # what is scored, and what chose settings and weights
+
+
 def evaluate(
     system: System,
     model: nn.Module,
@@ -142,6 +139,13 @@ def evaluate(
         for name, figure, table in system.figures(scores, data):
             save_figure(figure, figures / name, table)
     return rows
+
+
+def on_sets(system: System, config: RunConfig, model: nn.Module, data: Data, data_dir: str | Path) -> dict[str, Any]:
+    """The event with the rows on each set in `evaluate_on`."""
+    from thesis_surrogates.running.judging import evaluate_sets
+
+    return {"headline": system.headline, "rows": evaluate_sets(system, config, model, data, data_dir)}
 
 # %% ../../nbs/06_running/03_execution.ipynb #0555e0c7
 def write_views(run_dir: str | Path) -> list[Path]:
@@ -196,7 +200,9 @@ def train_and_evaluate(
         if result.status == "done":
             place = place_of_scores(system, config, data, data_dir)
             rows = evaluate(system, model.cpu(), data, run_dir / "figures", place)
-            recorder.event("evaluated", {"split": "test", "headline": system.headline, "rows": rows})
+            recorder.event("evaluated", {**ON_TEST, "headline": system.headline, "rows": rows})
+            if config.evaluate_on:
+                recorder.event("evaluated_on", on_sets(system, config, model, data, data_dir))
             write_views(run_dir)
         recorder.finish("done" if result.status == "done" else "paused")
 
@@ -225,11 +231,14 @@ def run(
     if RunFiles(run_dir).config.exists():
         prepare_run(run_dir, as_mapping(config))  # refuses the directory of another configuration
         if read_run(run_dir).status == "done":
-            return read_run(run_dir)
+            from thesis_surrogates.running.judging import add_sets
+
+            return add_sets(config, run_dir, data_dir)
     elif not isinstance(given, RunConfig):
         known = report_useless_keys([config]) if isinstance(given, Mapping) else useless_keys_of(given, [config])
         for line in known:
             warnings.warn(line, stacklevel=2)
+    check_sets(get_system(config.system), config)
     dataset = ensure_dataset(get_system(config.system), config.data, data_dir)
     bars = [EpochBar(f"{config.system}/{config.name}")] if bar_is_shown(progress) else []
     train_and_evaluate(config, run_dir, dataset, chosen, (*bars, *callbacks), budget_seconds, data_dir)
@@ -295,7 +304,7 @@ def record_together(rows: Sequence[dict[str, Any]], names: Mapping[Path, str], h
     shared = [row for row in rows if row["kind"] != "surrogate"]
     for run_dir, name in names.items():
         own = next(row for row in rows if row["contender"] == run_dir.name)
-        event = {"split": "test", "headline": headline, "together": len(names)}
+        event = {**ON_TEST, "headline": headline, "together": len(names)}
         append_event(run_dir, "evaluated", {**event, "rows": [*shared, {**own, "contender": name}]})
 
 # %% ../../nbs/06_running/03_execution.ipynb #c774f6b0

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from thesis_surrogates.core.system import System
 
 # %% auto #0
-__all__ = ['SYSTEMS', 'get_system', 'resolve', 'experiments_folder', 'suites', 'suite_path', 'split_target', 'named_runs',
-           'merge_run', 'list_runs', 'load_suite', 'suite_remedy', 'load_run', 'setting', 'report_useless_keys',
-           'useless_keys_of', 'read_settings', 'read_seeds']
+__all__ = ['SYSTEMS', 'OWN_SETS', 'get_system', 'refuse_unknown_sets', 'resolve', 'experiments_folder', 'suites', 'suite_path',
+           'split_target', 'named_runs', 'merge_run', 'list_runs', 'load_suite', 'suite_remedy', 'load_run', 'setting',
+           'report_useless_keys', 'useless_keys_of', 'read_settings', 'read_seeds']
 
 # %% ../../nbs/06_running/00_registry.ipynb #2adc70ee
 SYSTEMS: dict[str, str | System] = {
@@ -59,6 +59,17 @@ def get_system(name: str) -> System:
     return import_module(place).SYSTEM if isinstance(place, str) else place
 
 # %% ../../nbs/06_running/00_registry.ipynb #b2c3cfd0
+OWN_SETS = ("test", "train", "validation")  # splits of a run's own data
+
+
+def refuse_unknown_sets(names: Sequence[str], system: System) -> None:
+    """Refuse a name in `evaluate_on` that is no split, no preset and no data file. Raises ConfigError."""
+    known = [*OWN_SETS, *system.presets]
+    for name in names:
+        if name not in known and Path(name).suffix not in system.formats and not Path(name).is_file():
+            raise ConfigError(f"evaluate_on: {name!r} is no split, no preset and no data file; {nearest(name, known)}")
+
+
 def resolve(values: Mapping[str, Any] | RunConfig) -> RunConfig:
     """Check a mapping against the types of its system and complete it with every default.
 
@@ -76,6 +87,7 @@ def resolve(values: Mapping[str, Any] | RunConfig) -> RunConfig:
     system = get_system(values["system"])
     config = check_run(values, system.models, system.data_config, system.train_config)
     refuse_kept_seed(config.data.seed)
+    refuse_unknown_sets(config.evaluate_on, system)
     return config
 
 # %% ../../nbs/06_running/00_registry.ipynb #d6681851
