@@ -313,20 +313,16 @@ def evaluate(
     on: Annotated[
         Path | None, typer.Option("--on", help="Take the test split of this file; nothing is added to the facts.")
     ] = None,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="Errors on five fresh test sets, added to the facts; once a release.")
+    ] = False,
     data_dir: OtherDataDir = None,
 ) -> None:
-    """Evaluate trained runs together, beside the baselines: costs on this machine now, or errors on another file."""
-    from thesis_surrogates.core.run_files import read_config
-    from thesis_surrogates.running.execution import evaluate_runs
-    from thesis_surrogates.running.registry import get_system
+    """Evaluate trained runs together, beside the baselines: costs on this machine now, or errors on other test sets."""
+    from thesis_surrogates.running.judging import evaluation_tables
 
-    if on is not None and data_dir is not None:
-        raise ConfigError(f"--data-dir {data_dir}: --on names the file already; give one of the two")
-    rows = evaluate_runs(runs, data_dir or DATA, on)
-    columns = dict.fromkeys(name for run_dir in runs for name in get_system(read_config(run_dir)["system"]).columns)
-    _print_table(
-        [{name: row.get(name) for name in ("kind", "contender", "parameters", "cost_us", *columns)} for row in rows]
-    )
+    for table in evaluation_tables(runs, on, judge, data_dir):
+        _print_table(table)
 
 
 @app.command()
