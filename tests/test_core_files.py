@@ -242,16 +242,19 @@ def test_all_moments_stand_in_one_table():
 def test_events_of_a_run_have_the_keys_of_the_table(tmp_path):
     """Paused, taken up, ended, evaluated again, and one that broke: every event that a run can write by itself."""
     from thesis_surrogates.running.execution import evaluate_runs, run
+    from thesis_surrogates.running.judging import judge_run
 
     config = {
         "system": "tracks",
         "model": {"name": "residual", "hidden": [4]},
         "data": {"n_tracks": 300},
         "train": {"epochs": 2, "steps_per_epoch": 2, "batch_size": 16},
+        "evaluate_on": ["train"],
     }
     run(config, tmp_path / "runs", data_dir=tmp_path, budget_seconds=0.0, progress=False)
     whole = run(config, tmp_path / "runs", data_dir=tmp_path, progress=False)
     evaluate_runs([whole.path], data_dir=tmp_path)
+    judge_run(whole.path, data_dir=tmp_path)
 
     def breaks(event) -> None:
         if event.moment == "phase_start":

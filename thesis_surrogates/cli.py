@@ -53,6 +53,10 @@ OtherDataDir = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key, e.g. --set train.epochs=3 (repeatable).")
 ]
+ModelSeeds = Annotated[
+    str,
+    typer.Option("--seeds", help="Repeat every run with these model seeds, e.g. 0,1,2; data seeds follow the suite."),
+]
 Budget = Annotated[float | None, typer.Option("--budget", help="Pause cleanly after this many seconds of training.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 RUNS, DATA = Path("outputs/runs"), Path("data")
@@ -192,7 +196,7 @@ def sweep(
     out: Out = RUNS,
     data_dir: DataDir = DATA,
     workers: Annotated[int, typer.Option("--workers", "-w", help="Runs at a time.")] = 2,
-    seeds: Annotated[str, typer.Option("--seeds", help="Repeat every run with these seeds, e.g. 0,1,2.")] = "",
+    seeds: ModelSeeds = "",
     budget: Budget = None,
     device: Device = "auto",
     measure: Annotated[bool, typer.Option(help="Time all contenders again, alone, at the end.")] = True,
@@ -240,7 +244,7 @@ def jobs(
     out: Annotated[
         Path, typer.Option("--out", help="Folder of the job files, below the one that they are submitted from.")
     ] = Path("jobs"),
-    seeds: Annotated[str, typer.Option("--seeds", help="Repeat every run with these seeds, e.g. 0,1,2.")] = "",
+    seeds: ModelSeeds = "",
     hours: Annotated[
         float, typer.Option("--hours", help="Time limit of a job; its run pauses by itself a little before.")
     ] = 2.0,
@@ -309,22 +313,16 @@ def evaluate(
     on: Annotated[
         Path | None, typer.Option("--on", help="Take the test split of this file; nothing is added to the facts.")
     ] = None,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="Errors on five fresh test sets, added to the facts; once a release.")
+    ] = False,
     data_dir: OtherDataDir = None,
 ) -> None:
-    """Evaluate trained runs together, beside the baselines: costs on this machine now, or errors on another file."""
-    from thesis_surrogates.core.run_files import read_config
-    from thesis_surrogates.running.execution import evaluate_runs
-    from thesis_surrogates.running.registry import get_system
+    """Evaluate trained runs together, beside the baselines: costs on this machine now, or errors on other test sets."""
+    from thesis_surrogates.running.judging import evaluation_tables
 
-    if on is not None and data_dir is not None:
-        raise ConfigError(f"--data-dir {data_dir}: --on names the file already; give one of the two")
-    rows = evaluate_runs(runs, data_dir or DATA, on)
-    columns = dict.fromkeys(
-        name for run_dir in runs for name in get_system(read_config(run_dir)["system"]).terms.columns
-    )
-    _print_table(
-        [{name: row.get(name) for name in ("kind", "contender", "parameters", "cost_us", *columns)} for row in rows]
-    )
+    for table in evaluation_tables(runs, on, judge, data_dir):
+        _print_table(table)
 
 
 @app.command()

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['Model', 'nearest', 'merge', 'nested', 'canonical', 'flatten', 'digest', 'read_yaml', 'StrictModel', 'ModelConfig',
            'DataConfig', 'unless_default', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig', 'RunConfig', 'check',
-           'model_name', 'run_name', 'check_run', 'as_mapping', 'config_hash', 'recipe_hash', 'useless_keys',
-           'config_diff']
+           'model_name', 'run_name', 'check_run', 'as_mapping', 'config_hash', 'recipe_hash', 'without_data_seed',
+           'useless_keys', 'config_diff']
 
 # %% ../../nbs/01_core/03_config.ipynb #ca5446f5
 def nearest(word: str, choices: Sequence[str]) -> str:
@@ -140,6 +140,10 @@ class DataConfig(StrictModel):
         """Smallest and largest value of input columns that the generator draws, by name; none for a user's own file."""
         return {}
 
+    def fresh_test(self, seed: int, rows: int) -> DataConfig:
+        """The same kind of data drawn with another seed; a system keeps the rows of the test split, and little else."""
+        return self.model_copy(update={"seed": seed})
+
     def file_name(self, system: str) -> str:
         """Name of the generated file: the system and a hash of what is in it."""
         return f"{system}-{digest(self.described())}.h5"
@@ -201,6 +205,11 @@ class RunConfig(StrictModel):
     model: SerializeAsAny[ModelConfig]
     data: SerializeAsAny[DataConfig]
     train: SerializeAsAny[TrainConfig]
+    evaluate_on: tuple[str, ...] = Field(
+        default=(),
+        exclude_if=unless_default(()),
+        description="sets to judge on besides the test split: train, validation, presets of the system, data files",
+    )
 
 # %% ../../nbs/01_core/03_config.ipynb #b7845708
 def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
@@ -294,15 +303,21 @@ def as_mapping(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_hash(config: RunConfig | Mapping[str, Any]) -> str:
-    """Identity of a run: system, model, data, train and seed; not its label and question."""
+    """Identity of a run: system, model, data, train and seed; not its label, question and named sets."""
     values = as_mapping(config)
     return digest({key: values.get(key) for key in ("system", "model", "data", "train", "seed")})
 
 
 def recipe_hash(config: RunConfig | Mapping[str, Any]) -> str:
-    """What the seeds of one recipe share: the identity without the seed."""
+    """What the seeds of one recipe share: the identity without `seed` and `data.seed`."""
+    return digest({key: without_data_seed(config).get(key) for key in ("system", "model", "data", "train")})
+
+
+def without_data_seed(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """The plain mapping with the data seed at 0: what runs share whose datasets differ in their seed alone."""
     values = as_mapping(config)
-    return digest({key: values.get(key) for key in ("system", "model", "data", "train")})
+    data = values.get("data")
+    return {**values, "data": {**data, "seed": 0}} if isinstance(data, Mapping) and "seed" in data else values
 
 # %% ../../nbs/01_core/03_config.ipynb #09cd2a74
 def _is_set(config: BaseModel, path: Sequence[str]) -> bool:

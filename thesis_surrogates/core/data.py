@@ -16,8 +16,8 @@ import torch
 from .errors import DataError
 
 # %% auto #0
-__all__ = ['Tensors', 'Batch', 'to_device', 'Data', 'numpy_rng', 'torch_rng', 'split_by_group', 'moments', 'Source',
-           'TensorSource', 'ZipSource']
+__all__ = ['Tensors', 'Batch', 'to_device', 'Data', 'items_in', 'spread_rows', 'numpy_rng', 'torch_rng', 'split_by_group',
+           'moments', 'Source', 'TensorSource', 'ZipSource']
 
 # %% ../../nbs/01_core/05_data.ipynb #88960386
 Tensors = dict[str, torch.Tensor]
@@ -42,6 +42,23 @@ class Data:
     def to(self, device: str | torch.device) -> Data:
         """The same data on another device."""
         return replace(self, splits=to_device(self.splits, device))
+
+# %% ../../nbs/01_core/05_data.ipynb #5eed0b01
+def items_in(split: Mapping[str, Any]) -> int:
+    """Number of rows of a split."""
+    first = next(iter(split.values()))
+    return items_in(first) if isinstance(first, Mapping) else len(first)
+
+
+def spread_rows(split: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """At most so many rows of (nested) tensors, evenly spread."""
+    size = items_in(split)
+    rows = torch.arange(min(size, most)) * size // min(size, most)
+
+    def chosen(part: Any) -> Any:
+        return {name: chosen(inner) for name, inner in part.items()} if isinstance(part, Mapping) else part[rows]
+
+    return chosen(split)
 
 # %% ../../nbs/01_core/05_data.ipynb #fec2f42b
 def _key_number(key: int | str) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from .config import config_hash, flatten
+from .config import canonical, config_hash, flatten, without_data_seed
 from .errors import FactsError
 from .files import FileLock
 from thesis_surrogates.core.run_files import (
@@ -30,9 +30,10 @@ from thesis_surrogates.core.run_files import (
 )
 
 # %% auto #0
-__all__ = ['STALE_SECONDS', 'OLDER_KINDS', 'derive_status', 'with_kind', 'Run', 'read_run', 'headline_of', 'rows_to_show',
-           'summary_words', 'natural_key', 'find_runs', 'swept_keys', 'run_row', 'load_runs', 'as_split', 'from_split',
-           'reason_not_measurable', 'FactsError']
+__all__ = ['STALE_SECONDS', 'OLDER_KINDS', 'SEEDS', 'derive_status', 'with_kind', 'Run', 'read_run', 'headline_of',
+           'rows_to_show', 'summary_words', 'natural_key', 'find_runs', 'swept_keys', 'columns_of', 'fingerprint',
+           'data_seeds', 'same_data', 'run_row', 'load_runs', 'as_split', 'from_split', 'reason_not_measurable',
+           'FactsError']
 
 # %% ../../nbs/01_core/17_facts.ipynb #0aea6e07
 _all_ = ["FactsError"]
@@ -90,8 +91,23 @@ class Run:
 
     @property
     def evaluated(self) -> list[dict[str, Any]]:
-        """Rows of the last comparison: contender, kind, cost_us, metrics."""
+        """Rows of the last comparison, on the test split: contender, kind, cost_us, metrics."""
         return [with_kind(row) for row in self.last_event("evaluated").get("rows", [])]
+
+    @property
+    def evaluated_on(self) -> list[dict[str, Any]]:
+        """Rows on the named sets of the run, each with its `set`: contender, kind, metrics; costs are those on test."""
+        return list(self.last_event("evaluated_on").get("rows", []))
+
+    @property
+    def judged(self) -> list[dict[str, Any]]:
+        """Rows on the judging sets, as `evaluated_on`; empty before the run was judged."""
+        return list(self.last_event("judged").get("rows", []))
+
+    def missing_sets(self, names: Iterable[str]) -> list[str]:
+        """Those of some named sets that have no rows yet; the test split always has."""
+        known = {"test", *(row["set"] for row in self.evaluated_on)}
+        return [name for name in dict.fromkeys(names) if name not in known]
 
     @property
     def seconds(self) -> float:
@@ -191,8 +207,11 @@ def find_runs(path: str | Path) -> list[Path]:
     return sorted(found, key=lambda run: natural_key(run.relative_to(path)))
 
 # %% ../../nbs/01_core/17_facts.ipynb #b44bd0f1
+SEEDS = ("seed", "data.seed")  # keys in which the runs of one recipe differ
+
+
 def swept_keys(configs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Dotted configuration keys that differ between runs of the same system (name, question and seed aside)."""
+    """Dotted configuration keys that differ between runs of the same system (name, question and seeds aside)."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for config in configs:
         groups.setdefault(str(config.get("system")), []).append(flatten(config))
@@ -200,11 +219,47 @@ def swept_keys(configs: Iterable[Mapping[str, Any]]) -> list[str]:
     for group in groups.values():
         for key in dict.fromkeys(key for config in group for key in config):
             if (
-                key not in ("system", "name", "question", "seed")
+                key not in ("system", "name", "question", "evaluate_on", *SEEDS)
                 and len({str(config.get(key)) for config in group}) > 1
             ):
                 keys[key] = None
     return list(keys)
+
+
+def columns_of(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Keys that tell runs apart where each has a row: `swept_keys`, and the seed of the data if it differs."""
+    known = list(configs)
+    drawn = {flatten(config).get("data.seed") for config in known}
+    return [*swept_keys(known), *["data.seed"] * (len(drawn) > 1)]
+
+# %% ../../nbs/01_core/17_facts.ipynb #5eed0c01
+def fingerprint(run: Run) -> str:
+    """Fingerprint of the data that the run was scored on."""
+    return str(run.provenance.get("data_fingerprint") or "unknown")
+
+
+def data_seeds(runs: Iterable[Run]) -> dict[str, dict[Any, set[str]]]:
+    """For each description of data apart from its seed (as JSON): the seeds, and the fingerprints found with each."""
+    found: dict[str, dict[Any, set[str]]] = {}
+    for run in runs:
+        config = without_data_seed(run.config)
+        seeds = found.setdefault(canonical([config.get("system"), config.get("data")]), {})
+        seeds.setdefault(flatten(run.config).get("data.seed"), set()).add(fingerprint(run))
+    return found
+
+
+def same_data(runs: Sequence[Run]) -> dict[str, str]:
+    """Fingerprint -> the first one of those that differ from it in the seed of the data alone.
+
+    Where one seed has given several datasets, by another version or from another file, nothing is put together.
+    """
+    first = {fingerprint(run): fingerprint(run) for run in runs}
+    for seeds in data_seeds(runs).values():
+        alike = {first[found] for one in seeds.values() for found in one}
+        if all(len(one) == 1 for one in seeds.values()) and len(alike) > 1:
+            chosen = next(found for found in first.values() if found in alike)
+            first = {own: chosen if found in alike else found for own, found in first.items()}
+    return first
 
 # %% ../../nbs/01_core/17_facts.ipynb #f445d34c
 def run_row(run: Run, swept: Sequence[str]) -> dict[str, Any]:
@@ -240,7 +295,7 @@ def load_runs(path: str | Path) -> pd.DataFrame:
             runs.append(read_run(folder))
         except FactsError as error:
             runs.append({"name": folder.name, "status": "unreadable", "run_dir": str(folder), "problem": str(error)})
-    swept = swept_keys(run.config for run in runs if isinstance(run, Run))
+    swept = columns_of(run.config for run in runs if isinstance(run, Run))
     rows = [run_row(run, swept) if isinstance(run, Run) else run for run in runs]
     columns = ["system", "name", "model", "seed", "status", "run_dir", "config_hash"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)

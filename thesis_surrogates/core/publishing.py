@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import FactsError
-from .facts import Run, natural_key, read_run
+from .facts import Run, fingerprint, natural_key, read_run
 from .files import FileLock, replace_text
 from thesis_surrogates.core.run_files import (
     COLUMNS,
@@ -33,13 +33,14 @@ from thesis_surrogates.core.run_files import (
     read_state,
     to_line,
 )
-from .tables import Problem, ReportError, convergence_row, fingerprint
+from .tables import Problem, ReportError, convergence_row
 
 # %% auto #0
-__all__ = ['PRIVATE', 'PATH', 'RETOLD', 'CURVE_POINTS', 'LARGE_SUITE_RUNS', 'KEPT', 'Baselines', 'Rows', 'strip_private',
-           'kept_events', 'thin_curve', 'with_curves', 'add_baseline', 'run_line', 'safe_name', 'scalar_table',
-           'parse_run', 'Suite', 'read_suite', 'read_baselines', 'read_curves', 'parse_suite', 'read_suites',
-           'read_published', 'baseline_lines', 'curve_lines', 'write_suite', 'hold_folder', 'stripped_run', 'publish']
+__all__ = ['PRIVATE', 'PATH', 'RETOLD', 'CURVE_POINTS', 'LARGE_SUITE_RUNS', 'ON_SETS', 'KEPT', 'Baselines', 'Rows',
+           'strip_private', 'kept_events', 'thin_curve', 'with_curves', 'add_baseline', 'run_line', 'names_in',
+           'safe_name', 'scalar_table', 'parse_run', 'Suite', 'read_suite', 'read_baselines', 'read_curves',
+           'parse_suite', 'read_suites', 'read_published', 'baseline_lines', 'curve_lines', 'write_suite',
+           'hold_folder', 'stripped_run', 'publish']
 
 # %% ../../nbs/01_core/29_publishing.ipynb #b3c77003
 PRIVATE = ("host", "pid", "argv", "platform")
@@ -109,6 +110,7 @@ def with_curves(run: Run, points: int) -> Run:
     return replace(run, scalars=scalars.reset_index(drop=True), events=events)
 
 # %% ../../nbs/01_core/29_publishing.ipynb #3e41a0c7
+ON_SETS = ("evaluated_on", "judged")  # moments of rows that carry a `set`
 # fields of a `Run` that are kept as they are
 KEPT = ("run_id", "config_hash", "status", "attempt", "started", "finished", "config", "provenance", "error")
 # fingerprint of the data, name (with #2 for a second set) -> row without a cost
@@ -118,8 +120,9 @@ Baselines = dict[tuple[str, str], dict[str, Any]]
 def add_baseline(known: Baselines, data: str, row: Mapping[str, Any], taken: Iterable[str]) -> str:
     """The name of the metrics of a baseline, which are added where they are new; names in `taken` are another row's."""
     metrics = {key: value for key, value in row.items() if key != "cost_us"}
+    place = str(row.get("contender")) + (f" on {row['set']}" if "set" in row else "")
     for number in itertools.count(1):
-        name = str(row.get("contender")) + (f"#{number}" if number > 1 else "")
+        name = place + (f"#{number}" if number > 1 else "")
         if name not in taken and to_line(known.setdefault((data, name), metrics)) == to_line(metrics):
             return name
     raise AssertionError("not reached")
@@ -127,16 +130,24 @@ def add_baseline(known: Baselines, data: str, row: Mapping[str, Any], taken: Ite
 # %% ../../nbs/01_core/29_publishing.ipynb #3e41a0e1
 def run_line(run: Run, known: Baselines) -> str:
     """A run as a line of `runs.jsonl`; the metrics of its baselines are added to `known`."""
-    costs: dict[str, Any] = {}
+    costs, on_sets = dict[str, Any](), dict[str, list[str]]()
     for row in run.last_event("evaluated").get("rows", []):  # as they were written
         if row.get("kind") != "surrogate":
             costs[add_baseline(known, fingerprint(run), row, costs)] = row.get("cost_us")
     events = [{key: value for key, value in event.items() if key != "run_id"} for event in run.events]
     for event in events:
-        if event.get("moment") == "evaluated":
-            event["rows"] = [row for row in event.get("rows", []) if row.get("kind") == "surrogate"]
-    facts = {name: getattr(run, name) for name in KEPT}
-    return to_line({"format": FACTS_FORMAT, **facts, "events": events, "baselines": costs})
+        others = [row for row in event.get("rows", []) if row.get("kind") != "surrogate"]
+        if event.get("moment") in ON_SETS:  # no row of a named set has a cost
+            on_sets[event["moment"]] = [add_baseline(known, fingerprint(run), row, ()) for row in others]
+        if event.get("moment") in ("evaluated", *ON_SETS):
+            event["rows"] = [row for row in event.get("rows", []) if row not in others]
+    facts, more = {name: getattr(run, name) for name in KEPT}, {"on_sets": on_sets} if on_sets else {}
+    return to_line({"format": FACTS_FORMAT, **facts, "events": events, "baselines": costs, **more})
+
+
+def names_in(facts: Mapping[str, Any]) -> list[str]:
+    """Names of the baselines that a line of `runs.jsonl` refers to."""
+    return [*facts["baselines"], *itertools.chain(*facts.get("on_sets", {}).values())]
 
 # %% ../../nbs/01_core/29_publishing.ipynb #3e41a0c8
 def safe_name(config: Mapping[str, Any]) -> str:
@@ -161,6 +172,8 @@ def parse_run(text: str, known: Baselines, scalars: Mapping[str, pd.DataFrame], 
         for event in events:
             if event.get("moment") == "evaluated":
                 event["rows"] = [*rows, *event["rows"]]
+            if event.get("moment") in ON_SETS:
+                event["rows"] = [*(known[data, name] for name in facts["on_sets"][event["moment"]]), *event["rows"]]
         path = place.parent / f"{safe_name(facts['config'])}-{facts['config_hash']}"
         curves = scalars[facts["config_hash"]] if facts["config_hash"] in scalars else scalar_table([])
         return Run(path=path, events=events, scalars=curves, torn=0, **{name: facts[name] for name in KEPT})
@@ -287,9 +300,7 @@ def write_suite(folder: Path, new: Sequence[Run]) -> None:
     known = dict(there.baselines)
     lines = [run_line(run, known) for run in runs]
     used = {
-        (fingerprint(run), name)
-        for run, line in zip(runs, lines, strict=True)
-        for name in json.loads(line)["baselines"]
+        (fingerprint(run), name) for run, line in zip(runs, lines, strict=True) for name in names_in(json.loads(line))
     }
     others = {owner: rows for owner, rows in there.rows.items() if owner not in merged}
     curves = curve_lines(

@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from .facts import Run, run_row, swept_keys
+from .config import recipe_hash
+from .facts import Run, columns_of, data_seeds, fingerprint, run_row, swept_keys
 from .files import package_folder, replace_text
 from .recorder import git_state, package_versions
 from .run_files import now, to_json
@@ -22,7 +23,6 @@ from thesis_surrogates.core.tables import (
     build_table,
     convergence_table,
     escape_latex,
-    fingerprint,
     format_table,
     label,
     read_results,
@@ -32,8 +32,8 @@ from thesis_surrogates.core.tables import (
 )
 
 # %% auto #0
-__all__ = ['Report', 'manifest', 'each_run', 'count_runs', 'measured_on', 'page', 'scalars_of', 'write_figures', 'write_sweep',
-           'write_report']
+__all__ = ['Report', 'manifest', 'each_run', 'count_runs', 'drawn_sets', 'measured_on', 'page', 'scalars_of', 'write_figures',
+           'write_sweep', 'write_parts', 'write_report']
 
 # %% ../../nbs/01_core/28_report.ipynb #0a3a3381
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,8 @@ def manifest(runs: Sequence[Run], problems: Sequence[Problem], headline: str) ->
 # %% ../../nbs/01_core/28_report.ipynb #9e3a6987
 def each_run(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per run with the keys that were swept, without the places where the runs lie."""
-    swept = swept_keys(run.config for run in runs)
-    return pd.DataFrame([run_row(run, swept) for run in runs]).drop(columns=["run_dir"], errors="ignore")
+    columns = columns_of(run.config for run in runs)
+    return pd.DataFrame([run_row(run, columns) for run in runs]).drop(columns=["run_dir"], errors="ignore")
 
 # %% ../../nbs/01_core/28_report.ipynb #e590f0a4
 def count_runs(runs: Iterable[Run]) -> int:
@@ -84,15 +84,26 @@ def count_runs(runs: Iterable[Run]) -> int:
     return len({run.config_hash for run in runs})
 
 
+def drawn_sets(runs: Sequence[Run]) -> str:
+    """One sentence on the datasets behind a spread; empty where no recipe was run twice."""
+    if len({run.config_hash for run in runs}) == len({recipe_hash(run.config) for run in runs}):
+        return ""
+    counts = sorted({len(seeds) for seeds in data_seeds(runs).values()})
+    if counts == [1]:
+        return "One data set: all seeds are those of models, so a spread says nothing about other data."
+    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"Data were drawn with {number} seeds, so a spread is one over data and models."
+
+
 def measured_on(runs: Sequence[Run]) -> str:
-    """One sentence on the machines behind the costs."""
+    """One sentence on the machines behind the costs, and one on the datasets behind a spread."""
     keys = ("processor", "threads", "device")
     machines = dict.fromkeys(tuple(str(run.provenance.get(key) or "unknown") for key in keys) for run in runs)
     words = [
         f"{processor}, {threads} thread{'' if threads == '1' else 's'}, {device}"
         for processor, threads, device in machines
     ]
-    return f"Costs were measured on: {'; '.join(words)}." if words else ""
+    return " ".join(filter(None, [f"Costs were measured on: {'; '.join(words)}." if words else "", drawn_sets(runs)]))
 
 # %% ../../nbs/01_core/28_report.ipynb #11ba49be
 def page(
@@ -174,6 +185,24 @@ def write_sweep(
         replace_text(out / name, text)
     return texts["sweep.md"], [*files, *(out / name for name in texts)]
 
+# %% ../../nbs/01_core/28_report.ipynb #5eed0f02
+def write_parts(
+    runs: Sequence[Run],
+    problems: Sequence[Problem],
+    columns: Sequence[str],
+    headline: str,
+    out: Path,
+    figures: bool,
+    look: str,
+    comparison: Mapping[str, Any] | None,
+) -> tuple[str, str, list[Path]]:
+    """What only some runs have: the text of a sweep, the text on named sets, and the files of both."""
+    from thesis_surrogates.core.set_tables import write_sets
+
+    sweep, files = write_sweep(runs, problems, headline, out, figures, look, comparison)
+    on_sets, more = write_sets(runs, columns, headline, out, figures, look)
+    return sweep, on_sets, [*files, *more]
+
 # %% ../../nbs/01_core/28_report.ipynb #32db8d17
 def write_report(
     run_dirs: Iterable[str | Path | Run],
@@ -206,10 +235,9 @@ def write_report(
         "table.tex": to_latex(format_table(table, columns, headline, lambda text: rf"\textbf{{{text}}}", escape_latex)),
         "manifest.json": to_json(manifest(runs, problems, headline)),
     }
+    sweep, on_sets, more = write_parts(runs, problems, columns, headline, out, figures, look, comparison)
+    texts["table.md"] += f"\n{on_sets}" * bool(on_sets)
     for name, text in texts.items():
         replace_text(out / name, text)
-    sweep, swept_files = write_sweep(runs, problems, headline, out, figures, look, comparison)
     files = [out / name for name in texts] + (write_figures(runs, table, headline, out, look) if figures else [])
-    return Report(
-        path=out, table=table, convergence=convergence, problems=problems, files=[*files, *swept_files], sweep=sweep
-    )
+    return Report(path=out, table=table, convergence=convergence, problems=problems, files=[*files, *more], sweep=sweep)

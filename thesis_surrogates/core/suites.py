@@ -6,16 +6,34 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from .config import StrictModel, canonical, check, merge, nested
 from .errors import ConfigError
 
 # %% auto #0
-__all__ = ['SuiteFile', 'expand_suite']
+__all__ = ['JUDGE_SEEDS', 'SET_SEED', 'check_seeds', 'SuiteSeeds', 'SuiteFile', 'repeat_run', 'refuse_kept_seed',
+           'refuse_two_seeds', 'expand_suite']
 
 # %% ../../nbs/01_core/04_suites.ipynb #25f624e4
+def check_seeds(value: Any) -> Any:
+    """A seed or a list of different seeds, as it is. Raises ValueError for anything else."""
+    seeds = value if isinstance(value, list) else [value]
+    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError("write a number, such as 0, or a list of different numbers")
+    return value
+
+
+class SuiteSeeds(StrictModel):
+    """Which seeds repeat every run of a suite; without `model` each run keeps its own `seed`."""
+
+    model: Annotated[Any, AfterValidator(lambda value: value if value is None else check_seeds(value))] = None
+    data: Annotated[Any, AfterValidator(lambda value: value if value == "same" else check_seeds(value))] = "same"
+
+
 class SuiteFile(StrictModel):
     """What a suite file may hold."""
 
@@ -24,6 +42,7 @@ class SuiteFile(StrictModel):
     defaults: dict[str, Any] = {}
     runs: dict[str, dict[str, Any]] = {}
     grid: dict[str, Any] = {}
+    seeds: SuiteSeeds = SuiteSeeds()  # a suite that does not give them has no rule for the data
 
 # %% ../../nbs/01_core/04_suites.ipynb #6e464c19
 def _grid_points(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -43,12 +62,54 @@ def _label(point: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
     words = [f"{key}={canonical(value)}" for key, value in varying.items()]
     return ",".join(words).replace('"', "").replace(" ", "")
 
+# %% ../../nbs/01_core/04_suites.ipynb #5eed0a01
+def repeat_run(run: Mapping[str, Any], rule: SuiteSeeds | None, asked: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """One run with each of its seeds; `asked` stands for the model seeds of the rule, and does not enter the name."""
+    if rule is None:
+        return [{**run, "seed": seed} for seed in asked] or [dict(run)]
+    listed = rule.model if isinstance(rule.model, list) else [run.get("seed", 0) if rule.model is None else rule.model]
+    result = []
+    for seed in asked or listed:
+        data = rule.data if isinstance(rule.data, list) else [seed if rule.data == "same" else rule.data]
+        for drawn in data:
+            words = [f"seed={seed}"] * (len(listed) > 1 and not asked) + [f"data_seed={drawn}"] * (len(data) > 1)
+            name = "-".join([str(run.get("name", "run")), *words])
+            own = run.get("data") or {}
+            drawn_data = {**own, "seed": drawn} if isinstance(own, Mapping) else own  # a mistake that the check names
+            result.append({**run, "name": name, "seed": seed, "data": drawn_data})
+    return result
+
+# %% ../../nbs/01_core/04_suites.ipynb #5eed0a04
+JUDGE_SEEDS = (1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081)  # of the test sets behind headline numbers
+SET_SEED = 1_000_099  # of named evaluation sets
+
+
+def refuse_kept_seed(seed: int) -> None:
+    """Refuse to train on data of a seed that is kept for judging. Raises ConfigError."""
+    if seed in (*JUDGE_SEEDS, SET_SEED):
+        raise ConfigError(f"data.seed: {seed} draws data that only judge; choose another seed, such as 0")
+
+
+def refuse_two_seeds(run: Mapping[str, Any], rule: SuiteSeeds | None, where: str) -> None:
+    """Refuse a run with a seed of its own that `seeds` would write over. Raises ConfigError."""
+    data = run.get("data") or {}
+    for key, twice in {
+        "seed": rule is not None and rule.model is not None and "seed" in run,
+        "data.seed": rule is not None and isinstance(data, Mapping) and "seed" in data,
+    }.items():
+        if twice:
+            raise ConfigError(
+                f"{where}, run {run.get('name')!r}: {key} stands there and follows from seeds; remove one"
+            )
+
 # %% ../../nbs/01_core/04_suites.ipynb #751bd5cb
-def expand_suite(values: Mapping[str, Any], where: str = "suite") -> list[dict[str, Any]]:
-    """All run mappings of a suite, each with a distinct `name`, in file order.
+def expand_suite(values: Mapping[str, Any], where: str = "suite", seeds: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """All run mappings of a suite in file order, once with each of its seeds; each has a `name` of its own.
+
+    Model seeds in `seeds` stand for those of the suite, and leave the names as they are.
 
     Raises:
-        ConfigError: an unknown section, an empty suite, an empty grid list or two runs of one name.
+        ConfigError: an unknown section, an empty suite, an empty grid list, two runs of one name, or two seeds.
     """
     suite = check(SuiteFile, values, where)
     empty = [path for path, value in suite.grid.items() if value == []]
@@ -58,6 +119,7 @@ def expand_suite(values: Mapping[str, Any], where: str = "suite") -> list[dict[s
         )
     if not suite.runs and not suite.grid:
         raise ConfigError(f"{where}: no runs; add a named entry under 'runs' or a list under 'grid'")
+    rule = suite.seeds if "seeds" in suite.model_fields_set else None
     result = []
     for name, run in (suite.runs or {"": {}}).items():
         for point in _grid_points(suite.grid):
@@ -66,8 +128,9 @@ def expand_suite(values: Mapping[str, Any], where: str = "suite") -> list[dict[s
                 mapping = merge(mapping, nested(path, value))
             label = "-".join(word for word in (name, _label(point, suite.grid)) if word)
             result.append({**mapping, "name": label or "run"})
+            refuse_two_seeds(result[-1], rule, where)
     names = [mapping["name"] for mapping in result]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ConfigError(f"{where}: two runs are called {sorted(twice)[0]!r}; rename one")
-    return result
+    return [run for one in zip(*(repeat_run(run, rule, seeds) for run in result), strict=True) for run in one]

@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from . import plots
 from .config import nearest
 from .errors import ConfigError
-from .facts import Run, swept_keys
+from .facts import SEEDS, Run, swept_keys
 from .metrics import format_digits
 from thesis_surrogates.core.sweep_tables import (
     Importance,
@@ -285,7 +285,7 @@ def compare(
 ) -> SweepFigure:
     """One quantity against another over the runs of a sweep. Raises ConfigError for a wrong name or value."""
     roles = {"x": x, "y": y, "hue": hue, "style": style, "row": row, "col": col}
-    everything = sweep_table(runs)
+    everything = sweep_table(runs, sets="set" in (*roles.values(), *(where or {})))
     check_request(everything, roles, kind)
     numbers = [y, *[x] * (kind == "line" and is_numeric(everything[x]))]
     rows, left_out = keep_drawable(filter_rows(everything, where or {}), numbers, missing)
@@ -293,14 +293,16 @@ def compare(
         raise ConfigError(f"{y} against {x}: no run to draw. {left_out}")
     by = list(dict.fromkeys(name for role, name in roles.items() if name and role != "y"))
     shown = rows.assign(**{name: rows[name].map(level_name) for name in by if not is_numeric(rows[name])})
-    shown = shown.sort_values([*by, y, *(["seed"] if "seed" in shown and "seed" not in by else [])], kind="stable")
+    seeds = [name for name in SEEDS if name in shown and name not in by]
+    shown = shown.sort_values([*by, y, *seeds], kind="stable")
     keys = [
         *swept_keys(run.config for run in runs),
-        "seed",
+        *SEEDS,
         *(["contender"] if len(everything) > len(runs) else []),
         "set",
     ]
-    pooled = pool_points(shown, by, y) if kind in ("line", "heat") else shown[[*dict.fromkeys([*by, "seed", y])]]
+    told_apart = ["seed", *["data.seed"] * ("data.seed" in seeds and shown["data.seed"].nunique() > 1)]
+    pooled = pool_points(shown, by, y) if kind in ("line", "heat") else shown[[*dict.fromkeys([*by, *told_apart, y])]]
     caption = " ".join([*caption_words(kind, describe_pool(shown, by, keys), where or {}), left_out]).strip()
     figure = draw_panels(rows.loc[shown.index], roles, kind, caption, look)
     return SweepFigure(figure=figure, table=pooled.reset_index(drop=True), caption=caption)

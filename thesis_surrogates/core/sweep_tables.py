@@ -14,7 +14,7 @@ import pandas as pd
 
 from .config import flatten, nearest
 from .errors import ConfigError
-from .facts import Run, natural_key, swept_keys
+from .facts import SEEDS, Run, natural_key, swept_keys
 from .metrics import format_value
 from .tables import to_markdown
 
@@ -27,11 +27,15 @@ __all__ = ['NO_AXIS', 'LEVEL', 'DRAWS', 'SHOWN_KEYS', 'sweep_table', 'check_name
 NO_AXIS = ("name", "question", "system", "kind", "note", "measured")
 
 
-def sweep_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row for each surrogate of each run: configuration by dotted keys, what was measured, `seconds`, `measured`."""
+def sweep_table(runs: Sequence[Run], sets: bool = False) -> pd.DataFrame:
+    """A row for each surrogate of each run: configuration by dotted keys, what was measured, `seconds`, `measured`.
+
+    The rows are those of the test split; with `sets` those of the named sets follow, told apart by the column `set`.
+    """
     rows: list[dict[str, Any]] = []
     for run in runs:
         evaluated = run.evaluated if run.status == "done" else []
+        evaluated = [{**row, "set": "test"} for row in evaluated] + run.evaluated_on if sets else evaluated
         own = [row for row in evaluated if row.get("kind") == "surrogate"]
         measured = {"seconds": run.seconds, "measured": bool(own)}
         rows += [{**flatten(run.config), **row, **measured} for row in own or [{}]]
@@ -217,7 +221,7 @@ def importance(
     keys = [
         key
         for key in dict.fromkeys(key for run in runs for key in flatten(run.config))
-        if key not in (*NO_AXIS, "seed")
+        if key not in (*NO_AXIS, *SEEDS)
     ]
     groups = group_keys(rows, swept_keys(run.config for run in runs))
     logs, found = np.log(rows[headline]), []

@@ -109,7 +109,7 @@ class System(Generic[DataT, ModelT, TrainT, NetworkT]):
     figures: Callable[[Mapping[str, Scores], Data], Iterator[tuple[str, Figure, pd.DataFrame]]]
     deploy: Callable[[NetworkT], Deployable]
     terms: Terms  # error and price that decide, and the metrics of the comparison table
-    presets: Mapping[str, DataT] = field(default_factory=dict)  # named datasets, for the command line
+    presets: Mapping[str, DataT] = field(default_factory=dict)  # named datasets, for the command line and `evaluate_on`
     # ending of a dataset file to the reader of its attributes; `config` among them holds the keys of the dataset
     formats: Mapping[str, Callable[[Path], Mapping[str, Any]]] = field(default_factory=lambda: dict(HDF5_FORMATS))
     # what `surrogates inspect` finds in the files that the keys of a run name

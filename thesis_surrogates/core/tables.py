@@ -17,14 +17,14 @@ import pandas as pd
 from .comparison import KINDS, SCALAR_ONLY
 from .config import recipe_hash
 from .errors import FactsError, SurrogatesError
-from .facts import Run, natural_key, read_run
+from .facts import Run, fingerprint, natural_key, read_run, same_data
 from .metrics import epoch_to_fraction, format_value, median_and_spread, overfit_flag
 
 # %% auto #0
-__all__ = ['MOST_COLUMNS', 'LATEX', 'ReportError', 'Problem', 'explain_problem', 'label', 'fingerprint', 'read_results',
-           'summarise', 'baseline_rows', 'surrogate_rows', 'build_table', 'comparison_table', 'epoch_reached',
-           'convergence_row', 'convergence_table', 'format_cell', 'format_table', 'to_csv', 'to_markdown',
-           'to_narrow_markdown', 'to_latex', 'escape_latex', 'to_terminal']
+__all__ = ['MOST_COLUMNS', 'LATEX', 'ReportError', 'Problem', 'explain_problem', 'label', 'read_results', 'summarise',
+           'baseline_rows', 'surrogate_rows', 'build_table', 'comparison_table', 'epoch_reached', 'convergence_row',
+           'convergence_table', 'format_cell', 'format_table', 'to_csv', 'to_markdown', 'to_narrow_markdown',
+           'to_latex', 'escape_latex', 'to_terminal']
 
 # %% ../../nbs/01_core/23_tables.ipynb #716cf5d4
 class ReportError(SurrogatesError, ValueError):
@@ -50,14 +50,9 @@ def explain_problem(run: Run) -> Problem:
 
 # %% ../../nbs/01_core/23_tables.ipynb #f7c06f39
 def label(run: Run) -> str:
-    """Name of a run without its seed: `mlp-seed=3` and `mlp,seed=1` are both `mlp`."""
+    """Name of a run without its seeds: `mlp-seed=3`, `mlp,seed=1` and `mlp-seed=3-data_seed=1` are all `mlp`."""
     name = str(run.config.get("name") or run.path.name)
-    return re.sub(r"[-,_ ]?\bseed[=_-]?\d+", "", name).strip("-,_ ") or str(run.config.get("system"))
-
-
-def fingerprint(run: Run) -> str:
-    """Fingerprint of the data that the run was scored on."""
-    return str(run.provenance.get("data_fingerprint") or "unknown")
+    return re.sub(r"[-,_ ]?\b(?:data[._])?seed[=_-]?\d+", "", name).strip("-,_ ") or str(run.config.get("system"))
 
 # %% ../../nbs/01_core/23_tables.ipynb #dd3f0b9f
 def read_results(run_dirs: Iterable[str | Path | Run]) -> tuple[list[Run], list[Problem]]:
@@ -106,7 +101,11 @@ def summarise(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], spread:
 
 # %% ../../nbs/01_core/23_tables.ipynb #9962dd65
 def baseline_rows(runs: Sequence[Run], columns: Sequence[str], references: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Rows of doing nothing, the references and the baselines, in the order in which the system names them."""
+    """Rows of doing nothing, the references and the baselines, in the order in which the system names them.
+
+    They have a spread where the runs have several datasets.
+    """
+    several = len({fingerprint(run) for run in runs}) > 1
     found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for run in runs:
         for row in run.evaluated:
@@ -117,7 +116,7 @@ def baseline_rows(runs: Sequence[Run], columns: Sequence[str], references: Seque
     ordered = sorted(found, key=lambda key: KINDS.index(key[0]) if key[0] in KINDS else len(KINDS))
     return [
         {"kind": kind, "contender": name, "implementation": implementation, "status": "done"}
-        | summarise(found[kind, name, implementation], columns, spread=False)
+        | summarise(found[kind, name, implementation], columns, several)
         for kind, name, implementation in ordered
     ]
 
@@ -151,11 +150,15 @@ def build_table(
     headline: str,
     references: Sequence[str] = (),  # names that decide nothing, whatever older facts call them
 ) -> pd.DataFrame:
-    """The comparison of gathered runs: baselines and recipes of each dataset, then the runs without a result."""
+    """The comparison of gathered runs: baselines and recipes of each dataset, then the runs without a result.
+
+    Datasets that differ in their seed alone are one dataset here, under the name of the first.
+    """
     wanted = list(dict.fromkeys([*columns, headline]))
     rows: list[dict[str, Any]] = []
-    for data in dict.fromkeys(fingerprint(run) for run in runs):
-        group = [run for run in runs if fingerprint(run) == data]
+    first = same_data(runs)
+    for data in dict.fromkeys(first.values()):
+        group = [run for run in runs if first[fingerprint(run)] == data]
         found = baseline_rows(group, wanted, references) + surrogate_rows(group, wanted, headline, references)
         rows += [{"data": data[:8], **row} for row in found]
     rows += [

@@ -24,10 +24,10 @@ from .generator import B_JET, B_MASS, PHOTON, PROCESSES, SLOTS, Events, generate
 from .kinematics import magnitude_angle
 
 # %% auto #0
-__all__ = ['Unit', 'COLUMNS', 'LAYOUT', 'MEV_PER_GEV', 'FILE_SPLITS', 'GENERATION', 'FEATURES', 'TYPE_MASS', 'EventsData',
-           'process_counts', 'to_unit', 'from_unit', 'pack', 'check_rows', 'check_energies', 'unpack', 'make_data',
-           'to_features', 'from_features', 'read_split', 'dataset_names', 'to_tensors', 'load_data', 'feature_moments',
-           'met_scale']
+__all__ = ['PRESETS', 'Unit', 'COLUMNS', 'LAYOUT', 'MEV_PER_GEV', 'FILE_SPLITS', 'GENERATION', 'FEATURES', 'TYPE_MASS',
+           'EventsData', 'process_counts', 'to_unit', 'from_unit', 'pack', 'check_rows', 'check_energies', 'unpack',
+           'make_data', 'to_features', 'from_features', 'read_split', 'dataset_names', 'to_tensors', 'load_data',
+           'feature_moments', 'met_scale']
 
 # %% ../../nbs/05_events/03_data.ipynb #05aa81c6
 class EventsData(DataConfig):
@@ -38,6 +38,17 @@ class EventsData(DataConfig):
     test_events: int = Field(default=2_500, ge=8, description="generated events for the comparison")
     signal_fraction: float = Field(default=0.5, ge=0, le=1, description="share of four-top events")
     limit: int | None = Field(default=None, ge=8, description="use only the first events of each split of a file")
+
+    def fresh_test(self, seed: int, rows: int) -> EventsData:
+        """So many test events, and eight for each other split."""
+        unused = {"path": None, "limit": None, "train_events": 8, "validation_events": 8}
+        return self.model_copy(update={"seed": seed, "test_events": max(8, rows), **unused})
+
+
+PRESETS: Mapping[str, EventsData] = {
+    "signal": EventsData(signal_fraction=1.0),
+    "background": EventsData(signal_fraction=0.0),
+}
 
 
 def process_counts(events: int, signal_fraction: float) -> dict[str, int]:

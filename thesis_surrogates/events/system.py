@@ -13,7 +13,7 @@ import numpy as np
 from ..core.system import FileColumn, FileKind, Symbol, System
 from ..core.verdict import Terms
 from .baselines import baselines, surrogate
-from .data import COLUMNS, FILE_SPLITS, EventsData, load_data, make_data
+from .data import COLUMNS, FILE_SPLITS, PRESETS, EventsData, load_data, make_data
 from .figures import figures
 from .generator import PHOTON, PROCESSES, SLOTS
 from .losses import EventsTrain
@@ -102,6 +102,7 @@ SYSTEM = System(
     score=score,
     figures=figures,
     deploy=deploy,
+    presets=PRESETS,
     files=FILES,
     terms=Terms(
         headline="visible_met_half_width_gev",

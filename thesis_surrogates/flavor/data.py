@@ -27,9 +27,9 @@ from .asymptotics import lebedev
 from .generator import label_cells, mixture
 
 # %% auto #0
-__all__ = ['INITIAL', 'FINAL', 'RATE', 'STABLE', 'FIELDS', 'SECTOR_ORDERS', 'FLAVOR_ORDERS', 'write_streams', 'grid_groups',
-           'Report', 'conservation', 'clean', 'read_stream', 'subsample', 'permutation_copies', 'row_groups',
-           'FlavorData', 'make_data', 'load_data']
+__all__ = ['INITIAL', 'FINAL', 'RATE', 'STABLE', 'FIELDS', 'SECTOR_ORDERS', 'FLAVOR_ORDERS', 'PRESETS', 'write_streams',
+           'grid_groups', 'Report', 'conservation', 'clean', 'read_stream', 'subsample', 'permutation_copies',
+           'row_groups', 'FlavorData', 'make_data', 'load_data']
 
 # %% ../../nbs/04_flavor/05_data.ipynb #fc99bb9d
 INITIAL, FINAL, RATE, STABLE = "F4_initial(1|ccm)", "F4_final(1|ccm)", "growthRate(1|s)", "stable"
@@ -201,6 +201,19 @@ class FlavorData(DataConfig):
     validation_share: float = Field(default=0.1, gt=0, lt=0.5)
     test_share: float = Field(default=0.2, gt=0, lt=0.5)
     augment_permutations: bool = Field(default=False, description="twelve copies of each training row")
+
+    def fresh_test(self, seed: int, rows: int) -> FlavorData:
+        """So many test rows, and one for each other split; nothing is trained, so rows need not be kept in groups."""
+        cells = max(100, (rows + 3) // 2)
+        shares = {"validation_share": 1 / (2 * cells), "test_share": 1 - 2 / (2 * cells)}
+        unused = {"path": None, "stable_path": None, "random_samples_per_database": None, "augment_permutations": False}
+        return self.model_copy(update={"seed": seed, "cells": cells, "split": "random", **shares, **unused})
+
+
+PRESETS: Mapping[str, FlavorData] = {
+    "power_half": FlavorData(label_method="power-1/2"),
+    "box3d": FlavorData(label_method="box3d"),
+}
 
 # %% ../../nbs/04_flavor/05_data.ipynb #62ce12c7
 def make_data(config: FlavorData, path: Path, workers: int = 1) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from ..core.system import FileColumn, FileKind, Symbol, System
 from ..core.verdict import Terms
 from .baselines import baselines, surrogate
-from .data import FINAL, INITIAL, RATE, STABLE, FlavorData, load_data, make_data
+from .data import FINAL, INITIAL, PRESETS, RATE, STABLE, FlavorData, load_data, make_data
 from .figures import figures
 from .losses import FlavorTrain
 from .metrics import score
@@ -143,6 +143,7 @@ SYSTEM = System(
     score=score,
     figures=figures,
     deploy=deploy,
+    presets=PRESETS,
     files=FILES,
     terms=Terms(
         headline="ne_rmse",

@@ -5,6 +5,7 @@
 # %% ../../nbs/03_orbits/05_data.ipynb #1ca56624
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,8 +32,9 @@ from thesis_surrogates.orbits.kepler import (
 )
 
 # %% auto #0
-__all__ = ['SetText', 'check_set_name', 'check_pair', 'largest_values', 'OrbitsData', 'make_data', 'pad_orbits', 'check_orbits',
-           'normalized_orbits', 'take', 'split_training', 'load_data', 'units_of']
+__all__ = ['SetText', 'PRESETS', 'check_set_name', 'check_pair', 'largest_values', 'largest_components', 'OrbitsData',
+           'make_data', 'pad_orbits', 'check_orbits', 'normalized_orbits', 'take', 'split_training', 'load_data',
+           'units_of']
 
 # %% ../../nbs/03_orbits/05_data.ipynb #388b2bbb
 def check_set_name(name: str) -> str:
@@ -53,6 +55,14 @@ def largest_values(box: Box, mu_km3_s2: float) -> tuple[float, float]:
     largest, eccentricity = box.semi_major_axis_km[1], box.eccentricity[1]
     lowest = max(EARTH_RADIUS_KM, box.semi_major_axis_km[0] * (1 - eccentricity))
     return largest * (1 + eccentricity), (mu_km3_s2 * (2 / lowest - 1 / largest)) ** 0.5
+
+
+def largest_components(name: str, mu_km3_s2: float, planar: bool) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of each component of the state [km, km/s] of any orbit in the box of a set."""
+    far, fast = largest_values(BOXES[parse_set_name(name).box], mu_km3_s2)
+    upright = 0.0 if planar else 1.0
+    bounds = {"x": far, "y": far, "z": far * upright, "vx": fast, "vy": fast, "vz": fast * upright}
+    return {name: (-bound, bound) for name, bound in bounds.items()}
 
 
 SetText = Annotated[str, AfterValidator(check_set_name)]
@@ -79,6 +89,11 @@ class OrbitsData(DataConfig):
             raise ValueError(f"planar={self.planar} contradicts {train.text}; leave planar null")
         return self
 
+    def fresh_test(self, seed: int, rows: int) -> OrbitsData:
+        """The test set, which names its number of orbits, beside two training orbits."""
+        two = {"train_set": re.sub(r"_[0-9]+_train$", "_2_train", self.train_set), "validation_fraction": 0.5}
+        return self.model_copy(update={"seed": seed, "path": None, "training_orbits": None, **two})
+
     @property
     def is_planar(self) -> bool:
         """Whether all orbits lie in the plane z = 0."""
@@ -91,12 +106,13 @@ class OrbitsData(DataConfig):
 
     def domain(self) -> dict[str, tuple[float, float]]:
         """Largest distance [km] and speed [km/s] of any orbit of the training box, for each component."""
-        if self.path is not None:
-            return {}
-        far, fast = largest_values(BOXES[parse_set_name(self.train_set).box], self.mu_km3_s2)
-        upright = 0.0 if self.is_planar else 1.0
-        bounds = {"x": far, "y": far, "z": far * upright, "vx": fast, "vy": fast, "vz": fast * upright}
-        return {name: (-bound, bound) for name, bound in bounds.items()}
+        return {} if self.path is not None else largest_components(self.train_set, self.mu_km3_s2, self.is_planar)
+
+# %% ../../nbs/03_orbits/05_data.ipynb #5eed0d01
+PRESETS: Mapping[str, OrbitsData] = {
+    box: OrbitsData(train_set=f"{box}_TBP_planar_100_train", test_set=f"{box}_TBP_planar_100_test")
+    for box in ("complex", "simple")
+}
 
 # %% ../../nbs/03_orbits/05_data.ipynb #e004bcf4
 def make_data(config: OrbitsData, path: Path, workers: int = 1) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from ..core.system import FileColumn, FileKind, Symbol, System
 from ..core.verdict import Terms
 from .baselines import baselines, surrogate
-from .data import OrbitsData, load_data, make_data
+from .data import PRESETS, OrbitsData, load_data, make_data
 from .figures import figures
 from .kepler import EARTH_MU_KM3_S2, EARTH_RADIUS_KM
 from .metrics import score
@@ -100,6 +100,7 @@ SYSTEM = System(
     score=score,
     figures=figures,
     deploy=deploy,
+    presets=PRESETS,
     files=FILES,
     terms=Terms(
         headline="acceleration_error_percent",

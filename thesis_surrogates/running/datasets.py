@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core.config import DataConfig, RunConfig, check, merge, nearest
-from ..core.data import Data
+from ..core.data import Data, items_in, spread_rows
 from ..core.errors import ConfigError, DataError, SurrogatesError
 from ..core.files import FileLock
+from ..core.suites import SET_SEED
 from ..core.system import System
-from .registry import SYSTEMS, get_system, load_suite, resolve
+from .registry import OWN_SETS, SYSTEMS, get_system, load_suite, resolve
 
 # %% auto #0
 __all__ = ['dataset_path', 'lock_beside', 'choose_dataset', 'ensure_dataset', 'check_same', 'write_dataset', 'read_dataset',
-           'datasets_of', 'prepare_datasets', 'asked_datasets', 'make_datasets']
+           'set_config', 'judge_on', 'named_data', 'datasets_of', 'check_sets', 'prepare_datasets', 'asked_datasets',
+           'make_datasets']
 
 # %% ../../nbs/06_running/01_datasets.ipynb #57ec6bd7
 def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
@@ -143,6 +146,31 @@ def read_dataset(system: System, config: DataConfig, path: Path) -> Data:
             f"{path}: not a dataset of {system.name} ({type(error).__name__}: {error}); correct data.path"
         ) from error
 
+# %% ../../nbs/06_running/01_datasets.ipynb #5eed0b11
+def set_config(system: System, data: DataConfig, name: str, rows: int) -> DataConfig:
+    """The dataset behind a name in `evaluate_on`: a preset with so many fresh test rows, or a file."""
+    if name not in system.presets:
+        return data.model_copy(update={"path": name})
+    keys = set().union(*(preset.model_fields_set for preset in system.presets.values()))
+    chosen = {key: getattr(system.presets[name], key) for key in keys}
+    kept = data.model_dump(mode="json", exclude={*keys, "path"})
+    return check(system.data_config, {**kept, **chosen}, f"evaluate_on: {name}").fresh_test(SET_SEED, rows)
+
+
+def judge_on(system: System, own: Data, wanted: DataConfig, data_dir: str | Path) -> Data:
+    """The test split of a dataset beside the other splits of a run's own data, from which methods may learn."""
+    found = read_dataset(system, wanted, ensure_dataset(system, wanted, data_dir))
+    splits = {**own.splits, "test": found.splits["test"]}
+    return replace(found, splits=splits, fingerprint=f"{own.fingerprint}-{found.fingerprint}")
+
+
+def named_data(system: System, data: DataConfig, name: str, own: Data, data_dir: str | Path) -> Data:
+    """The data of a run with a named set in the place of its test split."""
+    rows = items_in(own.splits["test"])
+    if name in OWN_SETS:
+        return replace(own, splits={**own.splits, "test": spread_rows(own.splits[name], rows)})
+    return judge_on(system, own, set_config(system, data, name, rows), data_dir)
+
 # %% ../../nbs/06_running/01_datasets.ipynb #72f3758d
 def datasets_of(configs: Sequence[RunConfig], data_dir: str | Path) -> list[RunConfig]:
     """The first run of each distinct dataset of several runs."""
@@ -152,8 +180,17 @@ def datasets_of(configs: Sequence[RunConfig], data_dir: str | Path) -> list[RunC
     return list(found.values())
 
 
+def check_sets(system: System, config: RunConfig) -> None:
+    """Read each file that a run is to be judged on. Raises DataError for one that is not there or does not fit."""
+    for name in config.evaluate_on:
+        if name not in (*OWN_SETS, *system.presets):
+            if not Path(name).is_file():
+                raise DataError(f"evaluate_on: no file {name}; correct the name, or leave it out")
+            read_dataset(system, set_config(system, config.data, name, rows=0), Path(name))
+
+
 def prepare_datasets(configs: Sequence[RunConfig], data_dir: str | Path) -> None:
-    """Make the datasets of several runs, and read each file of a user's own.
+    """Make the datasets of several runs, and read each file of a user's own, also those to be judged on.
 
     Raises:
         DataError: a dataset that cannot be made or read.
@@ -163,6 +200,8 @@ def prepare_datasets(configs: Sequence[RunConfig], data_dir: str | Path) -> None
         path = ensure_dataset(system, config.data, data_dir)
         if config.data.path is not None:
             read_dataset(system, config.data, path)
+    for config in {(config.system, config.data, config.evaluate_on): config for config in configs}.values():
+        check_sets(get_system(config.system), config)
 
 # %% ../../nbs/06_running/01_datasets.ipynb #aa700c6c
 def asked_datasets(

@@ -31,14 +31,14 @@ from ..core.surrogate import Surrogate
 from ..core.system import System
 from ..core.training import fit
 from .beside import BESIDE, announce_training, evaluate_alone
-from .datasets import dataset_path, ensure_dataset, read_dataset
+from .datasets import check_sets, dataset_path, ensure_dataset, read_dataset
 from .epoch_bar import EpochBar, bar_is_shown
 from .registry import get_system, load_run, report_useless_keys, resolve, useless_keys_of
 
 # %% auto #0
-__all__ = ['OWN_FILES', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'check_fingerprint',
-           'place_of_scores', 'evaluate', 'write_views', 'train_and_evaluate', 'run', 'trained_model', 'load_surrogate',
-           'export_surrogate', 'record_together', 'evaluate_runs']
+__all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'check_fingerprint',
+           'place_of_scores', 'evaluate', 'on_sets', 'write_views', 'train_and_evaluate', 'run', 'trained_model',
+           'load_surrogate', 'export_surrogate', 'record_together', 'evaluate_runs']
 
 # %% ../../nbs/06_running/03_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
@@ -120,6 +120,9 @@ def place_of_scores(system: System, config: RunConfig, data: Data, data_dir: str
     return scores_place(folder, room.partition(".")[0], data.splits["test"], causes)
 
 # %% ../../nbs/06_running/03_execution.ipynb #4e51bc8b
+ON_TEST = {"split": "test", "chosen_on": "validation"}  # what is scored, and what chose settings and weights
+
+
 def evaluate(
     system: System,
     model: nn.Module,
@@ -139,6 +142,13 @@ def evaluate(
         for name, figure, table in system.figures(first, data):
             save_figure(figure, figures / name, table)
     return rows
+
+
+def on_sets(system: System, config: RunConfig, model: nn.Module, data: Data, data_dir: str | Path) -> dict[str, Any]:
+    """The event with the rows on each set in `evaluate_on`."""
+    from thesis_surrogates.running.judging import evaluate_sets
+
+    return {"headline": system.terms.headline, "rows": evaluate_sets(system, config, model, data, data_dir)}
 
 # %% ../../nbs/06_running/03_execution.ipynb #0555e0c7
 def write_views(run_dir: str | Path) -> list[Path]:
@@ -195,8 +205,10 @@ def train_and_evaluate(
             place = place_of_scores(system, config, data, data_dir)
             rows = evaluate(system, model.cpu(), data, run_dir / "figures", place, others)
             alone = all(row["cost_us"] is not None for row in rows)
-            event = {"split": "test", "headline": system.terms.headline, "rows": rows}
+            event = {**ON_TEST, "headline": system.terms.headline, "rows": rows}
             recorder.event("evaluated", event | ({} if alone else {"beside": True}))
+            if config.evaluate_on:
+                recorder.event("evaluated_on", on_sets(system, config, model, data, data_dir))
             write_views(run_dir)
         recorder.finish("done" if result.status == "done" else "paused")
 
@@ -225,11 +237,14 @@ def run(
     if RunFiles(run_dir).config.exists():
         prepare_run(run_dir, as_mapping(config))  # refuses the directory of another configuration
         if read_run(run_dir).status == "done":
-            return read_run(run_dir)
+            from thesis_surrogates.running.judging import add_sets
+
+            return add_sets(config, run_dir, data_dir)
     elif not isinstance(given, RunConfig):
         known = report_useless_keys([config]) if isinstance(given, Mapping) else useless_keys_of(given, [config])
         for line in known:
             warnings.warn(line, stacklevel=2)
+    check_sets(get_system(config.system), config)
     dataset = ensure_dataset(get_system(config.system), config.data, data_dir)
     bars = [EpochBar(f"{config.system}/{config.name}")] if bar_is_shown(progress) else []
     train_and_evaluate(config, run_dir, dataset, chosen, (*bars, *callbacks), budget_seconds, data_dir)
@@ -295,7 +310,7 @@ def record_together(rows: Sequence[dict[str, Any]], names: Mapping[Path, str], h
     shared = [row for row in rows if row["kind"] != "surrogate"]
     for run_dir, name in names.items():
         own = next(row for row in rows if row["contender"] == run_dir.name)
-        event = {"split": "test", "headline": headline, "together": len(names)}
+        event = {**ON_TEST, "headline": headline, "together": len(names)}
         event |= {} if own["cost_us"] is not None else {"beside": True}
         append_event(run_dir, "evaluated", {**event, "rows": [*shared, {**own, "contender": name}]})
 

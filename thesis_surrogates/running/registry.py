@@ -28,15 +28,15 @@ from thesis_surrogates.core.config import (
 )
 from ..core.errors import ConfigError
 from ..core.files import package_folder
-from ..core.suites import expand_suite
+from ..core.suites import expand_suite, refuse_kept_seed, repeat_run
 
 if TYPE_CHECKING:
     from thesis_surrogates.core.system import System
 
 # %% auto #0
-__all__ = ['SYSTEMS', 'get_system', 'resolve', 'experiments_folder', 'suites', 'suite_path', 'split_target', 'named_runs',
-           'merge_run', 'list_runs', 'load_suite', 'suite_remedy', 'load_run', 'setting', 'report_useless_keys',
-           'useless_keys_of', 'read_settings', 'read_seeds']
+__all__ = ['SYSTEMS', 'OWN_SETS', 'get_system', 'refuse_unknown_sets', 'resolve', 'experiments_folder', 'suites', 'suite_path',
+           'split_target', 'named_runs', 'merge_run', 'list_runs', 'load_suite', 'suite_remedy', 'load_run', 'setting',
+           'report_useless_keys', 'useless_keys_of', 'read_settings', 'read_seeds']
 
 # %% ../../nbs/06_running/00_registry.ipynb #2adc70ee
 SYSTEMS: dict[str, str | System] = {
@@ -59,11 +59,22 @@ def get_system(name: str) -> System:
     return import_module(place).SYSTEM if isinstance(place, str) else place
 
 # %% ../../nbs/06_running/00_registry.ipynb #b2c3cfd0
+OWN_SETS = ("test", "train", "validation")  # splits of a run's own data
+
+
+def refuse_unknown_sets(names: Sequence[str], system: System) -> None:
+    """Refuse a name in `evaluate_on` that is no split, no preset and no data file. Raises ConfigError."""
+    known = [*OWN_SETS, *system.presets]
+    for name in names:
+        if name not in known and Path(name).suffix not in system.formats and not Path(name).is_file():
+            raise ConfigError(f"evaluate_on: {name!r} is no split, no preset and no data file; {nearest(name, known)}")
+
+
 def resolve(values: Mapping[str, Any] | RunConfig) -> RunConfig:
     """Check a mapping against the types of its system and complete it with every default.
 
     Raises:
-        ConfigError: naming each unknown, missing or mistyped key and the nearest valid one.
+        ConfigError: naming each unknown, missing or mistyped key and the nearest valid one, or a seed kept for judging.
     """
     if isinstance(values, RunConfig):
         return values
@@ -74,7 +85,10 @@ def resolve(values: Mapping[str, Any] | RunConfig) -> RunConfig:
     if "system" not in values:
         raise ConfigError(f"system: missing; give one of {', '.join(SYSTEMS)}")
     system = get_system(values["system"])
-    return check_run(values, system.models, system.data_config, system.train_config)
+    config = check_run(values, system.models, system.data_config, system.train_config)
+    refuse_kept_seed(config.data.seed)
+    refuse_unknown_sets(config.evaluate_on, system)
+    return config
 
 # %% ../../nbs/06_running/00_registry.ipynb #d6681851
 def experiments_folder() -> Path:
@@ -120,8 +134,8 @@ def split_target(target: str | Path) -> tuple[str, str]:
     return suite, name
 
 
-def named_runs(target: str | Path) -> list[dict[str, Any]]:
-    """The runs that a target names, not checked yet.
+def named_runs(target: str | Path, seeds: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """The runs that a target names, not checked yet, once for each of the model seeds if there are any.
 
     A target is a suite, one run of it (`tracks/demo:mlp`), or a YAML file of one run.
     """
@@ -129,11 +143,11 @@ def named_runs(target: str | Path) -> list[dict[str, Any]]:
     path = suite_path(suite)
     values = read_yaml(path)
     alone = not values.keys() & {"defaults", "runs", "grid"} and values.keys() & {"system", "model", "data", "train"}
-    runs = [values] if alone else expand_suite(values, str(path))
+    runs = repeat_run(values, None, seeds) if alone else expand_suite(values, str(path), seeds)
     names = [run_name(run) for run in runs]
     if name and name not in names:
         raise ConfigError(f"{suite} has no run {name!r}; {nearest(name, names)}")
-    return [runs[names.index(name)]] if name else runs
+    return [run for run, own in zip(runs, names, strict=True) if name in ("", own)]
 
 # %% ../../nbs/06_running/00_registry.ipynb #4578f94d
 def merge_run(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,16 +166,17 @@ def load_suite(
 ) -> list[RunConfig]:
     """All runs of a target with the overrides, once for each seed; every one is checked before any is returned.
 
+    The seeds are those of models; those of the data follow the rule of the suite (`core.suites.SuiteSeeds`).
+
     Raises:
         ConfigError: listing what is wrong, and in which runs; or a seed among the overrides beside `seeds`.
     """
     over = dict(overrides or {})
     if seeds and "seed" in over:
         raise ConfigError(f"--set seed={over['seed']}: --seeds chooses the seeds already; give one of the two")
-    repeats = [{**over, "seed": seed} for seed in seeds or ()] or [over]
-    mappings, runs = named_runs(target), []
+    runs = []
     problems: dict[str, dict[str, None]] = {}  # line to names of runs, in order
-    for values in [merge_run(values, repeat) for repeat in repeats for values in mappings]:
+    for values in [merge_run(values, over) for values in named_runs(target, seeds or ())]:
         try:
             runs.append(resolve(values))
         except ConfigError as error:

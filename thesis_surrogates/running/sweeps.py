@@ -22,7 +22,7 @@ from .execution import check_budget, pick_device, run_directory
 from .templates import BUSY, start_run
 
 # %% auto #0
-__all__ = ['Watcher', 'Job', 'update_progress', 'record_end', 'sweep']
+__all__ = ['Watcher', 'Job', 'update_progress', 'record_end', 'sweep', 'first_state']
 
 # %% ../../nbs/06_running/05_sweeps.ipynb #b1566541
 @dataclass
@@ -121,7 +121,7 @@ def sweep(
     jobs = [Job(config, run_directory(config, out)) for config in configs if distinct[config_hash(config)] is config]
     for job in jobs:
         prepare_run(job.run_dir, as_mapping(job.config))
-        job.state = "done" if read_run(job.run_dir).status == "done" else "queued"
+        job.state = first_state(job)
     try:
         while any(job.state in ("queued", "running") for job in jobs):
             _advance(jobs, out, data_dir, workers, budget_seconds, device)
@@ -134,6 +134,12 @@ def sweep(
     return jobs
 
 # %% ../../nbs/06_running/05_sweeps.ipynb #de77c241
+def first_state(job: Job) -> str:
+    """`done` where nothing is left to do, also no set to judge on; else `queued`."""
+    record = read_run(job.run_dir)
+    return "done" if record.status == "done" and not record.missing_sets(job.config.evaluate_on) else "queued"
+
+
 def _advance(
     jobs: Sequence[Job], out: str | Path, data_dir: str | Path, workers: int, budget: float | None, device: str
 ) -> None:

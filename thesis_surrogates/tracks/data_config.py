@@ -100,6 +100,13 @@ class TracksData(DataConfig):
         check_consistency(self)
         return self
 
+    def fresh_test(self, seed: int, rows: int) -> TracksData:
+        """So many test tracks, and one for each other split."""
+        tracks = max(rows, 18) + 2
+        unused = {"path": None, "max_samples": None, "stream": False, "collocation": 0, "trajectories": 0}
+        shares = {"train_share": 1 / tracks, "validation_share": 1 / tracks}
+        return self.model_copy(update={"seed": seed, "n_tracks": tracks, **shares, **unused})
+
     def domain(self) -> dict[str, tuple[float, float]]:
         """Range of each column of the state."""
         return {} if self.path is not None else input_ranges(self)
