@@ -131,9 +131,7 @@ class OptimizerStep:
         grouped = parameter_groups(model, update) if update.groups else []
         self.optimizer = make_optimizer(update.optimizer, grouped or self.parameters)
         self.rates = [group["rate"] for group in grouped] or [1.0]
-        self.schedule = Schedule(
-            phase.schedule, update.optimizer.learning_rate, phase.epoch_steps, phase.epochs * phase.epoch_steps
-        )
+        self.schedule = Schedule(phase.schedule, update.optimizer.learning_rate, phase.epoch_steps, phase.total_steps)
         self.precision = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(train.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
         self.loss_terms = compile_loss(update.loss_terms) if train.compile else update.loss_terms
@@ -167,6 +165,12 @@ class OptimizerStep:
             "schedule": self.schedule.state,
             "scaler": self.scaler.state_dict(),
         }
+
+    def go_on_from(self, state: Mapping[str, Any]) -> None:
+        """Take over what the optimizer of an earlier phase has gathered; rate and weight decay stay those of this one."""
+        own = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**own, "state": state["optimizer"]["state"]})
+        self.scaler.load_state_dict(state["scaler"])
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""

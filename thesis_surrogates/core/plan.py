@@ -20,7 +20,8 @@ from .errors import ConfigError
 
 # %% auto #0
 __all__ = ['LossTerms', 'LEFT_OUT', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'Callback', 'trainable', 'ParameterGroup', 'Update',
-           'Phase', 'Watcher', 'Plan', 'Event', 'rows_of', 'mean_loss', 'supervised_plan', 'describe']
+           'PhaseLength', 'Phase', 'count_epochs', 'Watcher', 'Plan', 'Event', 'rows_of', 'mean_loss',
+           'supervised_plan', 'describe']
 
 # %% ../../nbs/01_core/10_plan.ipynb #df49da87
 LossTerms = Callable[[Any, Batch], Tensors]
@@ -74,32 +75,68 @@ class Update:
     groups: tuple[ParameterGroup, ...] = ()
     gradients: Gradients | None = None
 
-# %% ../../nbs/01_core/10_plan.ipynb #1fc51034
+# %% ../../nbs/01_core/10_plan.ipynb #d1f0a3c2
 @dataclass(frozen=True, kw_only=True)
-class Phase:
-    """A stretch of training with its own batches, updates and schedule.
+class PhaseLength:
+    """How many steps a phase takes, and after which of them it is validated; an epoch ends with a validation.
 
     Args:
         source: endless batches whose order depends on the step only.
-        epochs, steps_per_epoch: length; an epoch is one pass over the source unless a number of steps is given.
+        epochs, steps_per_epoch: so many epochs, each one pass over the source unless a number of steps is given.
+        steps, validate_every: so many steps instead, validated so often (after a pass unless given) and at the end.
+    """
+
+    source: Source
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+    steps: int | None = None
+    validate_every: int | None = None
+
+    def __post_init__(self) -> None:
+        names = ("epochs", "steps_per_epoch", "steps", "validate_every")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        fits = [given.keys() <= set(pair) and pair[0] in given for pair in (names[:2], names[2:])]
+        if not any(fits) or min(given.values()) < 1:
+            raise ConfigError(f"no length: {given}; give epochs (and steps_per_epoch) or steps (and validate_every)")
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps between two validations; before the last one there may be fewer."""
+        every = self.steps_per_epoch or self.validate_every or self.source.batches_per_pass
+        return every if self.steps is None else min(every, self.steps)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole phase."""
+        return self.steps or (self.epochs or 0) * self.epoch_steps
+
+    def steps_of(self, epoch: int) -> int:
+        """Steps of one epoch, counted from zero; none where the phase is over."""
+        return max(0, min(self.epoch_steps, self.total_steps - epoch * self.epoch_steps))
+
+# %% ../../nbs/01_core/10_plan.ipynb #1fc51034
+@dataclass(frozen=True, kw_only=True)
+class Phase(PhaseLength):
+    """A stretch of training with its own batches, updates and schedule, as long as its `PhaseLength`.
+
+    Args:
+        keep_optimizer: the optimizers go on with the state that they had in the phase before; else they begin afresh.
         after_step: changes outside the optimizer, `(model, step)`, e.g. a codebook's moving average.
         on_start: once, when the phase begins, e.g. a k-means start.
     """
 
     name: str
-    source: Source
     updates: tuple[Update, ...]
-    epochs: int
     schedule: ScheduleConfig = ScheduleConfig()
     gradient_clip: float | None = 1.0
-    steps_per_epoch: int | None = None
+    keep_optimizer: bool = False
     after_step: Callable[[Any, int], None] | None = None
     on_start: Callable[[Any], None] | None = None
 
-    @property
-    def epoch_steps(self) -> int:
-        """Steps between two validations."""
-        return self.steps_per_epoch or self.source.batches_per_pass
+
+def count_epochs(phases: Iterable[PhaseLength]) -> int:
+    """Epochs of all phases: how often they are validated."""
+    return sum(-(-phase.total_steps // phase.epoch_steps) for phase in phases)
 
 # %% ../../nbs/01_core/10_plan.ipynb #5c63a440
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +163,7 @@ class Watcher:
         """Whether it looks when `epoch` of all the `epochs` of a training are done."""
         return epoch % max(self.every, math.ceil(epochs / self.at_most)) == 0
 
-
+# %% ../../nbs/01_core/10_plan.ipynb #d1f0a3c6
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Phases in order, and one validation that is comparable over all of them.
@@ -135,12 +172,25 @@ class Plan:
         validate: model to named numbers; called in evaluation mode without gradients.
         monitor: which of them decides what is best (lower is better).
         watchers: what else looks at the model, without a part in the training.
+        best_per_phase: keep the best weights of phase K in `best_phase_K.pt`, counted from one, beside the best of all.
     """
 
     phases: tuple[Phase, ...]
     validate: Callable[[Any], dict[str, float]]
     monitor: str = "loss"
     watchers: tuple[Watcher, ...] = ()
+    best_per_phase: bool = False
+
+    def __post_init__(self) -> None:
+        before: list[str] = []
+        for phase in self.phases:
+            optimizers = [f"{update.name}: {update.optimizer.name}" for update in phase.updates]
+            if phase.keep_optimizer and optimizers != before:
+                raise ConfigError(
+                    f"phase {phase.name!r} keeps the optimizers of the phase before, but has {optimizers} where that "
+                    f"has {before}; give both the same, or set keep_optimizer to False"
+                )
+            before = optimizers
 
 # %% ../../nbs/01_core/10_plan.ipynb #fd395d85
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +281,10 @@ def describe(plan: Plan) -> str:
     """The training loop in words, with the parts of this plan in their places."""
     lines = []
     for number, phase in enumerate(plan.phases, 1):
-        lines.append(f"phase {number}: {phase.name}, {phase.epochs} epochs of {phase.epoch_steps} steps")
+        whole, rest = divmod(phase.total_steps, phase.epoch_steps)
+        last = f" and one of {rest}" if rest else ""
+        lines.append(f"phase {number}: {phase.name}, {whole} epochs of {phase.epoch_steps} steps{last}")
+        lines += ["  the optimizers go on from the phase before"] if phase.keep_optimizer else []
         lines += [f"  start: {_name(phase.on_start)}"] if phase.on_start is not None else []
         lines.append(f"  each batch of {type(phase.source).__name__}:")
         for update in phase.updates:
@@ -243,7 +296,8 @@ def describe(plan: Plan) -> str:
             lines += [f"      gradients: {_name(update.gradients)}"] if update.gradients is not None else []
             lines += [f"      {_describe_group(group, update.optimizer)}" for group in update.groups]
         lines += [f"    after the step: {_name(phase.after_step)}"] if phase.after_step is not None else []
-        lines.append(f"  each epoch: validate, keep the best by {plan.monitor!r}, save")
+        of_phase = " and the best of the phase" if plan.best_per_phase else ""
+        lines.append(f"  each epoch: validate, keep the best by {plan.monitor!r}{of_phase}, save")
     return "\n".join(lines)
 
 
