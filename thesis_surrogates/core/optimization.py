@@ -17,12 +17,13 @@ from .adabelief import AdaBelief
 from .config import OptimizerConfig, ScheduleConfig, TrainConfig
 from .data import Batch, Tensors
 from .errors import ConfigError
-from .plan import LEFT_OUT, LossTerms, ParameterGroup, Phase, Update
+from .plan import LossTerms, ParameterGroup, Phase, Update
+from .running_means import LARGEST, LEFT_OUT, RunningMeans
 from .soap import Soap
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'make_optimizer', 'Schedule', 'guard_gradients', 'parameter_groups', 'compile_loss', 'OptimizerStep',
-           'RunningMeans', 'term_prefixes']
+           'EpochMeans', 'sums_to_save', 'restore_sums', 'term_prefixes']
 
 # %% ../../nbs/01_core/12_optimization.ipynb #2524a048
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -167,7 +168,7 @@ class OptimizerStep:
         }
 
     def go_on_from(self, state: Mapping[str, Any]) -> None:
-        """Take over what the optimizer of an earlier phase has gathered; rate and weight decay stay those of this one."""
+        """Take over what the optimizer of an earlier phase has gathered, but not its rate and weight decay."""
         own = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**own, "state": state["optimizer"]["state"]})
         self.scaler.load_state_dict(state["scaler"])
@@ -179,45 +180,60 @@ class OptimizerStep:
         self.scaler.load_state_dict(state["scaler"])
 
 # %% ../../nbs/01_core/12_optimization.ipynb #9093bfe0
-class RunningMeans:
-    """Running sums of loss terms on the device, and how many steps were not sound."""
+class EpochMeans:
+    """What an epoch has logged so far: the terms of each update over its sound steps, and the rows of the batches."""
 
     def __init__(self) -> None:
-        self.values: Tensors = {}
+        self.terms: dict[str, RunningMeans] = {}  # by the prefix of the update
+        self.steps: dict[str, int] = {}
+        self.sound: dict[str, float | torch.Tensor] = {}  # how many of the steps were
         self.rows = 0
         self.rows_per_second = 0.0
 
     def add(self, prefix: str, terms: Tensors, sound: torch.Tensor) -> None:
         """Add one update's terms."""
-        for name, value in (
-            *terms.items(),
-            ("steps", torch.ones_like(terms["loss"])),
-            ("bad", (~sound).to(terms["loss"])),
-        ):
-            value = value.detach().double() if value.device.type != "mps" else value.detach()
-            counted = name in ("steps", "bad", LEFT_OUT)
-            kept = value if counted else torch.where(sound, value, torch.zeros_like(value))
-            key = f"{prefix}{name}"
-            self.values[key] = self.values[key] + kept if key in self.values else kept
+        if prefix not in self.terms:
+            self.terms[prefix] = RunningMeans(torch.float64 if sound.device.type != "mps" else None)
+        self.terms[prefix].add(terms, sound)
+        self.steps[prefix] = self.steps.get(prefix, 0) + 1
+        self.sound[prefix] = self.sound.get(prefix, 0) + sound
 
-    def means(self, term_prefixes: Sequence[str]) -> tuple[dict[str, float], int]:
-        """Mean of every term over the sound steps, and the number of unsound ones (one transfer per epoch).
+    def means(self, prefixes: Sequence[str]) -> tuple[dict[str, float], int]:
+        """Mean of every term over the sound steps, and the number of unsound ones.
 
         Rows left out are a sum, over all steps.
         """
-        numbers = (
-            dict(zip(self.values, torch.stack(list(self.values.values())).tolist(), strict=True)) if self.values else {}
-        )
         result: dict[str, float] = {}
         bad_steps = 0
-        for prefix in term_prefixes:
-            steps, bad = numbers.pop(f"{prefix}steps", 0), numbers.pop(f"{prefix}bad", 0)
-            bad_steps += int(bad)
-            for key in [k for k in numbers if k.startswith(prefix)]:
-                total = numbers.pop(key)
-                mean = total / (steps - bad) if steps > bad else math.nan
-                result[key] = total if key == f"{prefix}{LEFT_OUT}" else mean
+        for prefix in (prefix for prefix in prefixes if prefix in self.steps):
+            sound = float(self.sound[prefix])
+            bad_steps += self.steps[prefix] - int(sound)
+            for name, value in self.terms[prefix].totals().items():
+                if name != LEFT_OUT:
+                    value = value / (1.0 if name.endswith(LARGEST) else sound) if sound else math.nan
+                result[f"{prefix}{name}"] = value
         return result, bad_steps
+
+# %% ../../nbs/01_core/12_optimization.ipynb #b39d0002
+def sums_to_save(epoch: EpochMeans) -> dict[str, float]:
+    """The sums of an epoch under the names that they always had in a checkpoint."""
+    saved: dict[str, float] = {}
+    for prefix, terms in epoch.terms.items():
+        counts = {"steps": epoch.steps[prefix], "bad": epoch.steps[prefix] - float(epoch.sound[prefix])}
+        saved |= {f"{prefix}{name}": float(value) for name, value in {**terms.totals(), **counts}.items()}
+    return saved
+
+
+def restore_sums(saved: Mapping[str, Any], prefixes: Sequence[str], device: torch.device) -> EpochMeans:
+    """What `sums_to_save` has written, also by an earlier version."""
+    epoch = EpochMeans()
+    for prefix in (prefix for prefix in prefixes if f"{prefix}steps" in saved):
+        numbers = {name.removeprefix(prefix): float(saved[name]) for name in saved if name.startswith(prefix)}
+        epoch.steps[prefix] = int(numbers.pop("steps"))
+        epoch.sound[prefix] = epoch.steps[prefix] - numbers.pop("bad")
+        terms = epoch.terms[prefix] = RunningMeans(torch.float64 if device.type != "mps" else None)
+        terms.add({name: torch.tensor(value, dtype=terms.dtype, device=device) for name, value in numbers.items()})
+    return epoch
 
 # %% ../../nbs/01_core/12_optimization.ipynb #9022f149
 def term_prefixes(phase: Phase) -> list[str]:

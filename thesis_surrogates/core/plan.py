@@ -8,24 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
 from .config import OptimizerConfig, ScheduleConfig, TrainConfig
-from .data import Batch, Source, Tensors, TensorSource
+from .data import Batch, Source, Tensors
 from .errors import ConfigError
+from .running_means import LARGEST, LEFT_OUT, RunningMeans, count_rows, cut_batches
 
 # %% auto #0
-__all__ = ['LossTerms', 'LEFT_OUT', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'Callback', 'trainable', 'ParameterGroup', 'Update',
+__all__ = ['LossTerms', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'Callback', 'Weight', 'trainable', 'ParameterGroup', 'Update',
            'PhaseLength', 'Phase', 'count_epochs', 'Watcher', 'Plan', 'Event', 'rows_of', 'mean_loss',
            'supervised_plan', 'describe']
 
 # %% ../../nbs/01_core/10_plan.ipynb #df49da87
 LossTerms = Callable[[Any, Batch], Tensors]
-LEFT_OUT = "rows_left_out"  # a term that is counted and not averaged: rows that no other term is made of
 LARGEST_SHARE_LEFT_OUT = 0.5  # of the rows of a validation; with more, it is no number
 
 
@@ -58,7 +57,8 @@ class Update:
     """One optimizer's share of a step.
 
     Args:
-        loss_terms: `(model, batch)` to named 0-dim tensors; the one called `loss` is minimised, all are logged.
+        loss_terms: `(model, batch)` to named 0-dim tensors; the one called `loss` is minimised, all are logged: their
+            means over the steps, or the largest value where a name ends with `_max`.
         optimizer: which optimizer, at which learning rate.
         name: prefix of the logged terms when a phase has several updates.
         parameters: which parameters it moves.
@@ -217,7 +217,10 @@ class Event:
 
 Callback = Callable[[Event], None]
 
-# %% ../../nbs/01_core/10_plan.ipynb #dffbf075
+# %% ../../nbs/01_core/10_plan.ipynb #e39c0000
+Weight = Callable[[Batch], float | torch.Tensor]
+
+
 def rows_of(batch: Any) -> int:
     """Rows of the first tensor of a (nested) batch."""
     while isinstance(batch, Mapping):
@@ -225,32 +228,52 @@ def rows_of(batch: Any) -> int:
     return len(batch)
 
 
-def mean_loss(loss_terms: LossTerms, tensors: Tensors, batch_size: int = 8192) -> Callable[[Any], dict[str, float]]:
-    """A validation: the mean of every term over all rows of `tensors`, each batch weighted by its rows."""
-    source = TensorSource(tensors, batch_size, seed=0, shuffle=False)
+def _check_weights(terms: Tensors, rows: Sequence[int]) -> None:
+    """Raise ConfigError where nothing says what a term is a mean of."""
+    unclear = [name for name in terms if name != LEFT_OUT and not name.endswith(LARGEST)]
+    if unclear and len(set(rows)) > 1:
+        raise ConfigError(
+            f"the streams have {sorted(set(rows))} rows, and nothing says of which of them {', '.join(unclear)} are "
+            "means; name them in `weights`, or make the loss by `total`"
+        )
+
+# %% ../../nbs/01_core/10_plan.ipynb #dffbf075
+def mean_loss(
+    loss_terms: LossTerms,
+    tensors: Mapping[str, Any],
+    batch_size: int = 8192,
+    *,
+    weights: Mapping[str, Weight] | None = None,
+    total: Callable[[Mapping[str, float]], float] | None = None,
+) -> Callable[[Any], dict[str, float]]:
+    """A validation: the mean of every term over all rows of the (nested) `tensors`, in batches.
+
+    Args:
+        weights: by name, what a term of a batch is a mean of: `(batch)` to a number; its rows if not named.
+        total: the means of the other terms to the term `loss`, where their weights differ.
+    """
+    named, rows = weights or {}, count_rows(tensors)
+    next(cut_batches(tensors, batch_size))  # what cannot be cut is refused before the training
+    if named and total is None and "loss" not in named:
+        raise ConfigError(f"{', '.join(named)} have weights of their own; say by `total` how they make up the loss")
 
     def validate(model: nn.Module) -> dict[str, float]:
-        sums: Tensors = {}
-        for batch in islice(source.batches(), source.batches_per_pass):
-            for name, value in _sum_rows(loss_terms(model, batch), rows_of(batch)).items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value
-        left_out = float(sums.pop(LEFT_OUT)) if LEFT_OUT in sums else None
-        rows = source.size - (left_out or 0)
-        if left_out is not None and left_out > LARGEST_SHARE_LEFT_OUT * source.size:
-            rows = math.nan
-        means = {name: float(value) / rows for name, value in sums.items()}
-        return means if left_out is None else {**means, LEFT_OUT: left_out}
+        sums = RunningMeans()
+        for batch in cut_batches(tensors, batch_size):
+            terms = loss_terms(model, batch)
+            for name, weight in named.items():
+                sums.add({name: terms[name]}, weight(batch))
+            rest = {name: value for name, value in terms.items() if name not in named}
+            if total is not None:
+                rest.pop("loss", None)
+            _check_weights(rest, rows)
+            sums.add(rest, rows_of(batch) - rest[LEFT_OUT] if LEFT_OUT in rest else rows_of(batch))
+        means = sums.means()
+        if means.get(LEFT_OUT, 0.0) > LARGEST_SHARE_LEFT_OUT * max(rows):
+            means = {name: value if name == LEFT_OUT else math.nan for name, value in means.items()}
+        return means if total is None else {"loss": total(means), **means}
 
     return validate
-
-
-def _sum_rows(terms: Tensors, rows: int) -> Tensors:
-    """Every term times the number of rows that it is a mean of; the rows left out are counted."""
-    if LEFT_OUT not in terms:
-        return {name: value.detach() * rows for name, value in terms.items()}
-    used = rows - terms[LEFT_OUT]
-    sums = {name: torch.where(used > 0, value.detach() * used, 0.0) for name, value in terms.items()}
-    return {**sums, LEFT_OUT: terms[LEFT_OUT]}
 
 # %% ../../nbs/01_core/10_plan.ipynb #8d40f6b7
 def supervised_plan(

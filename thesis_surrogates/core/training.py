@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .checkpoints import rng_state, set_rng_state
+from .checkpoints import separate_random_numbers
 from .config import TrainConfig
-from .data import to_device
+from .data import to_device, torch_rng
 from .errors import SurrogatesError
-from .optimization import RunningMeans
+from .optimization import EpochMeans
 from .plan import Callback, Phase, Plan, Watcher, count_epochs, describe
 from .training_state import Resumable, Stage, TrainingProgress, take_up
 
@@ -115,7 +115,7 @@ class _Training(Resumable):
         value = _validate(self, stage, means)
         _check_sound(self.at, stage.phase, self.plan.monitor, value, bad)
         self.at.end_epoch()
-        self.sums = RunningMeans()
+        self.sums = EpochMeans()
         if self.at.epoch % self.train.checkpoint_every == 0 or self.wants_keeping():
             self.save()
 
@@ -126,14 +126,12 @@ def ask_watchers(work: Resumable, phase: Phase) -> dict[str, dict[str, float]]:
     done, epochs = work.at.epoch + 1, count_epochs(work.plan.phases)
     for watcher in work.plan.watchers:
         if watcher.is_due(done, epochs):
-            random = rng_state()
             try:
-                found |= _look(watcher, copy.deepcopy(work.model), done)
+                with separate_random_numbers():
+                    found |= _look(watcher, copy.deepcopy(work.model), done)
             except Exception as error:  # whatever a watcher does wrong, the training goes on
                 details = {"watcher": watcher.name, "type": type(error).__name__, "message": str(error)}
                 work.tell("watcher_failed", phase.name, details=details)
-            finally:
-                set_rng_state(random)
     return found
 
 
@@ -150,7 +148,7 @@ def _look(watcher: Watcher, model: nn.Module, epoch: int) -> dict[str, dict[str,
 def _validate(work: _Training, stage: Stage, means: Mapping[str, float]) -> float:
     """Validate, keep the weights if they are the best, report the epoch; return the monitored value."""
     work.model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), separate_random_numbers(torch_rng(work.seed, "validation").initial_seed()):
         validation = {name: float(value) for name, value in work.plan.validate(work.model).items()}
     value = validation[work.plan.monitor]
     finite = math.isfinite(value)

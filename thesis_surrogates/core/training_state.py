@@ -27,7 +27,14 @@ from thesis_surrogates.core.checkpoints import (
 from .config import TrainConfig
 from .data import Batch
 from .errors import ConfigError
-from .optimization import OptimizerStep, RunningMeans, parameter_groups, term_prefixes
+from thesis_surrogates.core.optimization import (
+    EpochMeans,
+    OptimizerStep,
+    parameter_groups,
+    restore_sums,
+    sums_to_save,
+    term_prefixes,
+)
 from .plan import Callback, Event, Phase, Plan, describe, rows_of
 
 # %% auto #0
@@ -75,7 +82,7 @@ class Stage:
         self.prefixes = term_prefixes(phase)
         self.movers = [OptimizerStep(model, update, phase, train, device) for update in phase.updates]
 
-    def step(self, batch: Batch, number: int, sums: RunningMeans) -> None:
+    def step(self, batch: Batch, number: int, sums: EpochMeans) -> None:
         """Move the parameters by one batch and add its terms to the sums of the epoch."""
         for mover, prefix in zip(self.movers, self.prefixes, strict=True):
             if (number + 1) % mover.update.every == 0:
@@ -94,7 +101,7 @@ class Stage:
         """What a checkpoint must hold of the optimizers."""
         return [mover.state() for mover in self.movers]
 
-    def means(self, sums: RunningMeans) -> tuple[dict[str, float], int]:
+    def means(self, sums: EpochMeans) -> tuple[dict[str, float], int]:
         """Logged numbers of an epoch, and its steps without a finite gradient."""
         means, bad = sums.means(self.prefixes)
         if self.movers:
@@ -114,8 +121,8 @@ def check_kept_optimizers(model: nn.Module, plan: Plan) -> None:
             ]
             if phase.keep_optimizer and moved[0] != moved[1]:
                 raise ConfigError(
-                    f"phase {phase.name!r} keeps the optimizer of update {new.name!r}, which moves other parameters than "
-                    f"in phase {before.name!r}; let both move the same, or set keep_optimizer to False"
+                    f"phase {phase.name!r} keeps the optimizer of update {new.name!r}, which moves other parameters "
+                    f"than in phase {before.name!r}; let both move the same, or set keep_optimizer to False"
                 )
 
 # %% ../../nbs/01_core/13_training_state.ipynb #cad78cb2
@@ -183,7 +190,7 @@ class Resumable:
         self.device = next(model.parameters()).device
         self.best = BestWeights(model, train, folder, plan.best_per_phase)
         self.at = TrainingProgress()
-        self.sums = RunningMeans()
+        self.sums = EpochMeans()
         self.stage: Stage | None = None
         self.kept: list[dict[str, Any]] = []  # optimizers with which the next phase goes on
         check_kept_optimizers(model, plan)
@@ -244,7 +251,7 @@ def take_snapshot(work: Resumable) -> dict[str, Any]:
         "model": work.model.state_dict(),
         "rng": rng_state(),
         "updates": work.stage.states() if work.stage is not None else [],
-        "sums": work.sums.values,
+        "sums": sums_to_save(work.sums),
         "rows": work.sums.rows,
         "loop": describe(work.plan),
         "seed": work.seed,
@@ -264,13 +271,13 @@ def take_up(work: Resumable) -> bool:
         )
     load_weights(work.model, state["model"], path)
     work.at = TrainingProgress(**state["progress"])
-    work.sums.values = dict(state["sums"])
-    work.sums.rows = state["rows"]
     work.kept = state.get("kept", [])
     if state["updates"]:
         work.stage = Stage(work.model, work.plan.phases[work.at.phase], work.train, work.device)
         for mover, saved in zip(work.stage.movers, state["updates"], strict=True):
             mover.restore(saved)
+        work.sums = restore_sums(state["sums"], work.stage.prefixes, work.device)
+    work.sums.rows = state["rows"]
     set_rng_state(state["rng"])
     work.keep()  # a kill may have come between writing and keeping
     return True
