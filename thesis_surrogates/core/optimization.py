@@ -22,8 +22,8 @@ from .running_means import LARGEST, LEFT_OUT, RunningMeans
 from .soap import Soap
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'make_optimizer', 'Schedule', 'guard_gradients', 'parameter_groups', 'compile_loss', 'OptimizerStep',
-           'EpochMeans', 'sums_to_save', 'restore_sums', 'term_prefixes']
+__all__ = ['OPTIMIZERS', 'make_optimizer', 'Schedule', 'guard_gradients', 'parameter_groups', 'compile_loss', 'set_gradients',
+           'OptimizerStep', 'EpochMeans', 'sums_to_save', 'restore_sums', 'term_prefixes']
 
 # %% ../../nbs/01_core/12_optimization.ipynb #2524a048
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -120,6 +120,20 @@ def compile_loss(function: LossTerms) -> LossTerms:
         raise ConfigError("train.compile needs a C++ compiler on the PATH; install one or set train.compile to false")
     return torch.compile(function)
 
+
+def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor]) -> None:
+    """Give each parameter its gradient.
+
+    Raises:
+        ConfigError: there is not one for each, of its shape and type.
+    """
+    try:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+    except (RuntimeError, TypeError, ValueError):
+        wanted, found = ([f"{list(one.shape)} {one.dtype}" for one in each] for each in (parameters, gradients))
+        raise ConfigError(f"the gradients {found} do not fit the parameters {wanted}; give one for each") from None
+
 # %% ../../nbs/01_core/12_optimization.ipynb #d5cbc1c8
 class OptimizerStep:
     """An update with the state it needs while its phase runs."""
@@ -135,7 +149,8 @@ class OptimizerStep:
         self.schedule = Schedule(phase.schedule, update.optimizer.learning_rate, phase.epoch_steps, phase.total_steps)
         self.precision = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(train.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
-        self.loss_terms = compile_loss(update.loss_terms) if train.compile else update.loss_terms
+        usual = update.loss_terms
+        self.loss_terms = compile_loss(usual) if train.compile and usual is not None else usual
 
     def step(self, model: nn.Module, batch: Batch, number: int) -> tuple[Tensors, torch.Tensor]:
         """One optimizer step at step `number` of the phase; returns the terms and whether the step was sound."""
@@ -143,21 +158,28 @@ class OptimizerStep:
         for group, factor in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = factor * rate
         self.optimizer.zero_grad(set_to_none=True)
+        terms = self.make_gradients(model, batch)
+        self.scaler.unscale_(self.optimizer)
+        sound = guard_gradients(self.parameters, terms["loss"], self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return terms, sound
+
+    def make_gradients(self, model: nn.Module, batch: Batch) -> Tensors:
+        """Give every parameter its gradient; returns the terms."""
+        if self.loss_terms is None:
+            assert self.update.loss_and_gradients is not None
+            terms, ready = self.update.loss_and_gradients(model, batch, self.parameters)
+            set_gradients(self.parameters, ready)
+            return terms
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
             terms = self.loss_terms(model, batch)
         if self.update.gradients is None:
             self.scaler.scale(terms["loss"]).backward()
         else:
             scaled = {name: self.scaler.scale(value) for name, value in terms.items()}
-            for parameter, gradient in zip(
-                self.parameters, self.update.gradients(scaled, self.parameters), strict=True
-            ):
-                parameter.grad = gradient
-        self.scaler.unscale_(self.optimizer)
-        sound = guard_gradients(self.parameters, terms["loss"], self.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return terms, sound
+            set_gradients(self.parameters, self.update.gradients(scaled, self.parameters))
+        return terms
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""

@@ -19,9 +19,9 @@ from .errors import ConfigError
 from .running_means import LARGEST, LEFT_OUT, RunningMeans, count_rows, cut_batches
 
 # %% auto #0
-__all__ = ['LossTerms', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'Callback', 'Weight', 'trainable', 'ParameterGroup', 'Update',
-           'PhaseLength', 'Phase', 'count_epochs', 'Watcher', 'Plan', 'Event', 'rows_of', 'mean_loss',
-           'supervised_plan', 'describe']
+__all__ = ['LossTerms', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'LossAndGradients', 'Callback', 'Weight', 'trainable',
+           'ParameterGroup', 'Update', 'PhaseLength', 'Phase', 'count_epochs', 'Watcher', 'Plan', 'Event', 'rows_of',
+           'mean_loss', 'supervised_plan', 'describe']
 
 # %% ../../nbs/01_core/10_plan.ipynb #df49da87
 LossTerms = Callable[[Any, Batch], Tensors]
@@ -50,6 +50,7 @@ class ParameterGroup:
 
 # %% ../../nbs/01_core/10_plan.ipynb #6b72f467
 Gradients = Callable[[Tensors, Sequence[nn.Parameter]], Sequence[torch.Tensor]]
+LossAndGradients = Callable[[Any, Batch, Sequence[nn.Parameter]], tuple[Tensors, Sequence[torch.Tensor]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +66,23 @@ class Update:
         every: it acts in every `every`-th step (a critic with 1 beside a generator with 5).
         groups: parameters with a weight decay or a rate of their own.
         gradients: `(terms, parameters)` to one gradient a parameter; None is the gradient of the term `loss`.
+        loss_and_gradients: `(model, batch, parameters)` to terms and gradients at once, where a kernel knows both; it
+            stands in place of `loss_terms` and `gradients`.
     """
 
-    loss_terms: LossTerms
+    loss_terms: LossTerms | None = None
     optimizer: OptimizerConfig
     name: str = "model"
     parameters: Callable[[nn.Module], Iterable[nn.Parameter]] = trainable
     every: int = 1
     groups: tuple[ParameterGroup, ...] = ()
     gradients: Gradients | None = None
+    loss_and_gradients: LossAndGradients | None = None
+
+    def __post_init__(self) -> None:
+        ready = self.loss_and_gradients is not None
+        if ready == (self.loss_terms is not None) or (ready and self.gradients is not None):
+            raise ConfigError(f"update {self.name!r}: give loss_terms (and gradients), or loss_and_gradients alone")
 
 # %% ../../nbs/01_core/10_plan.ipynb #d1f0a3c2
 @dataclass(frozen=True, kw_only=True)
@@ -314,7 +323,7 @@ def describe(plan: Plan) -> str:
             when = "" if update.every == 1 else f"every {update.every} steps "
             lines.append(
                 f"    {when}{update.name}: {update.optimizer.name} lr {update.optimizer.learning_rate:g} "
-                f"{phase.schedule.name} on {_name(update.loss_terms)}, clip {phase.gradient_clip}"
+                f"{phase.schedule.name} on {_name_of_loss(update)}, clip {phase.gradient_clip}"
             )
             lines += [f"      gradients: {_name(update.gradients)}"] if update.gradients is not None else []
             lines += [f"      {_describe_group(group, update.optimizer)}" for group in update.groups]
@@ -324,12 +333,18 @@ def describe(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def _name_of_loss(update: Update) -> str:
+    """The loss of an update, and whether it brings its gradient."""
+    own, usual = update.loss_and_gradients, update.loss_terms
+    return _name(usual) if usual is not None else f"{_name(own)} and its gradient"
+
+
 def _describe_group(group: ParameterGroup, optimizer: OptimizerConfig) -> str:
     """One line for a group of parameters."""
     decay = optimizer.weight_decay if group.weight_decay is None else group.weight_decay
     return f"group {group.name}: {_name(group.parameters)}, weight decay {decay:g}, rate times {group.rate:g}"
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _name(function: Callable[..., Any] | None) -> str:
     """What a callable calls itself: its `description`, its name, or the name of its type."""
     return str(getattr(function, "description", getattr(function, "__name__", type(function).__name__)))

@@ -38,7 +38,7 @@ from thesis_surrogates.core.optimization import (
 from .plan import Callback, Event, Phase, Plan, describe, rows_of
 
 # %% auto #0
-__all__ = ['TrainingProgress', 'Stage', 'check_kept_optimizers', 'BestWeights', 'Resumable', 'take_snapshot', 'take_up']
+__all__ = ['TrainingProgress', 'Stage', 'check_plan', 'BestWeights', 'Resumable', 'take_snapshot', 'take_up']
 
 # %% ../../nbs/01_core/13_training_state.ipynb #36fb737b
 @dataclass
@@ -111,14 +111,19 @@ class Stage:
         return means, bad
 
 # %% ../../nbs/01_core/13_training_state.ipynb #c7b1d4e1
-def check_kept_optimizers(model: nn.Module, plan: Plan) -> None:
-    """Raise ConfigError where a phase keeps an optimizer that has moved other parameters."""
+def check_plan(model: nn.Module, plan: Plan, train: TrainConfig) -> None:
+    """Raise ConfigError for what would only be noticed when a phase begins, perhaps after hours."""
+    for phase in plan.phases:
+        ready = [update.name for update in phase.updates if update.loss_and_gradients is not None]
+        if ready and (train.compile or train.amp != "off"):
+            raise ConfigError(
+                f"update {ready[0]!r} of phase {phase.name!r} brings its own gradient, on which train.amp="
+                f"{train.amp!r} and train.compile={train.compile} have no effect; leave both out"
+            )
     for before, phase in pairwise(plan.phases):
         for old, new in zip(before.updates, phase.updates, strict=False):
-            moved = [
-                [id(one) for group in parameter_groups(model, update) for one in group["params"]]
-                for update in (old, new)
-            ]
+            groups = [parameter_groups(model, update) for update in (old, new)]
+            moved = [[id(one) for group in each for one in group["params"]] for each in groups]
             if phase.keep_optimizer and moved[0] != moved[1]:
                 raise ConfigError(
                     f"phase {phase.name!r} keeps the optimizer of update {new.name!r}, which moves other parameters "
@@ -193,7 +198,7 @@ class Resumable:
         self.sums = EpochMeans()
         self.stage: Stage | None = None
         self.kept: list[dict[str, Any]] = []  # optimizers with which the next phase goes on
-        check_kept_optimizers(model, plan)
+        check_plan(model, plan, train)
         self.began = time.monotonic()
 
     @property
