@@ -14,6 +14,7 @@ from thesis_surrogates.core.config import OptimizerConfig, TrainConfig
 from thesis_surrogates.core.data import TensorSource
 from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.facts import read_run
+from thesis_surrogates.core.optimization import guard_gradients
 from thesis_surrogates.core.plan import ParameterGroup, Phase, Plan, Update, describe, mean_loss
 from thesis_surrogates.core.recorder import open_run
 from thesis_surrogates.core.training import fit
@@ -161,3 +162,34 @@ def test_gradients_that_do_not_fit_are_named(wrong):
 
     with pytest.raises(ConfigError, match=r"do not fit the parameters \['\[8, 1\] torch.float64'"):
         trained(plan_of(replace(BY_HAND, loss_and_gradients=bad)))
+
+
+def guard_of_before(parameters, loss, clip):
+    """The guard as it was, without a decision on the host; on a GPU it still is."""
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    sound = torch.isfinite(norm) & torch.isfinite(loss)
+    scale = torch.ones_like(norm) if clip is None else (clip / (norm + 1e-6)).clamp(max=1.0)
+    scale = torch.where(sound, scale, torch.zeros_like(scale))
+    for parameter in parameters:
+        parameter.grad.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
+    return sound
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("poison", [None, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_guard_is_that_of_before_to_the_last_bit(clip, poison, dtype):
+    for where in ("gradient", "loss") if poison is not None else ("nothing",):
+        results = []
+        for guard in (guard_gradients, guard_of_before):
+            random = torch.Generator().manual_seed(1)
+            model = nn.Linear(7, 3).to(dtype)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=random, dtype=dtype)
+            if where == "gradient":
+                model.bias.grad[1] = poison
+            loss = torch.tensor(poison if where == "loss" else 1.0, dtype=dtype)
+            sound = guard(list(model.parameters()), loss, clip)
+            results.append((bool(sound), torch.cat([parameter.grad.ravel() for parameter in model.parameters()])))
+        assert results[0][0] == results[1][0] == (poison is None)
+        assert torch.equal(results[0][1], results[1][1])

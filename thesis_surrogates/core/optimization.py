@@ -82,20 +82,36 @@ class Schedule:
             state.update(factor=max(config.floor, state["factor"] * config.factor), bad=0, cooldown=config.cooldown)
 
 # %% ../../nbs/01_core/12_optimization.ipynb #b990d995
-def guard_gradients(parameters: Sequence[torch.nn.Parameter], loss: torch.Tensor, clip: float | None) -> torch.Tensor:
+def guard_gradients(
+    parameters: Sequence[torch.nn.Parameter], loss: torch.Tensor, clip: float | None
+) -> bool | torch.Tensor:
     """Clip the gradients to norm `clip` in place; zero them all where loss or norm is not finite.
 
     Returns:
-        A boolean 0-dim tensor on the device: true when the step is sound.
+        True when the step is sound; on a GPU a boolean 0-dim tensor, since asking for its value would stall.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients, foreach=None)
-    sound = torch.isfinite(norm) & torch.isfinite(loss.detach())
+    if norm.device.type == "cpu":
+        sound = math.isfinite(norm.item()) and math.isfinite(loss.item())
+        return _clip_here(gradients, norm if sound else None, clip)
+    finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
     scale = torch.ones_like(norm) if clip is None else (clip / (norm + 1e-6)).clamp(max=1.0)
-    scale = torch.where(sound, scale, torch.zeros_like(scale))
+    scale = torch.where(finite, scale, torch.zeros_like(scale))
     for gradient in gradients:
         gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
-    return sound
+    return finite
+
+
+def _clip_here(gradients: Sequence[torch.Tensor], norm: torch.Tensor | None, clip: float | None) -> bool:
+    """Where reading a number stalls nothing: most gradients need no change; all are zero without a norm."""
+    if norm is None:
+        for gradient in gradients:
+            gradient.zero_()
+    elif clip is not None and (scale := clip / (norm + 1e-6)) < 1.0:
+        for gradient in gradients:
+            gradient.mul_(scale)
+    return norm is not None
 
 # %% ../../nbs/01_core/12_optimization.ipynb #22f0eb89
 def parameter_groups(model: nn.Module, update: Update) -> list[dict[str, Any]]:
@@ -152,17 +168,22 @@ class OptimizerStep:
         usual = update.loss_terms
         self.loss_terms = compile_loss(usual) if train.compile and usual is not None else usual
 
-    def step(self, model: nn.Module, batch: Batch, number: int) -> tuple[Tensors, torch.Tensor]:
+    def step(self, model: nn.Module, batch: Batch, number: int) -> tuple[Tensors, bool | torch.Tensor]:
         """One optimizer step at step `number` of the phase; returns the terms and whether the step was sound."""
         rate = self.schedule.rate(number)
         for group, factor in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = factor * rate
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         terms = self.make_gradients(model, batch)
-        self.scaler.unscale_(self.optimizer)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
         sound = guard_gradients(self.parameters, terms["loss"], self.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
         return terms, sound
 
     def make_gradients(self, model: nn.Module, batch: Batch) -> Tensors:
@@ -172,13 +193,16 @@ class OptimizerStep:
             terms, ready = self.update.loss_and_gradients(model, batch, self.parameters)
             set_gradients(self.parameters, ready)
             return terms
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+        if self.precision is None:
             terms = self.loss_terms(model, batch)
-        if self.update.gradients is None:
-            self.scaler.scale(terms["loss"]).backward()
         else:
+            with torch.autocast(self.device.type, self.precision):
+                terms = self.loss_terms(model, batch)
+        if self.update.gradients is not None:
             scaled = {name: self.scaler.scale(value) for name, value in terms.items()}
             set_gradients(self.parameters, self.update.gradients(scaled, self.parameters))
+        else:
+            (self.scaler.scale(terms["loss"]) if self.scaler.is_enabled() else terms["loss"]).backward()
         return terms
 
     def state(self) -> dict[str, Any]:
@@ -212,10 +236,10 @@ class EpochMeans:
         self.rows = 0
         self.rows_per_second = 0.0
 
-    def add(self, prefix: str, terms: Tensors, sound: torch.Tensor) -> None:
+    def add(self, prefix: str, terms: Tensors, sound: bool | torch.Tensor) -> None:
         """Add one update's terms."""
         if prefix not in self.terms:
-            self.terms[prefix] = RunningMeans(torch.float64 if sound.device.type != "mps" else None)
+            self.terms[prefix] = RunningMeans(torch.float64 if terms["loss"].device.type != "mps" else None)
         self.terms[prefix].add(terms, sound)
         self.steps[prefix] = self.steps.get(prefix, 0) + 1
         self.sound[prefix] = self.sound.get(prefix, 0) + sound

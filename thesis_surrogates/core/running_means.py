@@ -26,6 +26,8 @@ def weigh(values: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
     """The values times their weight; zero where that is zero, whatever the values are."""
     if isinstance(weight, torch.Tensor):
         return torch.where(weight > 0, values * weight, 0.0)
+    if weight == 1:
+        return values
     return values * weight if weight else torch.zeros_like(values)
 
 # %% ../../nbs/01_core/39_running_means.ipynb #a39f0010
