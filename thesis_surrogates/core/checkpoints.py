@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from .errors import DataError
 from .files import atomic
 
 # %% auto #0
-__all__ = ['save_checkpoint', 'load_checkpoint', 'load_weights', 'keep_checkpoint', 'rng_state', 'set_rng_state']
+__all__ = ['save_checkpoint', 'load_checkpoint', 'load_weights', 'keep_checkpoint', 'rng_state', 'set_rng_state',
+           'separate_random_numbers']
 
 # %% ../../nbs/01_core/09_checkpoints.ipynb #b709673c
 def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
@@ -86,3 +88,15 @@ def set_rng_state(state: Mapping[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+@contextmanager
+def separate_random_numbers(seed: int | None = None) -> Iterator[None]:
+    """What is drawn inside leaves the random numbers outside as they were; a seed lets it begin there."""
+    state = rng_state()
+    try:
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+    finally:
+        set_rng_state(state)

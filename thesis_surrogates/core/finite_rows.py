@@ -13,7 +13,8 @@ from torch import nn
 
 from .data import Batch, Tensors
 from .errors import ConfigError
-from .plan import LEFT_OUT, LossTerms
+from .plan import LossTerms
+from .running_means import LEFT_OUT
 
 # %% auto #0
 __all__ = ['RowTerms', 'find_finite_rows', 'select_rows', 'mean_of_finite_rows']

@@ -17,12 +17,13 @@ from .adabelief import AdaBelief
 from .config import OptimizerConfig, ScheduleConfig, TrainConfig
 from .data import Batch, Tensors
 from .errors import ConfigError
-from .plan import LEFT_OUT, LossTerms, ParameterGroup, Phase, Update
+from .plan import LossTerms, ParameterGroup, Phase, Update
+from .running_means import LARGEST, LEFT_OUT, RunningMeans
 from .soap import Soap
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'make_optimizer', 'Schedule', 'guard_gradients', 'parameter_groups', 'compile_loss', 'OptimizerStep',
-           'RunningMeans', 'term_prefixes']
+__all__ = ['OPTIMIZERS', 'make_optimizer', 'Schedule', 'guard_gradients', 'parameter_groups', 'compile_loss', 'set_gradients',
+           'OptimizerStep', 'EpochMeans', 'sums_to_save', 'restore_sums', 'term_prefixes']
 
 # %% ../../nbs/01_core/12_optimization.ipynb #2524a048
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -81,20 +82,36 @@ class Schedule:
             state.update(factor=max(config.floor, state["factor"] * config.factor), bad=0, cooldown=config.cooldown)
 
 # %% ../../nbs/01_core/12_optimization.ipynb #b990d995
-def guard_gradients(parameters: Sequence[torch.nn.Parameter], loss: torch.Tensor, clip: float | None) -> torch.Tensor:
+def guard_gradients(
+    parameters: Sequence[torch.nn.Parameter], loss: torch.Tensor, clip: float | None
+) -> bool | torch.Tensor:
     """Clip the gradients to norm `clip` in place; zero them all where loss or norm is not finite.
 
     Returns:
-        A boolean 0-dim tensor on the device: true when the step is sound.
+        True when the step is sound; on a GPU a boolean 0-dim tensor, since asking for its value would stall.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients, foreach=None)
-    sound = torch.isfinite(norm) & torch.isfinite(loss.detach())
+    if norm.device.type == "cpu":
+        sound = math.isfinite(norm.item()) and math.isfinite(loss.item())
+        return _clip_here(gradients, norm if sound else None, clip)
+    finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
     scale = torch.ones_like(norm) if clip is None else (clip / (norm + 1e-6)).clamp(max=1.0)
-    scale = torch.where(sound, scale, torch.zeros_like(scale))
+    scale = torch.where(finite, scale, torch.zeros_like(scale))
     for gradient in gradients:
         gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(scale)
-    return sound
+    return finite
+
+
+def _clip_here(gradients: Sequence[torch.Tensor], norm: torch.Tensor | None, clip: float | None) -> bool:
+    """Where reading a number stalls nothing: most gradients need no change; all are zero without a norm."""
+    if norm is None:
+        for gradient in gradients:
+            gradient.zero_()
+    elif clip is not None and (scale := clip / (norm + 1e-6)) < 1.0:
+        for gradient in gradients:
+            gradient.mul_(scale)
+    return norm is not None
 
 # %% ../../nbs/01_core/12_optimization.ipynb #22f0eb89
 def parameter_groups(model: nn.Module, update: Update) -> list[dict[str, Any]]:
@@ -119,6 +136,20 @@ def compile_loss(function: LossTerms) -> LossTerms:
         raise ConfigError("train.compile needs a C++ compiler on the PATH; install one or set train.compile to false")
     return torch.compile(function)
 
+
+def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor]) -> None:
+    """Give each parameter its gradient.
+
+    Raises:
+        ConfigError: there is not one for each, of its shape and type.
+    """
+    try:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+    except (RuntimeError, TypeError, ValueError):
+        wanted, found = ([f"{list(one.shape)} {one.dtype}" for one in each] for each in (parameters, gradients))
+        raise ConfigError(f"the gradients {found} do not fit the parameters {wanted}; give one for each") from None
+
 # %% ../../nbs/01_core/12_optimization.ipynb #d5cbc1c8
 class OptimizerStep:
     """An update with the state it needs while its phase runs."""
@@ -131,34 +162,48 @@ class OptimizerStep:
         grouped = parameter_groups(model, update) if update.groups else []
         self.optimizer = make_optimizer(update.optimizer, grouped or self.parameters)
         self.rates = [group["rate"] for group in grouped] or [1.0]
-        self.schedule = Schedule(
-            phase.schedule, update.optimizer.learning_rate, phase.epoch_steps, phase.epochs * phase.epoch_steps
-        )
+        self.schedule = Schedule(phase.schedule, update.optimizer.learning_rate, phase.epoch_steps, phase.total_steps)
         self.precision = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(train.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
-        self.loss_terms = compile_loss(update.loss_terms) if train.compile else update.loss_terms
+        usual = update.loss_terms
+        self.loss_terms = compile_loss(usual) if train.compile and usual is not None else usual
 
-    def step(self, model: nn.Module, batch: Batch, number: int) -> tuple[Tensors, torch.Tensor]:
+    def step(self, model: nn.Module, batch: Batch, number: int) -> tuple[Tensors, bool | torch.Tensor]:
         """One optimizer step at step `number` of the phase; returns the terms and whether the step was sound."""
         rate = self.schedule.rate(number)
         for group, factor in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = factor * rate
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            terms = self.loss_terms(model, batch)
-        if self.update.gradients is None:
-            self.scaler.scale(terms["loss"]).backward()
-        else:
-            scaled = {name: self.scaler.scale(value) for name, value in terms.items()}
-            for parameter, gradient in zip(
-                self.parameters, self.update.gradients(scaled, self.parameters), strict=True
-            ):
-                parameter.grad = gradient
-        self.scaler.unscale_(self.optimizer)
+        for parameter in self.parameters:
+            parameter.grad = None
+        terms = self.make_gradients(model, batch)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
         sound = guard_gradients(self.parameters, terms["loss"], self.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
         return terms, sound
+
+    def make_gradients(self, model: nn.Module, batch: Batch) -> Tensors:
+        """Give every parameter its gradient; returns the terms."""
+        if self.loss_terms is None:
+            assert self.update.loss_and_gradients is not None
+            terms, ready = self.update.loss_and_gradients(model, batch, self.parameters)
+            set_gradients(self.parameters, ready)
+            return terms
+        if self.precision is None:
+            terms = self.loss_terms(model, batch)
+        else:
+            with torch.autocast(self.device.type, self.precision):
+                terms = self.loss_terms(model, batch)
+        if self.update.gradients is not None:
+            scaled = {name: self.scaler.scale(value) for name, value in terms.items()}
+            set_gradients(self.parameters, self.update.gradients(scaled, self.parameters))
+        else:
+            (self.scaler.scale(terms["loss"]) if self.scaler.is_enabled() else terms["loss"]).backward()
+        return terms
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
@@ -168,6 +213,12 @@ class OptimizerStep:
             "scaler": self.scaler.state_dict(),
         }
 
+    def go_on_from(self, state: Mapping[str, Any]) -> None:
+        """Take over what the optimizer of an earlier phase has gathered, but not its rate and weight decay."""
+        own = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**own, "state": state["optimizer"]["state"]})
+        self.scaler.load_state_dict(state["scaler"])
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
@@ -175,45 +226,60 @@ class OptimizerStep:
         self.scaler.load_state_dict(state["scaler"])
 
 # %% ../../nbs/01_core/12_optimization.ipynb #9093bfe0
-class RunningMeans:
-    """Running sums of loss terms on the device, and how many steps were not sound."""
+class EpochMeans:
+    """What an epoch has logged so far: the terms of each update over its sound steps, and the rows of the batches."""
 
     def __init__(self) -> None:
-        self.values: Tensors = {}
+        self.terms: dict[str, RunningMeans] = {}  # by the prefix of the update
+        self.steps: dict[str, int] = {}
+        self.sound: dict[str, float | torch.Tensor] = {}  # how many of the steps were
         self.rows = 0
         self.rows_per_second = 0.0
 
-    def add(self, prefix: str, terms: Tensors, sound: torch.Tensor) -> None:
+    def add(self, prefix: str, terms: Tensors, sound: bool | torch.Tensor) -> None:
         """Add one update's terms."""
-        for name, value in (
-            *terms.items(),
-            ("steps", torch.ones_like(terms["loss"])),
-            ("bad", (~sound).to(terms["loss"])),
-        ):
-            value = value.detach().double() if value.device.type != "mps" else value.detach()
-            counted = name in ("steps", "bad", LEFT_OUT)
-            kept = value if counted else torch.where(sound, value, torch.zeros_like(value))
-            key = f"{prefix}{name}"
-            self.values[key] = self.values[key] + kept if key in self.values else kept
+        if prefix not in self.terms:
+            self.terms[prefix] = RunningMeans(torch.float64 if terms["loss"].device.type != "mps" else None)
+        self.terms[prefix].add(terms, sound)
+        self.steps[prefix] = self.steps.get(prefix, 0) + 1
+        self.sound[prefix] = self.sound.get(prefix, 0) + sound
 
-    def means(self, term_prefixes: Sequence[str]) -> tuple[dict[str, float], int]:
-        """Mean of every term over the sound steps, and the number of unsound ones (one transfer per epoch).
+    def means(self, prefixes: Sequence[str]) -> tuple[dict[str, float], int]:
+        """Mean of every term over the sound steps, and the number of unsound ones.
 
         Rows left out are a sum, over all steps.
         """
-        numbers = (
-            dict(zip(self.values, torch.stack(list(self.values.values())).tolist(), strict=True)) if self.values else {}
-        )
         result: dict[str, float] = {}
         bad_steps = 0
-        for prefix in term_prefixes:
-            steps, bad = numbers.pop(f"{prefix}steps", 0), numbers.pop(f"{prefix}bad", 0)
-            bad_steps += int(bad)
-            for key in [k for k in numbers if k.startswith(prefix)]:
-                total = numbers.pop(key)
-                mean = total / (steps - bad) if steps > bad else math.nan
-                result[key] = total if key == f"{prefix}{LEFT_OUT}" else mean
+        for prefix in (prefix for prefix in prefixes if prefix in self.steps):
+            sound = float(self.sound[prefix])
+            bad_steps += self.steps[prefix] - int(sound)
+            for name, value in self.terms[prefix].totals().items():
+                if name != LEFT_OUT:
+                    value = value / (1.0 if name.endswith(LARGEST) else sound) if sound else math.nan
+                result[f"{prefix}{name}"] = value
         return result, bad_steps
+
+# %% ../../nbs/01_core/12_optimization.ipynb #b39d0002
+def sums_to_save(epoch: EpochMeans) -> dict[str, float]:
+    """The sums of an epoch under the names that they always had in a checkpoint."""
+    saved: dict[str, float] = {}
+    for prefix, terms in epoch.terms.items():
+        counts = {"steps": epoch.steps[prefix], "bad": epoch.steps[prefix] - float(epoch.sound[prefix])}
+        saved |= {f"{prefix}{name}": float(value) for name, value in {**terms.totals(), **counts}.items()}
+    return saved
+
+
+def restore_sums(saved: Mapping[str, Any], prefixes: Sequence[str], device: torch.device) -> EpochMeans:
+    """What `sums_to_save` has written, also by an earlier version."""
+    epoch = EpochMeans()
+    for prefix in (prefix for prefix in prefixes if f"{prefix}steps" in saved):
+        numbers = {name.removeprefix(prefix): float(saved[name]) for name in saved if name.startswith(prefix)}
+        epoch.steps[prefix] = int(numbers.pop("steps"))
+        epoch.sound[prefix] = epoch.steps[prefix] - numbers.pop("bad")
+        terms = epoch.terms[prefix] = RunningMeans(torch.float64 if device.type != "mps" else None)
+        terms.add({name: torch.tensor(value, dtype=terms.dtype, device=device) for name, value in numbers.items()})
+    return epoch
 
 # %% ../../nbs/01_core/12_optimization.ipynb #9022f149
 def term_prefixes(phase: Phase) -> list[str]:

@@ -8,23 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
 from .config import OptimizerConfig, ScheduleConfig, TrainConfig
-from .data import Batch, Source, Tensors, TensorSource
+from .data import Batch, Source, Tensors
 from .errors import ConfigError
+from .running_means import LARGEST, LEFT_OUT, RunningMeans, count_rows, cut_batches
 
 # %% auto #0
-__all__ = ['LossTerms', 'LEFT_OUT', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'Callback', 'trainable', 'ParameterGroup', 'Update',
-           'Phase', 'Watcher', 'Plan', 'Event', 'rows_of', 'mean_loss', 'supervised_plan', 'describe']
+__all__ = ['LossTerms', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'LossAndGradients', 'Callback', 'Weight', 'trainable',
+           'ParameterGroup', 'Update', 'PhaseLength', 'Phase', 'count_epochs', 'Watcher', 'Plan', 'Event', 'rows_of',
+           'mean_loss', 'supervised_plan', 'describe']
 
 # %% ../../nbs/01_core/10_plan.ipynb #df49da87
 LossTerms = Callable[[Any, Batch], Tensors]
-LEFT_OUT = "rows_left_out"  # a term that is counted and not averaged: rows that no other term is made of
 LARGEST_SHARE_LEFT_OUT = 0.5  # of the rows of a validation; with more, it is no number
 
 
@@ -50,6 +50,7 @@ class ParameterGroup:
 
 # %% ../../nbs/01_core/10_plan.ipynb #6b72f467
 Gradients = Callable[[Tensors, Sequence[nn.Parameter]], Sequence[torch.Tensor]]
+LossAndGradients = Callable[[Any, Batch, Sequence[nn.Parameter]], tuple[Tensors, Sequence[torch.Tensor]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,49 +58,94 @@ class Update:
     """One optimizer's share of a step.
 
     Args:
-        loss_terms: `(model, batch)` to named 0-dim tensors; the one called `loss` is minimised, all are logged.
+        loss_terms: `(model, batch)` to named 0-dim tensors; the one called `loss` is minimised, all are logged: their
+            means over the steps, or the largest value where a name ends with `_max`.
         optimizer: which optimizer, at which learning rate.
         name: prefix of the logged terms when a phase has several updates.
         parameters: which parameters it moves.
         every: it acts in every `every`-th step (a critic with 1 beside a generator with 5).
         groups: parameters with a weight decay or a rate of their own.
         gradients: `(terms, parameters)` to one gradient a parameter; None is the gradient of the term `loss`.
+        loss_and_gradients: `(model, batch, parameters)` to terms and gradients at once, where a kernel knows both; it
+            stands in place of `loss_terms` and `gradients`.
     """
 
-    loss_terms: LossTerms
+    loss_terms: LossTerms | None = None
     optimizer: OptimizerConfig
     name: str = "model"
     parameters: Callable[[nn.Module], Iterable[nn.Parameter]] = trainable
     every: int = 1
     groups: tuple[ParameterGroup, ...] = ()
     gradients: Gradients | None = None
+    loss_and_gradients: LossAndGradients | None = None
 
-# %% ../../nbs/01_core/10_plan.ipynb #1fc51034
+    def __post_init__(self) -> None:
+        ready = self.loss_and_gradients is not None
+        if ready == (self.loss_terms is not None) or (ready and self.gradients is not None):
+            raise ConfigError(f"update {self.name!r}: give loss_terms (and gradients), or loss_and_gradients alone")
+
+# %% ../../nbs/01_core/10_plan.ipynb #d1f0a3c2
 @dataclass(frozen=True, kw_only=True)
-class Phase:
-    """A stretch of training with its own batches, updates and schedule.
+class PhaseLength:
+    """How many steps a phase takes, and after which of them it is validated; an epoch ends with a validation.
 
     Args:
         source: endless batches whose order depends on the step only.
-        epochs, steps_per_epoch: length; an epoch is one pass over the source unless a number of steps is given.
+        epochs, steps_per_epoch: so many epochs, each one pass over the source unless a number of steps is given.
+        steps, validate_every: so many steps instead, validated so often (after a pass unless given) and at the end.
+    """
+
+    source: Source
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+    steps: int | None = None
+    validate_every: int | None = None
+
+    def __post_init__(self) -> None:
+        names = ("epochs", "steps_per_epoch", "steps", "validate_every")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        fits = [given.keys() <= set(pair) and pair[0] in given for pair in (names[:2], names[2:])]
+        if not any(fits) or min(given.values()) < 1:
+            raise ConfigError(f"no length: {given}; give epochs (and steps_per_epoch) or steps (and validate_every)")
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps between two validations; before the last one there may be fewer."""
+        every = self.steps_per_epoch or self.validate_every or self.source.batches_per_pass
+        return every if self.steps is None else min(every, self.steps)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole phase."""
+        return self.steps or (self.epochs or 0) * self.epoch_steps
+
+    def steps_of(self, epoch: int) -> int:
+        """Steps of one epoch, counted from zero; none where the phase is over."""
+        return max(0, min(self.epoch_steps, self.total_steps - epoch * self.epoch_steps))
+
+# %% ../../nbs/01_core/10_plan.ipynb #1fc51034
+@dataclass(frozen=True, kw_only=True)
+class Phase(PhaseLength):
+    """A stretch of training with its own batches, updates and schedule, as long as its `PhaseLength`.
+
+    Args:
+        keep_optimizer: the optimizers go on with the state that they had in the phase before; else they begin afresh.
         after_step: changes outside the optimizer, `(model, step)`, e.g. a codebook's moving average.
         on_start: once, when the phase begins, e.g. a k-means start.
     """
 
     name: str
-    source: Source
     updates: tuple[Update, ...]
-    epochs: int
     schedule: ScheduleConfig = ScheduleConfig()
     gradient_clip: float | None = 1.0
-    steps_per_epoch: int | None = None
+    keep_optimizer: bool = False
     after_step: Callable[[Any, int], None] | None = None
     on_start: Callable[[Any], None] | None = None
 
-    @property
-    def epoch_steps(self) -> int:
-        """Steps between two validations."""
-        return self.steps_per_epoch or self.source.batches_per_pass
+
+def count_epochs(phases: Iterable[PhaseLength]) -> int:
+    """Epochs of all phases: how often they are validated."""
+    return sum(-(-phase.total_steps // phase.epoch_steps) for phase in phases)
 
 # %% ../../nbs/01_core/10_plan.ipynb #5c63a440
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +172,7 @@ class Watcher:
         """Whether it looks when `epoch` of all the `epochs` of a training are done."""
         return epoch % max(self.every, math.ceil(epochs / self.at_most)) == 0
 
-
+# %% ../../nbs/01_core/10_plan.ipynb #d1f0a3c6
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Phases in order, and one validation that is comparable over all of them.
@@ -135,12 +181,25 @@ class Plan:
         validate: model to named numbers; called in evaluation mode without gradients.
         monitor: which of them decides what is best (lower is better).
         watchers: what else looks at the model, without a part in the training.
+        best_per_phase: keep the best weights of phase K in `best_phase_K.pt`, counted from one, beside the best of all.
     """
 
     phases: tuple[Phase, ...]
     validate: Callable[[Any], dict[str, float]]
     monitor: str = "loss"
     watchers: tuple[Watcher, ...] = ()
+    best_per_phase: bool = False
+
+    def __post_init__(self) -> None:
+        before: list[str] = []
+        for phase in self.phases:
+            optimizers = [f"{update.name}: {update.optimizer.name}" for update in phase.updates]
+            if phase.keep_optimizer and optimizers != before:
+                raise ConfigError(
+                    f"phase {phase.name!r} keeps the optimizers of the phase before, but has {optimizers} where that "
+                    f"has {before}; give both the same, or set keep_optimizer to False"
+                )
+            before = optimizers
 
 # %% ../../nbs/01_core/10_plan.ipynb #fd395d85
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +226,10 @@ class Event:
 
 Callback = Callable[[Event], None]
 
-# %% ../../nbs/01_core/10_plan.ipynb #dffbf075
+# %% ../../nbs/01_core/10_plan.ipynb #e39c0000
+Weight = Callable[[Batch], float | torch.Tensor]
+
+
 def rows_of(batch: Any) -> int:
     """Rows of the first tensor of a (nested) batch."""
     while isinstance(batch, Mapping):
@@ -175,32 +237,52 @@ def rows_of(batch: Any) -> int:
     return len(batch)
 
 
-def mean_loss(loss_terms: LossTerms, tensors: Tensors, batch_size: int = 8192) -> Callable[[Any], dict[str, float]]:
-    """A validation: the mean of every term over all rows of `tensors`, each batch weighted by its rows."""
-    source = TensorSource(tensors, batch_size, seed=0, shuffle=False)
+def _check_weights(terms: Tensors, rows: Sequence[int]) -> None:
+    """Raise ConfigError where nothing says what a term is a mean of."""
+    unclear = [name for name in terms if name != LEFT_OUT and not name.endswith(LARGEST)]
+    if unclear and len(set(rows)) > 1:
+        raise ConfigError(
+            f"the streams have {sorted(set(rows))} rows, and nothing says of which of them {', '.join(unclear)} are "
+            "means; name them in `weights`, or make the loss by `total`"
+        )
+
+# %% ../../nbs/01_core/10_plan.ipynb #dffbf075
+def mean_loss(
+    loss_terms: LossTerms,
+    tensors: Mapping[str, Any],
+    batch_size: int = 8192,
+    *,
+    weights: Mapping[str, Weight] | None = None,
+    total: Callable[[Mapping[str, float]], float] | None = None,
+) -> Callable[[Any], dict[str, float]]:
+    """A validation: the mean of every term over all rows of the (nested) `tensors`, in batches.
+
+    Args:
+        weights: by name, what a term of a batch is a mean of: `(batch)` to a number; its rows if not named.
+        total: the means of the other terms to the term `loss`, where their weights differ.
+    """
+    named, rows = weights or {}, count_rows(tensors)
+    next(cut_batches(tensors, batch_size))  # what cannot be cut is refused before the training
+    if named and total is None and "loss" not in named:
+        raise ConfigError(f"{', '.join(named)} have weights of their own; say by `total` how they make up the loss")
 
     def validate(model: nn.Module) -> dict[str, float]:
-        sums: Tensors = {}
-        for batch in islice(source.batches(), source.batches_per_pass):
-            for name, value in _sum_rows(loss_terms(model, batch), rows_of(batch)).items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value
-        left_out = float(sums.pop(LEFT_OUT)) if LEFT_OUT in sums else None
-        rows = source.size - (left_out or 0)
-        if left_out is not None and left_out > LARGEST_SHARE_LEFT_OUT * source.size:
-            rows = math.nan
-        means = {name: float(value) / rows for name, value in sums.items()}
-        return means if left_out is None else {**means, LEFT_OUT: left_out}
+        sums = RunningMeans()
+        for batch in cut_batches(tensors, batch_size):
+            terms = loss_terms(model, batch)
+            for name, weight in named.items():
+                sums.add({name: terms[name]}, weight(batch))
+            rest = {name: value for name, value in terms.items() if name not in named}
+            if total is not None:
+                rest.pop("loss", None)
+            _check_weights(rest, rows)
+            sums.add(rest, rows_of(batch) - rest[LEFT_OUT] if LEFT_OUT in rest else rows_of(batch))
+        means = sums.means()
+        if means.get(LEFT_OUT, 0.0) > LARGEST_SHARE_LEFT_OUT * max(rows):
+            means = {name: value if name == LEFT_OUT else math.nan for name, value in means.items()}
+        return means if total is None else {"loss": total(means), **means}
 
     return validate
-
-
-def _sum_rows(terms: Tensors, rows: int) -> Tensors:
-    """Every term times the number of rows that it is a mean of; the rows left out are counted."""
-    if LEFT_OUT not in terms:
-        return {name: value.detach() * rows for name, value in terms.items()}
-    used = rows - terms[LEFT_OUT]
-    sums = {name: torch.where(used > 0, value.detach() * used, 0.0) for name, value in terms.items()}
-    return {**sums, LEFT_OUT: terms[LEFT_OUT]}
 
 # %% ../../nbs/01_core/10_plan.ipynb #8d40f6b7
 def supervised_plan(
@@ -231,20 +313,30 @@ def describe(plan: Plan) -> str:
     """The training loop in words, with the parts of this plan in their places."""
     lines = []
     for number, phase in enumerate(plan.phases, 1):
-        lines.append(f"phase {number}: {phase.name}, {phase.epochs} epochs of {phase.epoch_steps} steps")
+        whole, rest = divmod(phase.total_steps, phase.epoch_steps)
+        last = f" and one of {rest}" if rest else ""
+        lines.append(f"phase {number}: {phase.name}, {whole} epochs of {phase.epoch_steps} steps{last}")
+        lines += ["  the optimizers go on from the phase before"] if phase.keep_optimizer else []
         lines += [f"  start: {_name(phase.on_start)}"] if phase.on_start is not None else []
         lines.append(f"  each batch of {type(phase.source).__name__}:")
         for update in phase.updates:
             when = "" if update.every == 1 else f"every {update.every} steps "
             lines.append(
                 f"    {when}{update.name}: {update.optimizer.name} lr {update.optimizer.learning_rate:g} "
-                f"{phase.schedule.name} on {_name(update.loss_terms)}, clip {phase.gradient_clip}"
+                f"{phase.schedule.name} on {_name_of_loss(update)}, clip {phase.gradient_clip}"
             )
             lines += [f"      gradients: {_name(update.gradients)}"] if update.gradients is not None else []
             lines += [f"      {_describe_group(group, update.optimizer)}" for group in update.groups]
         lines += [f"    after the step: {_name(phase.after_step)}"] if phase.after_step is not None else []
-        lines.append(f"  each epoch: validate, keep the best by {plan.monitor!r}, save")
+        of_phase = " and the best of the phase" if plan.best_per_phase else ""
+        lines.append(f"  each epoch: validate, keep the best by {plan.monitor!r}{of_phase}, save")
     return "\n".join(lines)
+
+
+def _name_of_loss(update: Update) -> str:
+    """The loss of an update, and whether it brings its gradient."""
+    own, usual = update.loss_and_gradients, update.loss_terms
+    return _name(usual) if usual is not None else f"{_name(own)} and its gradient"
 
 
 def _describe_group(group: ParameterGroup, optimizer: OptimizerConfig) -> str:
@@ -253,6 +345,6 @@ def _describe_group(group: ParameterGroup, optimizer: OptimizerConfig) -> str:
     return f"group {group.name}: {_name(group.parameters)}, weight decay {decay:g}, rate times {group.rate:g}"
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _name(function: Callable[..., Any] | None) -> str:
     """What a callable calls itself: its `description`, its name, or the name of its type."""
     return str(getattr(function, "description", getattr(function, "__name__", type(function).__name__)))

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .checkpoints import rng_state, set_rng_state
+from .checkpoints import separate_random_numbers
 from .config import TrainConfig
-from .data import to_device
+from .data import to_device, torch_rng
 from .errors import SurrogatesError
-from .optimization import RunningMeans
-from .plan import Callback, Phase, Plan, Watcher, describe
+from .optimization import EpochMeans
+from .plan import Callback, Phase, Plan, Watcher, count_epochs, describe
 from .training_state import Resumable, Stage, TrainingProgress, take_up
 
 # %% auto #0
@@ -55,7 +55,7 @@ class _Training(Resumable):
         """All phases."""
         phases = self.plan.phases
         resumed = take_up(self)
-        start = {"epochs": sum(phase.epochs for phase in phases), "resumed": resumed}
+        start = {"epochs": count_epochs(phases), "resumed": resumed}
         self.tell("start", details={**start, "monitor": self.plan.monitor, "loop": describe(self.plan)})
         while self.at.phase < len(phases):
             if not self.run_phase(phases[self.at.phase]):
@@ -71,9 +71,12 @@ class _Training(Resumable):
                 with torch.no_grad():
                     phase.on_start(self.model.train())
             self.stage = Stage(self.model, phase, self.train, self.device)
+            if phase.keep_optimizer:
+                self.stage.go_on_from(self.kept)
+            self.kept = []
             self.tell("phase_start", phase.name)
         patience = self.train.early_stopping or math.inf
-        while self.at.epoch_in_phase < phase.epochs and self.at.waited < patience:
+        while phase.steps_of(self.at.epoch_in_phase) > 0 and self.at.waited < patience:
             if self.run_epoch(self.stage):
                 self.end_epoch(self.stage)
             if self.out_of_time:
@@ -84,6 +87,7 @@ class _Training(Resumable):
             raise TrainingDiverged(f"phase {phase.name!r}: no validation was finite up to its end; {REMEDY}")
         self.tell("phase_end", phase.name)
         self.at.end_phase()
+        self.kept = self.stage.states() if any(p.keep_optimizer for p in self.plan.phases[self.at.phase :][:1]) else []
         self.stage = None
         self.save()
         return True
@@ -93,8 +97,8 @@ class _Training(Resumable):
         self.model.train()
         began = time.monotonic()
         rows_before = self.sums.rows
-        total = stage.phase.epoch_steps
-        number = self.at.epoch_in_phase * total + self.at.step_in_epoch
+        total = stage.phase.steps_of(self.at.epoch_in_phase)
+        number = self.at.epoch_in_phase * stage.phase.epoch_steps + self.at.step_in_epoch
         for batch in islice(stage.phase.source.batches(number), total - self.at.step_in_epoch):
             stage.step(to_device(batch, self.device), number, self.sums)
             number += 1
@@ -111,7 +115,7 @@ class _Training(Resumable):
         value = _validate(self, stage, means)
         _check_sound(self.at, stage.phase, self.plan.monitor, value, bad)
         self.at.end_epoch()
-        self.sums = RunningMeans()
+        self.sums = EpochMeans()
         if self.at.epoch % self.train.checkpoint_every == 0 or self.wants_keeping():
             self.save()
 
@@ -119,17 +123,15 @@ class _Training(Resumable):
 def ask_watchers(work: Resumable, phase: Phase) -> dict[str, dict[str, float]]:
     """What the watchers say that are due at the end of this epoch, by their names."""
     found: dict[str, dict[str, float]] = {}
-    done, epochs = work.at.epoch + 1, sum(each.epochs for each in work.plan.phases)
+    done, epochs = work.at.epoch + 1, count_epochs(work.plan.phases)
     for watcher in work.plan.watchers:
         if watcher.is_due(done, epochs):
-            random = rng_state()
             try:
-                found |= _look(watcher, copy.deepcopy(work.model), done)
+                with separate_random_numbers():
+                    found |= _look(watcher, copy.deepcopy(work.model), done)
             except Exception as error:  # whatever a watcher does wrong, the training goes on
                 details = {"watcher": watcher.name, "type": type(error).__name__, "message": str(error)}
                 work.tell("watcher_failed", phase.name, details=details)
-            finally:
-                set_rng_state(random)
     return found
 
 
@@ -146,7 +148,7 @@ def _look(watcher: Watcher, model: nn.Module, epoch: int) -> dict[str, dict[str,
 def _validate(work: _Training, stage: Stage, means: Mapping[str, float]) -> float:
     """Validate, keep the weights if they are the best, report the epoch; return the monitored value."""
     work.model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), separate_random_numbers(torch_rng(work.seed, "validation").initial_seed()):
         validation = {name: float(value) for name, value in work.plan.validate(work.model).items()}
     value = validation[work.plan.monitor]
     finite = math.isfinite(value)
@@ -162,7 +164,7 @@ def _validate(work: _Training, stage: Stage, means: Mapping[str, float]) -> floa
 
 def _check_sound(at: TrainingProgress, phase: Phase, monitor: str, value: float, bad: int) -> None:
     """Raise TrainingDiverged where going on is pointless."""
-    if at.bad_validations >= PATIENCE or 2 * bad > phase.epoch_steps * len(phase.updates):
+    if at.bad_validations >= PATIENCE or 2 * bad > phase.steps_of(at.epoch_in_phase) * len(phase.updates):
         raise TrainingDiverged(
             f"phase {phase.name!r}, epoch {at.epoch}: validation {monitor} is {value} "
             f"({at.bad_validations} validations in a row were not finite), "
@@ -177,7 +179,7 @@ def fit(
     seed: int,  # of what the training draws itself (dropout, noise); the batches have their own
     train: TrainConfig,
     callbacks: Sequence[Callback] = (),
-    checkpoints: Path | None = None,  # folder of last.pt, from where it goes on, best.pt and epoch_N.pt
+    checkpoints: Path | None = None,  # folder of last.pt, from where it goes on, and of the other files
     budget_seconds: float | None = None,  # pause with a checkpoint when this much time is spent in this call
 ) -> FitResult:
     """Train `model` in place by `plan`; afterwards it holds the weights of its best epoch.

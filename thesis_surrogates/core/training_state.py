@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,18 @@ from thesis_surrogates.core.checkpoints import (
 from .config import TrainConfig
 from .data import Batch
 from .errors import ConfigError
-from .optimization import OptimizerStep, RunningMeans, term_prefixes
+from thesis_surrogates.core.optimization import (
+    EpochMeans,
+    OptimizerStep,
+    parameter_groups,
+    restore_sums,
+    sums_to_save,
+    term_prefixes,
+)
 from .plan import Callback, Event, Phase, Plan, describe, rows_of
 
 # %% auto #0
-__all__ = ['TrainingProgress', 'Stage', 'BestWeights', 'Resumable', 'take_snapshot', 'take_up']
+__all__ = ['TrainingProgress', 'Stage', 'check_plan', 'BestWeights', 'Resumable', 'take_snapshot', 'take_up']
 
 # %% ../../nbs/01_core/13_training_state.ipynb #36fb737b
 @dataclass
@@ -48,6 +56,7 @@ class TrainingProgress:
     seconds: float = 0.0
     bad_validations: int = 0  # in a row
     judged: bool = False  # some validation of this phase was finite
+    best_in_phase: float = math.inf  # only where a plan asks for the best of each phase
 
     def end_epoch(self) -> None:
         """One more epoch is done."""
@@ -61,6 +70,7 @@ class TrainingProgress:
         self.epoch_in_phase = 0
         self.waited = 0
         self.judged = False
+        self.best_in_phase = math.inf
 
 # %% ../../nbs/01_core/13_training_state.ipynb #5f8b11b9
 class Stage:
@@ -72,7 +82,7 @@ class Stage:
         self.prefixes = term_prefixes(phase)
         self.movers = [OptimizerStep(model, update, phase, train, device) for update in phase.updates]
 
-    def step(self, batch: Batch, number: int, sums: RunningMeans) -> None:
+    def step(self, batch: Batch, number: int, sums: EpochMeans) -> None:
         """Move the parameters by one batch and add its terms to the sums of the epoch."""
         for mover, prefix in zip(self.movers, self.prefixes, strict=True):
             if (number + 1) % mover.update.every == 0:
@@ -82,7 +92,16 @@ class Stage:
                 self.phase.after_step(self.model, number)
         sums.rows += rows_of(batch)
 
-    def means(self, sums: RunningMeans) -> tuple[dict[str, float], int]:
+    def go_on_from(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Let the optimizers go on where those of an earlier phase ended."""
+        for mover, state in zip(self.movers, states, strict=True):
+            mover.go_on_from(state)
+
+    def states(self) -> list[dict[str, Any]]:
+        """What a checkpoint must hold of the optimizers."""
+        return [mover.state() for mover in self.movers]
+
+    def means(self, sums: EpochMeans) -> tuple[dict[str, float], int]:
         """Logged numbers of an epoch, and its steps without a finite gradient."""
         means, bad = sums.means(self.prefixes)
         if self.movers:
@@ -91,33 +110,63 @@ class Stage:
             means["bad_steps"] = float(bad)
         return means, bad
 
+# %% ../../nbs/01_core/13_training_state.ipynb #c7b1d4e1
+def check_plan(model: nn.Module, plan: Plan, train: TrainConfig) -> None:
+    """Raise ConfigError for what would only be noticed when a phase begins, perhaps after hours."""
+    for phase in plan.phases:
+        ready = [update.name for update in phase.updates if update.loss_and_gradients is not None]
+        if ready and (train.compile or train.amp != "off"):
+            raise ConfigError(
+                f"update {ready[0]!r} of phase {phase.name!r} brings its own gradient, on which train.amp="
+                f"{train.amp!r} and train.compile={train.compile} have no effect; leave both out"
+            )
+    for before, phase in pairwise(plan.phases):
+        for old, new in zip(before.updates, phase.updates, strict=False):
+            groups = [parameter_groups(model, update) for update in (old, new)]
+            moved = [[id(one) for group in each for one in group["params"]] for each in groups]
+            if phase.keep_optimizer and moved[0] != moved[1]:
+                raise ConfigError(
+                    f"phase {phase.name!r} keeps the optimizer of update {new.name!r}, which moves other parameters "
+                    f"than in phase {before.name!r}; let both move the same, or set keep_optimizer to False"
+                )
+
 # %% ../../nbs/01_core/13_training_state.ipynb #cad78cb2
 class BestWeights:
-    """The weights of the best epoch so far, in memory and in `best.pt`."""
+    """The weights of the best epoch so far, in memory and in `best.pt`, and where asked for those of each phase."""
 
-    def __init__(self, model: nn.Module, train: TrainConfig, folder: Path | None) -> None:
-        self.model = model
-        self.train = train
-        self.path = None if folder is None else folder / "best.pt"
+    def __init__(self, model: nn.Module, train: TrainConfig, folder: Path | None, per_phase: bool = False) -> None:
+        self.model, self.train = model, train
+        self.folder = folder
+        self.per_phase = per_phase
         self.weights: dict[str, torch.Tensor] = {}
 
+    def is_better(self, value: float, best: float) -> bool:
+        """Whether a value of the monitor counts as an improvement; NaN never does."""
+        least = self.train.min_delta if math.isfinite(best) else 0.0
+        return math.isfinite(value) and value < best - least
+
     def compare(self, at: TrainingProgress, value: float) -> None:
-        """Keep the weights of this epoch if they are better; NaN never is."""
-        least = self.train.min_delta if math.isfinite(at.best_value) else 0.0
-        if not (math.isfinite(value) and value < at.best_value - least):
-            at.waited += 1
-            return
-        at.waited = 0
-        at.best_value = value
-        at.best_epoch = at.epoch
-        self.weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        if self.path is not None:
-            save_checkpoint(self.path, {"model": self.weights, "epoch": at.epoch, "value": value})
+        """Keep the weights of this epoch if they are better than all before, or than all before in this phase."""
+        at.waited += 1
+        if self.is_better(value, at.best_value):
+            at.waited = 0
+            at.best_value = value
+            at.best_epoch = at.epoch
+            self.weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            self.save("best.pt", at, value)
+        if self.per_phase and self.is_better(value, at.best_in_phase):
+            at.best_in_phase = value
+            self.save(f"best_phase_{at.phase + 1}.pt", at, value)
+
+    def save(self, name: str, at: TrainingProgress, value: float) -> None:
+        """Write the weights as they are."""
+        if self.folder is not None:
+            save_checkpoint(self.folder / name, {"model": self.model.state_dict(), "epoch": at.epoch, "value": value})
 
     def restore(self, device: torch.device) -> None:
         """Leave the model with the best weights, in evaluation mode."""
-        if not self.weights and self.path is not None and self.path.is_file():
-            self.weights = load_checkpoint(self.path, device)["model"]
+        if not self.weights and self.folder is not None and (self.folder / "best.pt").is_file():
+            self.weights = load_checkpoint(self.folder / "best.pt", device)["model"]
         if self.weights:
             self.model.load_state_dict(self.weights)
         self.model.eval()
@@ -144,10 +193,12 @@ class Resumable:
         self.folder = folder
         self.budget_seconds = budget_seconds
         self.device = next(model.parameters()).device
-        self.best = BestWeights(model, train, folder)
+        self.best = BestWeights(model, train, folder, plan.best_per_phase)
         self.at = TrainingProgress()
-        self.sums = RunningMeans()
+        self.sums = EpochMeans()
         self.stage: Stage | None = None
+        self.kept: list[dict[str, Any]] = []  # optimizers with which the next phase goes on
+        check_plan(model, plan, train)
         self.began = time.monotonic()
 
     @property
@@ -204,11 +255,12 @@ def take_snapshot(work: Resumable) -> dict[str, Any]:
         "progress": {**asdict(work.at), "seconds": work.seconds},
         "model": work.model.state_dict(),
         "rng": rng_state(),
-        "updates": [mover.state() for mover in work.stage.movers] if work.stage is not None else [],
-        "sums": work.sums.values,
+        "updates": work.stage.states() if work.stage is not None else [],
+        "sums": sums_to_save(work.sums),
         "rows": work.sums.rows,
         "loop": describe(work.plan),
         "seed": work.seed,
+        **({"kept": work.kept} if work.kept else {}),
     }
 
 
@@ -224,12 +276,13 @@ def take_up(work: Resumable) -> bool:
         )
     load_weights(work.model, state["model"], path)
     work.at = TrainingProgress(**state["progress"])
-    work.sums.values = dict(state["sums"])
-    work.sums.rows = state["rows"]
+    work.kept = state.get("kept", [])
     if state["updates"]:
         work.stage = Stage(work.model, work.plan.phases[work.at.phase], work.train, work.device)
         for mover, saved in zip(work.stage.movers, state["updates"], strict=True):
             mover.restore(saved)
+        work.sums = restore_sums(state["sums"], work.stage.prefixes, work.device)
+    work.sums.rows = state["rows"]
     set_rng_state(state["rng"])
     work.keep()  # a kill may have come between writing and keeping
     return True

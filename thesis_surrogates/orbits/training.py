@@ -25,16 +25,10 @@ __all__ = ['STRATEGIES', 'phase_epochs', 'derive', 'OrbitsTrain', 'phase_tensors
 
 # %% ../../nbs/03_orbits/09_training.ipynb #85067440
 def phase_epochs(steps: int, validate_every: int) -> int:
-    """Number of validations in a phase of `steps` steps. Raises ValueError if they do not divide."""
+    """Number of validations in a phase of `steps` steps, the last of which is at its end."""
     if steps < 1 or validate_every < 1:
         raise ValueError(f"steps and validate_every must be positive, got {steps} and {validate_every}")
-    if steps > validate_every and steps % validate_every:
-        lower = steps - steps % validate_every
-        raise ValueError(
-            f"{steps} steps are no multiple of validate_every={validate_every}; use {lower} or "
-            f"{lower + validate_every} steps, or another validate_every"
-        )
-    return max(1, steps // validate_every)
+    return -(-steps // validate_every)
 
 
 def derive(values: dict[str, Any], path: tuple[str, ...], value: Any, source: str) -> dict[str, Any]:
@@ -147,13 +141,12 @@ def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsT
     for number, part in enumerate(train.phases):
         tensors = phase_tensors(data.splits["train"], part, model.dimensions, dtype)
         optimizer = train.optimizer.model_copy(update={"learning_rate": part.learning_rate})
-        epochs = phase_epochs(part.steps, train.validate_every)
         batches = int(numpy_rng(seed, "orbit batches", number).integers(2**31))
         phases.append(
             Phase(
                 name=f"part {number + 1}, {part.segment_length} samples",
-                epochs=epochs,
-                steps_per_epoch=part.steps // epochs,
+                steps=part.steps,
+                validate_every=train.validate_every,
                 source=TensorSource(tensors, train.batch_size, batches),
                 schedule=train.schedule,
                 updates=(Update(loss_terms=loss, optimizer=optimizer),),
