@@ -99,7 +99,7 @@ def _print_table(rows: Any, columns: list[str] | None = None) -> None:
 @app.command("list")
 def list_(system: Annotated[str | None, typer.Argument(help="A system; all, in short, when left out.")] = None) -> None:
     """List systems and their suites; of one system also its question, models, presets and commands."""
-    from thesis_surrogates.running.registry import SYSTEMS, get_system, suites
+    from thesis_surrogates.running.registry import SYSTEMS, get_system, report_skipped_runs, suites
 
     if system is None:  # a record is the last thing of a system that is imported, after PyTorch
         for name in SYSTEMS:
@@ -112,6 +112,7 @@ def list_(system: Annotated[str | None, typer.Argument(help="A system; all, in s
         f"  headline  {record.headline}\n  suites    {', '.join(suites(system)) or '-'}\n"
         f"  presets   {', '.join(record.presets) or '-'}\n  commands  {', '.join(record.commands) or '-'}"
     )
+    _print_notes([line for suite in suites(system) for line in report_skipped_runs(suite)])
 
 
 @app.command()
@@ -198,12 +199,19 @@ def sweep(
     measure: Annotated[bool, typer.Option(help="Time all contenders again, alone, at the end.")] = True,
 ) -> None:
     """Execute suites, several runs at a time; what is done is skipped."""
-    from thesis_surrogates.running.registry import load_suite, read_seeds, read_settings, useless_keys_of
+    from thesis_surrogates.running.registry import (
+        load_suite,
+        read_seeds,
+        read_settings,
+        report_skipped_runs,
+        useless_keys_of,
+    )
     from thesis_surrogates.running.reports import finished_runs, measure_costs
 
     over, repeats = read_settings(settings), read_seeds(seeds)
     loaded = {suite: load_suite(suite, over, repeats) for suite in suites}
     for suite, found in loaded.items():
+        _print_notes(report_skipped_runs(suite, over, repeats))
         _print_notes(useless_keys_of(suite, found))
     configs = [config for found in loaded.values() for config in found]
     code = _sweep(configs, out, data_dir, workers, budget, device)
@@ -253,10 +261,12 @@ def jobs(
 ) -> None:
     """Write the job files of a suite: one file per run, their list, and what the scheduler reads."""
     from thesis_surrogates.running.jobs import SCHEDULERS, Request, job_files, write_jobs
-    from thesis_surrogates.running.registry import read_seeds
+    from thesis_surrogates.running.registry import read_seeds, report_skipped_runs
 
+    repeats = read_seeds(seeds)
+    _print_notes(report_skipped_runs(suite, seeds=repeats))
     request = Request(hours=hours, cpus=cpus, gpus=gpus, memory_gb=memory)
-    files = job_files(suite, scheduler, str(out), seeds=read_seeds(seeds), request=request, program=program)
+    files = job_files(suite, scheduler, str(out), seeds=repeats, request=request, program=program)
     write_jobs(files, out)
     name, submit = SCHEDULERS[scheduler]
     typer.echo(f"jobs: {out / name} ({len(files) - 2} runs); start them with: {submit} {out / name}")

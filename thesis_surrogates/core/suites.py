@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from .config import StrictModel, canonical, check, merge, nested
 from .errors import ConfigError
@@ -24,6 +24,7 @@ class SuiteFile(StrictModel):
     defaults: dict[str, Any] = {}
     runs: dict[str, dict[str, Any]] = {}
     grid: dict[str, Any] = {}
+    invalid: Literal["refuse", "skip"] = "refuse"  # what is done with runs that cannot be, see `load_suite`
 
 # %% ../../nbs/01_core/04_suites.ipynb #6e464c19
 def _grid_points(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
