@@ -5,6 +5,7 @@
 # %% ../../nbs/01_core/20_comparison.ipynb #2c8989e7
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from .data import Tensors
 from .timing import seconds_per_call
 
 # %% auto #0
-__all__ = ['Kind', 'Contender', 'Scores', 'refuse_twins', 'score_all', 'without_gradients', 'evaluate_all',
+__all__ = ['Kind', 'Contender', 'Scores', 'refuse_twins', 'score_all', 'without_gradients', 'evaluate_all', 'rows_without_costs',
            'cheapest_as_accurate', 'most_accurate', 'deciding_baseline', 'pareto_front']
 
 # %% ../../nbs/01_core/20_comparison.ipynb #cbb59d52
@@ -100,6 +101,21 @@ def evaluate_all(
         row = {"contender": contender.name, "kind": contender.kind, "parameters": contender.parameters}
         rows.append({**row, "note": contender.note, "cost_us": 1e6 * seconds / items, **known[contender.name].metrics})
     return rows
+
+# %% ../../nbs/01_core/20_comparison.ipynb #e5e6fc13
+def rows_without_costs(contenders: Sequence[Contender], scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
+    """The rows of `evaluate_all` with costs that are not measured yet: NaN."""
+    return [
+        {
+            "contender": contender.name,
+            "kind": contender.kind,
+            "parameters": contender.parameters,
+            "note": contender.note,
+            "cost_us": math.nan,
+            **scores[contender.name].metrics,
+        }
+        for contender in contenders
+    ]
 
 # %% ../../nbs/01_core/20_comparison.ipynb #79c8044b
 def cheapest_as_accurate(baselines: pd.DataFrame, headline: str, error: float) -> pd.Series | None:
