@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import matplotlib
 import pandas as pd
 import pytest
+import seaborn
 
 from thesis_surrogates.core.convergence import error_curves
-from thesis_surrogates.core.plots import accuracy_cost
+from thesis_surrogates.core.plots import accuracy_cost, style
 from thesis_surrogates.running import overview
 
 EXACT = [("idle", "nothing", 1.0, 9.0), ("law", "baseline", 0.0, 5.0), ("net", "surrogate", 0.1, 1.0)]
@@ -79,3 +81,14 @@ def check_names(figure):
     for name, box in boxes.items():
         assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, f"{name} is cut"
     return set(boxes)
+
+
+def test_the_look_is_the_style_ticks_of_seaborn_without_loading_it():
+    own = {"text.color", "font.family", "image.cmap", "grid.color", "figure.facecolor"} | {
+        f"{axis}tick.color" for axis in "xy"
+    }
+    own |= {f"axes.{name}" for name in ("edgecolor", "labelcolor", "facecolor", "grid", "spines.top", "spines.right")}
+    theirs = {key: value for key, value in seaborn.axes_style("ticks").items() if key not in own}
+    with style():
+        ours = dict(matplotlib.rcParams)
+    assert {key: ours[key] for key in theirs} == theirs and len(theirs) > 12

@@ -103,7 +103,7 @@ def _print_table(rows: Any, columns: list[str] | None = None) -> None:
 @app.command("list")
 def list_(system: Annotated[str | None, typer.Argument(help="A system; all, in short, when left out.")] = None) -> None:
     """List systems and their suites; of one system also its question, models, presets and commands."""
-    from thesis_surrogates.running.registry import SYSTEMS, get_system, suites
+    from thesis_surrogates.running.registry import SYSTEMS, get_system, report_skipped_runs, suites
 
     if system is None:  # a record is the last thing of a system that is imported, after PyTorch
         for name in SYSTEMS:
@@ -116,6 +116,7 @@ def list_(system: Annotated[str | None, typer.Argument(help="A system; all, in s
         f"  headline  {record.terms.headline}\n  suites    {', '.join(suites(system)) or '-'}\n"
         f"  presets   {', '.join(record.presets) or '-'}\n  commands  {', '.join(record.commands) or '-'}"
     )
+    _print_notes([line for suite in suites(system) for line in report_skipped_runs(suite)])
 
 
 @app.command()
@@ -186,7 +187,7 @@ def run(
         record = execute(entry, out, data_dir=data_dir, budget_seconds=budget, device=device)
         typer.echo(f"{record.status}: {record.path}")
         raise typer.Exit(0 if record.status in ("done", "paused") else 1)
-    raise typer.Exit(_sweep([entry], out, data_dir, 1, budget, device))
+    raise typer.Exit(_sweep([entry], out, data_dir=data_dir, budget_seconds=budget, device=device))
 
 
 @app.command()
@@ -200,17 +201,30 @@ def sweep(
     budget: Budget = None,
     device: Device = "auto",
     measure: Annotated[bool, typer.Option(help="Time all contenders again, alone, at the end.")] = True,
+    per_process: Annotated[
+        int | None,
+        typer.Option("--per-process", min=1, help="So many small runs in turn in one process, without notebooks."),
+    ] = None,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw figures, with --per-process, too.")] = False,
 ) -> None:
     """Execute suites, several runs at a time; what is done is skipped."""
-    from thesis_surrogates.running.registry import load_suite, read_seeds, read_settings, useless_keys_of
+    from thesis_surrogates.running.registry import (
+        load_suite,
+        read_seeds,
+        read_settings,
+        report_skipped_runs,
+        useless_keys_of,
+    )
     from thesis_surrogates.running.reports import finished_runs, measure_costs
 
     over, repeats = read_settings(settings), read_seeds(seeds)
     loaded = {suite: load_suite(suite, over, repeats) for suite in suites}
     for suite, found in loaded.items():
+        _print_notes(report_skipped_runs(suite, over, repeats))
         _print_notes(useless_keys_of(suite, found))
     configs = [config for found in loaded.values() for config in found]
-    code = _sweep(configs, out, data_dir, workers, budget, device)
+    options = {"workers": workers, "budget_seconds": budget, "device": device}
+    code = _sweep(configs, out, data_dir=data_dir, per_process=per_process, figures=figures, **options)
     finished = finished_runs(configs, out) if measure else []
     if finished:
         typer.echo(f"measuring the cost of {len(finished)} surrogates and their baselines, one after the other ...")
@@ -223,11 +237,11 @@ def _print_notes(lines: list[str]) -> None:
     typer.echo("".join(f"note: {line}\n" for line in lines), err=True, nl=False)
 
 
-def _sweep(configs: list[Any], out: Path, data_dir: Path, workers: int, budget: float | None, device: str) -> int:
+def _sweep(configs: list[Any], out: Path, **options: Any) -> int:
     """Execute runs with a progress display and a table at the end; exit code 1 if any did not end well."""
     from thesis_surrogates.running.progress import sweep_visibly
 
-    jobs = sweep_visibly(configs, out, data_dir=data_dir, workers=workers, budget_seconds=budget, device=device)
+    jobs = sweep_visibly(configs, out, **options)
     _print_table(
         [
             {"run": job.label, "state": job.state, "directory": str(job.run_dir), "message": job.message[:100]}
@@ -235,6 +249,25 @@ def _sweep(configs: list[Any], out: Path, data_dir: Path, workers: int, budget: 
         ]
     )
     return int(any(job.state not in ("done", "paused", "busy") for job in jobs))
+
+
+@app.command()
+def notebook(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of runs that are done.")],
+    figures: Annotated[bool, typer.Option("--figures", help="Draw the figures of the system first.")] = False,
+    data_dir: OtherDataDir = None,
+) -> None:
+    """Make the notebook of runs that shared a process with others, from their facts."""
+    from thesis_surrogates.running.templates import make_notebook
+
+    if data_dir is not None and not figures:
+        raise ConfigError(f"--data-dir {data_dir}: is read for figures only; add --figures, or leave it out")
+    for run_dir in runs:
+        if figures:
+            from thesis_surrogates.running.execution import draw_figures
+
+            draw_figures(run_dir, data_dir or DATA)
+        typer.echo(f"notebook: {make_notebook(run_dir)}")
 
 
 @app.command()
@@ -257,10 +290,12 @@ def jobs(
 ) -> None:
     """Write the job files of a suite: one file per run, their list, and what the scheduler reads."""
     from thesis_surrogates.running.jobs import SCHEDULERS, Request, job_files, write_jobs
-    from thesis_surrogates.running.registry import read_seeds
+    from thesis_surrogates.running.registry import read_seeds, report_skipped_runs
 
+    repeats = read_seeds(seeds)
+    _print_notes(report_skipped_runs(suite, seeds=repeats))
     request = Request(hours=hours, cpus=cpus, gpus=gpus, memory_gb=memory)
-    files = job_files(suite, scheduler, str(out), seeds=read_seeds(seeds), request=request, program=program)
+    files = job_files(suite, scheduler, str(out), seeds=repeats, request=request, program=program)
     write_jobs(files, out)
     name, submit = SCHEDULERS[scheduler]
     typer.echo(f"jobs: {out / name} ({len(files) - 2} runs); start them with: {submit} {out / name}")

@@ -15,7 +15,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-import seaborn
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,17 +27,25 @@ from .errors import ConfigError
 from .files import atomic
 
 # %% auto #0
-__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'LOOKS', 'UNITS', 'PLACES', 'style', 'Drawing', 'new_figure', 'save_figure',
-           'look_rules', 'few_colors', 'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'method_family',
-           'axis_label', 'drawable_rows', 'exact_floor', 'draw_level', 'draw_exact_floor', 'accuracy_cost',
-           'part_labels', 'draw_family', 'seed_spread']
+__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'TICKS', 'LOOKS', 'UNITS', 'PLACES', 'style', 'Drawing', 'new_figure',
+           'save_figure', 'look_rules', 'few_colors', 'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases',
+           'method_family', 'axis_label', 'drawable_rows', 'exact_floor', 'draw_level', 'draw_exact_floor',
+           'accuracy_cost', 'part_labels', 'draw_family', 'seed_spread']
 
 # %% ../../nbs/01_core/22_plots.ipynb #52806515
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#777777")
 KIND_COLOR = {"nothing": "#777777", "reference": "#009E73", "baseline": "#D55E00", "surrogate": "#0072B2"}
 KIND_MARKER = {"nothing": "D", "reference": "^", "baseline": "o", "surrogate": "s"}
+# the style "ticks" of seaborn, which takes longer to load than a figure to draw; what `style` sets itself is left out
+TICKS: Mapping[str, Any] = {
+    **dict.fromkeys(("axes.axisbelow", "axes.spines.left", "axes.spines.bottom", "xtick.bottom", "ytick.left"), True),
+    **dict.fromkeys(("xtick.direction", "ytick.direction"), "out"),
+    **{"grid.linestyle": "-", "xtick.top": False, "ytick.right": False},
+    **{"lines.solid_capstyle": "round", "patch.edgecolor": "w", "patch.force_edgecolor": True},
+    "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "Bitstream Vera Sans", "sans-serif"],
+}
 
-
+# %% ../../nbs/01_core/22_plots.ipynb #52806516
 @contextmanager
 def style(
     dark: bool = False,  # light lines on black, for slides and dark pages
@@ -49,7 +56,7 @@ def style(
     inks = ("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "text.color", "xtick.color", "ytick.color")
     papers = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
     rules: Any = {
-        **seaborn.axes_style("ticks"),
+        **TICKS,
         **dict.fromkeys(inks, ink),
         **dict.fromkeys(papers, paper),
         "font.family": "serif" if serif else "sans-serif",

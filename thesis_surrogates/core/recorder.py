@@ -34,6 +34,7 @@ from thesis_surrogates.core.run_files import (
     Status,
     now,
     read_config,
+    read_events,
     read_state,
     take_lock,
     to_json,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['PACKAGES', 'OF_EVENT', 'OF_LOOP', 'MOMENTS', 'LONGEST_EPOCH_RECORD', 'git_state', 'package_versions', 'processor',
            'provenance', 'record_config', 'prepare_run', 'fits_table', 'event_line', 'RunRecorder', 'scalar_rows',
-           'error_record', 'new_state', 'open_run', 'append_event']
+           'error_record', 'new_state', 'open_run', 'append_event', 'record_death']
 
 # %% ../../nbs/01_core/16_recorder.ipynb #aa9ed003
 def git_state(folder: Path) -> dict[str, Any]:
@@ -328,3 +329,16 @@ def append_event(run_dir: str | Path, moment: str, payload: Mapping[str, Any]) -
         events.close()
     finally:
         lock.release()
+
+# %% ../../nbs/01_core/16_recorder.ipynb #4bb60820
+def record_death(run_dir: str | Path, config: Mapping[str, Any], reason: str) -> None:
+    """Write `killed` and the reason into a run whose process is no more; where it had not begun, as an attempt."""
+    files = RunFiles(Path(run_dir))
+    if read_state(files.state).get("status") != "running":
+        open_run(run_dir, config).close()
+    events = reversed(read_events(files.events)[0])
+    epochs = (int(event["epoch"]) + (event["moment"] == "epoch_end") for event in events if "epoch" in event)
+    error = {"type": "ProcessEnded", "message": reason, "traceback": "", "epoch": next(epochs, None)}
+    append_event(run_dir, "finished", {"status": "killed", "error": error})  # refuses where another process writes
+    state = {**read_state(files.state), "status": "killed", "finished": now(), "error": error}
+    replace_text(files.state, to_json(state))

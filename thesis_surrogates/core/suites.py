@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
@@ -43,6 +43,7 @@ class SuiteFile(StrictModel):
     runs: dict[str, dict[str, Any]] = {}
     grid: dict[str, Any] = {}
     seeds: SuiteSeeds = SuiteSeeds()  # a suite that does not give them has no rule for the data
+    invalid: Literal["refuse", "skip"] = "refuse"  # what is done with runs that cannot be, see `load_suite`
 
 # %% ../../nbs/01_core/04_suites.ipynb #6e464c19
 def _grid_points(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

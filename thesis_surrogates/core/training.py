@@ -19,6 +19,7 @@ from torch import nn
 from .checkpoints import separate_random_numbers
 from .config import TrainConfig
 from .data import to_device, torch_rng
+from .eager import without_compiler
 from .errors import SurrogatesError
 from .optimization import EpochMeans
 from .plan import Callback, Phase, Plan, Watcher, count_epochs, describe
@@ -190,7 +191,7 @@ def fit(
     """
     folder = Path(checkpoints) if checkpoints else None
     work = _Training(model, plan, seed, train, callbacks, folder, budget_seconds)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), without_compiler():
         torch.manual_seed(seed)
         try:
             done = work.run()

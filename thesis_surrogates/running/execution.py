@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core.checkpoints import load_checkpoint, load_weights
-from ..core.comparison import score_all
+from ..core.comparison import Contender, Scores, score_all
 from ..core.config import RunConfig, as_mapping, config_hash, nearest
 from ..core.data import Data
 from ..core.errors import ConfigError, DataError
@@ -37,8 +37,9 @@ from .registry import get_system, load_run, report_useless_keys, resolve, useles
 
 # %% auto #0
 __all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'check_fingerprint',
-           'place_of_scores', 'evaluate', 'on_sets', 'write_views', 'train_and_evaluate', 'run', 'trained_model',
-           'load_surrogate', 'export_surrogate', 'record_together', 'evaluate_runs']
+           'place_of_scores', 'score_baselines', 'Extras', 'evaluate', 'on_sets', 'write_views', 'train_and_evaluate',
+           'run', 'trained_model', 'load_surrogate', 'draw_figures', 'export_surrogate', 'record_together',
+           'evaluate_runs']
 
 # %% ../../nbs/06_running/03_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
@@ -119,6 +120,22 @@ def place_of_scores(system: System, config: RunConfig, data: Data, data_dir: str
     folder = Path(data_dir) / config.system / "scores"
     return scores_place(folder, room.partition(".")[0], data.splits["test"], causes)
 
+# %% ../../nbs/06_running/03_execution.ipynb #d2ea1b0a
+def score_baselines(system: System, data: Data, known: Path | None) -> tuple[tuple[Contender, ...], dict[str, Scores]]:
+    """The baselines on this data, and their scores on its test split."""
+    baselines = system.baselines(data)
+    return baselines, known_scores(baselines, data.splits["test"], system.score, known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What comes beside the training of a run; many small runs do without the most of it."""
+
+    figures: bool = True
+    costs: bool = True  # of all contenders
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # where the run happens; looked up when empty
+    baselines: Callable[[System, Data, Path | None], tuple[tuple[Contender, ...], dict[str, Scores]]] = score_baselines
+
 # %% ../../nbs/06_running/03_execution.ipynb #4e51bc8b
 ON_TEST = {"split": "test", "chosen_on": "validation"}  # what is scored, and what chose settings and weights
 
@@ -130,11 +147,13 @@ def evaluate(
     figures: Path | None = None,  # folder for the system's figures, if they are wanted
     known: Path | None = None,  # where the scores of the baselines are kept, from `place_of_scores`
     others: Callable[[], int] = lambda: 0,  # other runs on this machine; beside them no cost is measured
+    extras: Extras = Extras(),
 ) -> list[dict[str, Any]]:
     """Rows of the comparison on the test split: doing nothing, references, baselines and the model."""
-    test, baselines, own = data.splits["test"], system.baselines(data), system.surrogate(model.eval(), data)
-    scores = known_scores(baselines, test, system.score, known) | score_all([own], test, system.score)
-    rows = evaluate_alone((*baselines, own), test, system.score, scores, others)
+    test, own = data.splits["test"], system.surrogate(model.eval(), data)
+    baselines, scores = extras.baselines(system, data, known)
+    scores = scores | score_all([own], test, system.score)
+    rows = evaluate_alone((*baselines, own), test, system.score, scores, others if extras.costs else lambda: 1)
     if figures is not None:
         from thesis_surrogates.core.plots import save_figure
 
@@ -178,11 +197,14 @@ def train_and_evaluate(
     callbacks: Sequence[Callback] = (),
     budget_seconds: float | None = None,
     data_dir: str | Path = "data",  # below it the scores of baselines are kept
+    extras: Extras = Extras(),
 ) -> None:
     """One attempt of a checked run: record where it happens, train from the last checkpoint, evaluate the result."""
-    system, known = get_system(config.system), provenance(device=str(device), threads=config.train.threads)
+    system = get_system(config.system)
+    known = {**(extras.provenance or provenance(device=str(device), threads=config.train.threads))}
     with ExitStack() as stack:
         stack.enter_context(threads(config.train.threads))
+        stack.enter_context(torch.random.fork_rng())  # also what a system draws for its views is put back
         others = stack.enter_context(announce_training())
         new = not RunFiles(run_dir).config.exists()  # a dataset that cannot be read leaves no directory behind
         data = read_dataset(system, config.data, dataset) if new else None
@@ -203,10 +225,11 @@ def train_and_evaluate(
         )
         if result.status == "done":
             place = place_of_scores(system, config, data, data_dir)
-            rows = evaluate(system, model.cpu(), data, run_dir / "figures", place, others)
-            alone = all(row["cost_us"] is not None for row in rows)
+            figures = run_dir / "figures" if extras.figures else None
+            rows = evaluate(system, model.cpu(), data, figures, place, others, extras)
+            beside = extras.costs and any(row["cost_us"] is None for row in rows)
             event = {**ON_TEST, "headline": system.terms.headline, "rows": rows}
-            recorder.event("evaluated", event | ({} if alone else {"beside": True}))
+            recorder.event("evaluated", event | ({"beside": True} if beside else {}))
             if config.evaluate_on:
                 recorder.event("evaluated_on", on_sets(system, config, model, data, data_dir))
             write_views(run_dir)
@@ -269,6 +292,16 @@ def load_surrogate(run_dir: str | Path) -> Surrogate:
     """The trained model of a run directory in physical units, ready to `predict`."""
     system, config, model = trained_model(run_dir)
     return Surrogate(config, model, system.deploy(model))
+
+
+def draw_figures(run_dir: str | Path, data_dir: str | Path = "data") -> None:
+    """Draw the figures of a trained run that was executed without. Raises FactsError and DataError."""
+    system, config, model = trained_model(run_dir)
+    data = read_dataset(system, config.data, ensure_dataset(system, config.data, data_dir))
+    check_fingerprint(Path(run_dir), data)
+    with threads(config.train.threads):
+        place = place_of_scores(system, config, data, data_dir)
+        evaluate(system, model, data, Path(run_dir) / "figures", place, extras=Extras(costs=False))
 
 # %% ../../nbs/06_running/03_execution.ipynb #ffe91bd9
 def export_surrogate(

@@ -115,6 +115,8 @@ def sweep_visibly(
     workers: int = 1,
     budget_seconds: float | None = None,
     device: str = "auto",
+    per_process: int | None = None,
+    figures: bool = False,
 ) -> list[Job]:
     """Execute runs with a progress display, in the main thread of a process."""
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -128,6 +130,8 @@ def sweep_visibly(
                 budget_seconds=budget_seconds,
                 device=device,
                 watch=show,
+                per_process=per_process,
+                figures=figures,
             )
     finally:
         signal.signal(signal.SIGTERM, before)

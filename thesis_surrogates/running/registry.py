@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['SYSTEMS', 'OWN_SETS', 'get_system', 'refuse_unknown_sets', 'resolve', 'experiments_folder', 'suites', 'suite_path',
-           'split_target', 'named_runs', 'merge_run', 'list_runs', 'load_suite', 'suite_remedy', 'load_run', 'setting',
-           'report_useless_keys', 'useless_keys_of', 'read_settings', 'read_seeds']
+           'split_target', 'named_runs', 'merge_run', 'list_runs', 'check_runs', 'skips_invalid', 'load_suite',
+           'report_skipped_runs', 'suite_remedy', 'load_run', 'setting', 'report_useless_keys', 'useless_keys_of',
+           'read_settings', 'read_seeds']
 
 # %% ../../nbs/06_running/00_registry.ipynb #2adc70ee
 SYSTEMS: dict[str, str | System] = {
@@ -161,30 +162,55 @@ def list_runs(names: Sequence[str]) -> str:
     return f"run {names[0]!r}" + (f" and {len(names) - 1} more" if names[1:] else "")
 
 # %% ../../nbs/06_running/00_registry.ipynb #6f8aabb9
-def load_suite(
+def check_runs(
     target: str | Path, overrides: Mapping[str, Any] | None = None, seeds: Sequence[int] | None = None
-) -> list[RunConfig]:
-    """All runs of a target with the overrides, once for each seed; every one is checked before any is returned.
+) -> tuple[list[RunConfig], dict[str, list[str]]]:
+    """The runs of a target that can be, and what is wrong with the others: each reason with the names of its runs.
 
     The seeds are those of models; those of the data follow the rule of the suite (`core.suites.SuiteSeeds`).
-
-    Raises:
-        ConfigError: listing what is wrong, and in which runs; or a seed among the overrides beside `seeds`.
     """
     over = dict(overrides or {})
     if seeds and "seed" in over:
         raise ConfigError(f"--set seed={over['seed']}: --seeds chooses the seeds already; give one of the two")
-    runs = []
-    problems: dict[str, dict[str, None]] = {}  # line to names of runs, in order
+    runs: list[RunConfig] = []
+    problems: dict[str, list[str]] = {}
     for values in [merge_run(values, over) for values in named_runs(target, seeds or ())]:
         try:
             runs.append(resolve(values))
         except ConfigError as error:
             for line in str(error).splitlines():
-                problems.setdefault(line, {})[run_name(values)] = None
-    if problems:
-        raise ConfigError("\n".join(f"{target}, {list_runs(list(names))}: {line}" for line, names in problems.items()))
+                problems.setdefault(line, []).append(run_name(values))
+    return runs, problems
+
+
+def skips_invalid(target: str | Path) -> bool:
+    """Whether a target is of a suite that leaves out runs that cannot be."""
+    return read_yaml(suite_path(split_target(target)[0])).get("invalid") == "skip"
+
+# %% ../../nbs/06_running/00_registry.ipynb #6f8aabba
+def load_suite(
+    target: str | Path, overrides: Mapping[str, Any] | None = None, seeds: Sequence[int] | None = None
+) -> list[RunConfig]:
+    """All runs of a target with the overrides, once for each seed; every one is checked before any is returned.
+
+    Raises:
+        ConfigError: listing what is wrong, and in which runs; or a seed among the overrides beside `seeds`.
+    """
+    runs, problems = check_runs(target, overrides, seeds)
+    if problems and not (runs and skips_invalid(target)):
+        wrong = {line: list_runs(list(dict.fromkeys(names))) for line, names in problems.items()}
+        raise ConfigError("\n".join(f"{target}, {names}: {line}" for line, names in wrong.items()))
     return runs
+
+
+def report_skipped_runs(
+    target: str | Path, overrides: Mapping[str, Any] | None = None, seeds: Sequence[int] | None = None
+) -> list[str]:
+    """A line for each reason for which `load_suite` leaves runs out, with their number."""
+    if not skips_invalid(target):
+        return []
+    problems = check_runs(target, overrides, seeds)[1]
+    return [f"{target}: {len(names)} skipped ({list_runs(names)}): {line}" for line, names in problems.items()]
 
 # %% ../../nbs/06_running/00_registry.ipynb #04d9a692
 def suite_remedy(name: str, runs: Sequence[str]) -> str:

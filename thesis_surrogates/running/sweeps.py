@@ -5,24 +5,30 @@
 # %% ../../nbs/06_running/05_sweeps.ipynb #7e6028d7
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..core.config import RunConfig, as_mapping, config_hash
 from ..core.errors import ConfigError, SurrogatesError
-from ..core.facts import read_run
-from ..core.recorder import prepare_run
-from .datasets import prepare_datasets
+from ..core.facts import Run, read_run
+from ..core.recorder import prepare_run, record_death
+from .datasets import dataset_path, prepare_datasets
 from .execution import check_budget, pick_device, run_directory
+from .shared_process import request_of, start_process
 from .templates import BUSY, start_run
 
 # %% auto #0
-__all__ = ['Watcher', 'Job', 'update_progress', 'record_end', 'sweep', 'first_state']
+__all__ = ['Watcher', 'Job', 'show_progress', 'update_progress', 'name_end', 'record_end', 'SharedProcess', 'reason_of_end',
+           'choose_jobs', 'start_jobs', 'end_group', 'OwnProcesses', 'SharedProcesses', 'check_sweep', 'first_state',
+           'prepare_jobs', 'sweep']
 
 # %% ../../nbs/06_running/05_sweeps.ipynb #b1566541
 @dataclass
@@ -56,12 +62,8 @@ class Job:
 Watcher = Callable[[Sequence[Job]], None]
 
 # %% ../../nbs/06_running/05_sweeps.ipynb #c388c350
-def update_progress(job: Job) -> None:
-    """Read the progress of a job from its facts."""
-    try:
-        facts = read_run(job.run_dir)
-    except (SurrogatesError, OSError):  # the directory is not there yet
-        return
+def show_progress(job: Job, facts: Run) -> None:
+    """The epochs of a job and its last validation, from the facts of its run."""
     ends = [event for event in facts.events if event.get("moment") == "epoch_end"]
     start = facts.last_event("start")
     job.epochs = int(start.get("epochs") or 0)
@@ -70,27 +72,199 @@ def update_progress(job: Job) -> None:
         job.value = (ends[-1].get("metrics") or {}).get("validation", {}).get(start.get("monitor", "loss"))
 
 
-def record_end(job: Job) -> None:
-    """Name the end of a job whose process has ended: the facts decide, the exit code only marks a busy run."""
-    code = job.process.returncode if job.process is not None else None
-    job.process, job.seconds = None, time.monotonic() - job.began
+def update_progress(job: Job) -> None:
+    """Read the progress of a job from its facts; nothing changes while its directory is not there yet."""
+    with suppress(SurrogatesError, OSError):
+        show_progress(job, read_run(job.run_dir))
+
+
+def name_end(job: Job, code: int | None) -> None:
+    """Name the end of a job: the facts decide, the exit code only marks a busy run."""
+    job.seconds = time.monotonic() - job.began
     if code == BUSY:
         job.state, job.message = "busy", "another process is executing this run"
         return
-    update_progress(job)
     try:
         facts = read_run(job.run_dir)
     except (SurrogatesError, OSError) as error:
         job.state, job.message = "failed", f"it wrote no facts ({error}); see log.txt in {job.run_dir.name}"
         return
+    show_progress(job, facts)
     job.state = facts.status if facts.status in ("done", "paused", "killed") else "failed"
-    known = facts.error or {}
+    words = "{type}: {message}".format(**{"type": "", "message": "", **(facts.error or {})}).strip(": ")
     if job.state == "paused":
         job.message = "the budget is used up; the same command goes on"
     elif job.state != "done":
-        job.message = (
-            f"{known.get('type', '')}: {known.get('message', '')}".strip(": ") or f"exit code {code}; see log.txt"
-        )
+        job.message = words or f"exit code {code}; see log.txt"
+
+# %% ../../nbs/06_running/05_sweeps.ipynb #c388c351
+def record_end(job: Job) -> None:
+    """Name the end of a job whose own process has ended."""
+    code = job.process.returncode if job.process is not None else None
+    job.process = None
+    name_end(job, code)
+
+# %% ../../nbs/06_running/05_sweeps.ipynb #c7641f01
+@dataclass
+class SharedProcess:
+    """A process, the jobs that it was given, and how far it says it is."""
+
+    process: subprocess.Popen[bytes]
+    jobs: Sequence[Job]
+    begun: int = 0
+    ended: int = 0
+    unread: bytes = b""  # the beginning of a line
+
+    def listen(self) -> None:
+        """Bring the jobs up to date with what the process has said since."""
+        assert self.process.stdout is not None
+        *lines, self.unread = (self.unread + (self.process.stdout.read() or b"")).split(b"\n")
+        for said in map(json.loads, lines):
+            if "began" in said:
+                job, self.begun = self.jobs[said["began"]], self.begun + 1
+                job.state, job.began = "running", time.monotonic()
+            else:
+                self.ended += 1
+                name_end(self.jobs[said["ended"]], said["code"])
+        if self.begun > self.ended:
+            update_progress(self.jobs[self.ended])
+
+    def name_victim(self, reason: str) -> None:
+        """Write the end of the process into the run that it was in, or into its first if it never came to one."""
+        if self.ended < self.begun or not self.ended:
+            victim = self.jobs[self.ended]
+            with suppress(SurrogatesError, OSError):  # another process has taken it up, or the folder is gone
+                record_death(victim.run_dir, as_mapping(victim.config), reason)
+            name_end(victim, self.process.returncode)
+
+# %% ../../nbs/06_running/05_sweeps.ipynb #c7641f02
+def reason_of_end(code: int) -> str:
+    """How a process ended, in words: -9 is `the process was ended by SIGKILL`."""
+    if code >= 0:
+        return f"the process ended with exit code {code} in the middle of the run; see log.txt"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"the process was ended by {name} in the middle of the run; see log.txt"
+
+
+def choose_jobs(queued: Sequence[Job], workers: int, per_process: int) -> list[Job]:
+    """The jobs for the next process: an equal share, at most `per_process`, all with one number of threads."""
+    threads = queued[0].config.train.threads
+    share = -(-len(queued) // workers)
+    return [job for job in queued if job.config.train.threads == threads][: min(share, per_process)]
+
+
+def start_jobs(jobs: Sequence[Job], data_dir: str | Path, options: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    """A process for these jobs."""
+    requests = []
+    for job in jobs:
+        dataset = dataset_path(job.config.system, job.config.data, data_dir)
+        requests.append(request_of(job.config, job.run_dir, dataset, data_dir, **options))
+    return start_process(requests, jobs[0].config.train.threads)
+
+# %% ../../nbs/06_running/05_sweeps.ipynb #de77c2a0
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@dataclass
+class OwnProcesses:
+    """Each job in a process of its own, in which papermill executes the training notebook."""
+
+    out: str | Path
+    data_dir: str | Path
+    workers: int
+    options: Mapping[str, Any]  # of `start_run`
+
+    def advance(self, jobs: Sequence[Job]) -> None:
+        """Collect ended processes and fill the free places."""
+        for job in [job for job in jobs if job.process is not None]:
+            assert job.process is not None
+            if job.process.poll() is None:
+                update_progress(job)
+            else:
+                record_end(job)
+        free = self.workers - sum(job.process is not None for job in jobs)
+        for job in [job for job in jobs if job.state == "queued"][: max(0, free)]:
+            job.state, job.began = "running", time.monotonic()
+            job.process = start_run(job.config, self.out, self.data_dir, **self.options)
+
+    def stop(self, jobs: Sequence[Job]) -> None:
+        """End the jobs that still run."""
+        for job in jobs:
+            if job.process is not None and job.process.poll() is None:
+                end_group(job.process)
+                record_end(job)
+
+# %% ../../nbs/06_running/05_sweeps.ipynb #de77c2a1
+@dataclass
+class SharedProcesses:
+    """Several jobs to a process, one after the other."""
+
+    per_process: int
+    data_dir: str | Path
+    workers: int
+    options: Mapping[str, Any]  # of `request_of`
+    places: list[SharedProcess] = field(default_factory=list)
+
+    def advance(self, jobs: Sequence[Job]) -> None:
+        """Hear what the processes say, name the end of those that have died, and start others for what is left."""
+        for place in list(self.places):
+            code = place.process.poll()  # asked first, so that all it has said before is heard
+            place.listen()
+            if code is not None:
+                self.places.remove(place)
+                if place.ended < len(place.jobs):
+                    place.name_victim(reason_of_end(code))
+        given = {id(job) for place in self.places for job in place.jobs}
+        waiting = [job for job in jobs if job.state == "queued" and id(job) not in given]
+        while waiting and len(self.places) < self.workers:
+            chosen = choose_jobs(waiting, self.workers - len(self.places), self.per_process)
+            self.places.append(SharedProcess(start_jobs(chosen, self.data_dir, self.options), chosen))
+            waiting = [job for job in waiting if job not in chosen]
+
+    def stop(self, jobs: Sequence[Job]) -> None:
+        """End the processes that still run."""
+        for place in self.places:
+            place.listen()
+            if place.process.poll() is None:
+                end_group(place.process)
+                if place.begun > place.ended:
+                    place.name_victim("the sweep was interrupted")
+
+# %% ../../nbs/06_running/05_sweeps.ipynb #de77c2a3
+def check_sweep(configs: Sequence[RunConfig], workers: int, per_process: int | None, figures: bool) -> None:
+    """Refuse a sweep that cannot be. Raises ConfigError."""
+    if not configs:
+        raise ConfigError("there is nothing to run; the suite is empty")
+    for name, number in (("workers", workers), ("per_process", 1 if per_process is None else per_process)):
+        if number < 1:
+            raise ConfigError(f"{name} is {number}; give at least 1")
+    if figures and per_process is None:
+        raise ConfigError("figures: a run with its own process draws them anyway; give them up, or give per_process")
+
+
+def first_state(job: Job) -> str:
+    """`done` where nothing is left to do, also no set to judge on; else `queued`."""
+    record = read_run(job.run_dir)
+    return "done" if record.status == "done" and not record.missing_sets(job.config.evaluate_on) else "queued"
+
+
+def prepare_jobs(configs: Sequence[RunConfig], out: str | Path) -> list[Job]:
+    """A job and a directory for each distinct run; of equal ones the first counts."""
+    distinct = {config_hash(config): config for config in reversed(configs)}
+    jobs = [Job(config, run_directory(config, out)) for config in configs if distinct[config_hash(config)] is config]
+    for job in jobs:
+        prepare_run(job.run_dir, as_mapping(job.config))
+        job.state = first_state(job)
+    return jobs
 
 # %% ../../nbs/06_running/05_sweeps.ipynb #79c17bf1
 def sweep(
@@ -103,66 +277,29 @@ def sweep(
     device: str = "auto",
     watch: Watcher = lambda jobs: None,  # called with all jobs, for a progress display
     period: float = 0.5,  # seconds between two calls
+    per_process: int | None = None,  # so many runs in turn in one process, without notebooks
+    figures: bool = False,  # of runs that share a process
 ) -> list[Job]:
-    """Execute runs side by side, each in its own process; skip those that are done or given twice.
+    """Execute runs side by side; skip those that are done or given twice.
 
     Raises:
-        ConfigError: no runs, fewer than one worker, no time, or a device that is not there.
+        ConfigError: no runs, a number below one, no time, a device that is not there, or figures that come anyway.
         DataError, FactsError: a dataset or a run directory that cannot be used; nothing has been started then.
     """
-    if not configs:
-        raise ConfigError("there is nothing to run; the suite is empty")
-    if workers < 1:
-        raise ConfigError(f"workers is {workers}; give at least 1")
+    check_sweep(configs, workers, per_process, figures)
     check_budget(budget_seconds)
     pick_device(device)
     prepare_datasets(configs, data_dir)
-    distinct = {config_hash(config): config for config in reversed(configs)}  # the first of each wins
-    jobs = [Job(config, run_directory(config, out)) for config in configs if distinct[config_hash(config)] is config]
-    for job in jobs:
-        prepare_run(job.run_dir, as_mapping(job.config))
-        job.state = first_state(job)
+    jobs, options = prepare_jobs(configs, out), {"budget_seconds": budget_seconds, "device": device}
+    places: OwnProcesses | SharedProcesses = OwnProcesses(out, data_dir, workers, options)
+    if per_process is not None:
+        places = SharedProcesses(per_process, data_dir, workers, {**options, "figures": figures})
     try:
         while any(job.state in ("queued", "running") for job in jobs):
-            _advance(jobs, out, data_dir, workers, budget_seconds, device)
+            places.advance(jobs)
             watch(jobs)
             time.sleep(period)
     finally:
-        for job in jobs:
-            _stop(job)
+        places.stop(jobs)
     watch(jobs)
     return jobs
-
-# %% ../../nbs/06_running/05_sweeps.ipynb #de77c241
-def first_state(job: Job) -> str:
-    """`done` where nothing is left to do, also no set to judge on; else `queued`."""
-    record = read_run(job.run_dir)
-    return "done" if record.status == "done" and not record.missing_sets(job.config.evaluate_on) else "queued"
-
-
-def _advance(
-    jobs: Sequence[Job], out: str | Path, data_dir: str | Path, workers: int, budget: float | None, device: str
-) -> None:
-    """Collect ended processes and fill the free places."""
-    running = [job for job in jobs if job.process is not None]
-    for job in running:
-        assert job.process is not None
-        if job.process.poll() is None:
-            update_progress(job)
-        else:
-            record_end(job)
-    free = workers - sum(job.process is not None for job in jobs)
-    for job in [job for job in jobs if job.state == "queued"][: max(0, free)]:
-        job.state, job.began = "running", time.monotonic()
-        job.process = start_run(job.config, out, data_dir, budget_seconds=budget, device=device)
-
-
-def _stop(job: Job) -> None:
-    """End the process group of an interrupted job."""
-    if job.process is not None and job.process.poll() is None:
-        os.killpg(job.process.pid, signal.SIGTERM)
-        try:
-            job.process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(job.process.pid, signal.SIGKILL)
-        record_end(job)

@@ -17,13 +17,13 @@ from typing import Any
 from ..core.config import RunConfig, as_mapping, nearest
 from ..core.errors import ConfigError, DataError, FactsError, SurrogatesError
 from ..core.facts import read_run
-from ..core.files import FileLock
-from ..core.run_files import RunFiles
+from ..core.files import FileLock, replace_text
+from ..core.run_files import RunFiles, read_state, to_json
 from .registry import experiments_folder
 
 # %% auto #0
-__all__ = ['PLAIN_ERRORS', 'BUSY', 'this_python', 'execute_notebook', 'refuse_undeclared', 'to_seconds', 'start_run',
-           'serve_request', 'main']
+__all__ = ['PLAIN_ERRORS', 'BUSY', 'this_python', 'execute_notebook', 'refuse_undeclared', 'to_seconds', 'thread_counts',
+           'start_run', 'exit_code_of', 'serve_request', 'main', 'make_notebook']
 
 # %% ../../nbs/06_running/04_templates.ipynb #eafcf2e2
 def this_python(sockets: str) -> type:
@@ -109,6 +109,11 @@ def to_seconds(value: Any) -> float | None:
         raise ConfigError(f"budget_seconds: expected a number of seconds, got {value!r}") from None
 
 # %% ../../nbs/06_running/04_templates.ipynb #71e3bcc8
+def thread_counts(threads: int) -> dict[str, str]:
+    """Variables of the environment that give a process so many threads in each library."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
+
+
 def start_run(
     config: RunConfig,
     out: str | Path,
@@ -130,9 +135,7 @@ def start_run(
         "device": device,
     }
     request = {"run_dir": str(run_dir.resolve()), "parameters": parameters}
-    threads = str(config.train.threads)
-    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), threads)
-    environment = {**os.environ, **counts, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    environment = {**os.environ, **thread_counts(config.train.threads), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     with RunFiles(run_dir).log.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "thesis_surrogates.running.templates"],
@@ -151,6 +154,11 @@ def start_run(
 BUSY = 75  # "temporary failure" of sysexits.h: another process runs it
 
 
+def exit_code_of(run_dir: Path) -> int:
+    """What a process answers that has executed a run: 0 where it is done or paused."""
+    return 0 if read_run(run_dir).status in ("done", "paused") else 1
+
+
 def serve_request(request: Mapping[str, Any]) -> int:
     """Execute one request, the run directory and the parameters of the template, and return the exit code."""
     run_dir = Path(request["run_dir"])
@@ -165,7 +173,7 @@ def serve_request(request: Mapping[str, Any]) -> int:
             return 1
     finally:
         lock.release()
-    return 0 if read_run(run_dir).status in ("done", "paused") else 1
+    return exit_code_of(run_dir)
 
 # %% ../../nbs/06_running/04_templates.ipynb #50e2ddc7
 def main() -> int:
@@ -175,3 +183,28 @@ def main() -> int:
 
 if __name__ == "__main__" and "__file__" in globals():
     sys.exit(main())
+
+# %% ../../nbs/06_running/04_templates.ipynb #cb209c00
+def make_notebook(run_dir: str | Path) -> Path:
+    """Execute the training notebook of a run that is done, from its facts; returns its path.
+
+    Raises:
+        FactsError: no run directory.
+        ConfigError: the run is not done, or it lies where a training would not find it.
+    """
+    from thesis_surrogates.running.execution import run_directory
+    from thesis_surrogates.running.registry import resolve
+
+    record, folder = read_run(run_dir), Path(run_dir).resolve()
+    if record.status != "done":
+        raise ConfigError(f"{run_dir}: is {record.status}, and the notebook of a run is made when it is done")
+    config, out = resolve(record.config), folder.parent.parent
+    if run_directory(config, out).resolve() != folder:
+        raise ConfigError(f"{run_dir}: move it to {run_directory(config, out)}, where its notebook would look for it")
+    parameters = {**as_mapping(config), "out": str(out), "data_dir": str(out), "device": "cpu"}
+    execute_notebook(experiments_folder() / "train.ipynb", folder / "notebook.ipynb", parameters)
+    state = read_state(RunFiles(folder).state)
+    if "notebook" in state["provenance"]:
+        state["provenance"]["notebook"] = "notebook.ipynb, made from the facts"
+        replace_text(RunFiles(folder).state, to_json(state))
+    return folder / "notebook.ipynb"
