@@ -23,14 +23,15 @@ from torch import Tensor, nn
 from .cpp_graph import translate
 from .cpp_program import Addresses, Program, scatter
 from .onnx import Deployable, ExportError, Parity, checked_export, load_onnx, write_onnx
+from .row_guard import RowGuard
 from ..files import replace_text
 from ..models import count_parameters
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['PREAMBLE', 'FUNCTIONS', 'CONSTANT_MEMORY', 'tensor_places', 'header_text', 'read_graph', 'find_compiler',
-           'compile_source', 'row_program', 'run_rows', 'load_header', 'HeaderReport', 'check_memory', 'report_header',
-           'call_of', 'export_header', 'compiler_version']
+__all__ = ['PREAMBLE', 'FUNCTIONS', 'CONSTANT_MEMORY', 'tensor_places', 'header_text', 'name_of', 'read_graph_file', 'read_graph',
+           'find_compiler', 'compile_source', 'row_program', 'run_rows', 'load_header', 'HeaderReport', 'check_memory',
+           'report_header', 'call_of', 'export_header', 'compiler_version']
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #52f82c82
 PREAMBLE = r"""
@@ -59,6 +60,13 @@ inline void project(const T* x, const W* weight, const B* bias, T* y) {
     for (int k = 0; k < 16; ++k) sum += lane[k];
     y[o] = sum;
   }
+}
+
+// The place in a table of this length: negative ones count from the end, NaN and what lies outside become one inside.
+template <typename T>
+inline int inside(T x, int length) {
+  if (x < 0) x += length;
+  return x >= 0 ? x < length ? int(x) : length - 1 : 0;
 }
 
 template <int N, typename T>
@@ -127,8 +135,12 @@ def header_text(
     arrays = "\n".join([*tensor_places(inputs, "in"), *tensor_places(shapes, "out")])
     return f"""// {program.model}, in physical units; one state a call, no state between calls, no allocation.
 {arrays}
-// True is 1 and false is 0. Compile with -O3 -march=native, or the like.
+// True is 1 and false is 0. A state with NaN or an infinity is answered NaN, -1 where the result is a whole number.
+// Compile with -O3 -march=native, or the like.
 #pragma once
+#ifdef __FAST_MATH__
+#error "compile without -ffast-math (-fno-math-errno is safe): it removes NaN and breaks the rounding of exponentials"
+#endif
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -155,22 +167,34 @@ inline void {function}(const T* in, T* out) {{
 """
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #4cfbc27f
-def read_graph(
-    module: nn.Module, examples: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
+def name_of(module: nn.Module) -> str:
+    """The class of a network, also of a guarded one."""
+    return type(module.module if isinstance(module, RowGuard) else module).__name__
+
+
+def read_graph_file(
+    path: Path, examples: tuple[Tensor, ...], outputs: Sequence[str], name: str
 ) -> tuple[Program, dict[str, Addresses]]:
-    """Translate a module for one row; the numbers of the outputs are written to `out`."""
+    """Translate an ONNX file for one row; the numbers of the outputs are written to `out`."""
     import onnx
 
-    with tempfile.TemporaryDirectory() as folder:
-        write_onnx(module, examples, Path(folder) / "graph.onnx", inputs, outputs, 18)
-        graph = onnx.load_model(str(Path(folder) / "graph.onnx"))
+    graph = onnx.load_model(str(path))
     shapes = {item.name: (1, *tensor.shape[1:]) for item, tensor in zip(graph.graph.input, examples, strict=True)}
-    program, results = translate(graph, shapes, type(module).__name__)
+    program, results = translate(graph, shapes, name)
     start = 0
     for cells in results:
         scatter(program, cells, "out", start)
         start += cells.at.size
     return program, dict(zip(outputs, results, strict=True))
+
+
+def read_graph(
+    module: nn.Module, examples: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
+) -> tuple[Program, dict[str, Addresses]]:
+    """Translate a module for one row."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_onnx(module, examples, Path(folder) / "graph.onnx", inputs, outputs, 18)
+        return read_graph_file(Path(folder) / "graph.onnx", examples, outputs, name_of(module))
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #17607b39
 def find_compiler() -> str | None:
@@ -234,7 +258,7 @@ def load_header(
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         count = len(tensors[0])
-        rows = np.concatenate([np.asarray(tensor.numpy(), kind).reshape(count, -1) for tensor in tensors], axis=1)
+        rows = np.concatenate([np.asarray(tensor.unsqueeze(-1).flatten(1), kind) for tensor in tensors], axis=1)
         parts = np.split(run_rows(folder / "header", rows, sum(sizes)), np.cumsum(sizes)[:-1], axis=1)
         return tuple(
             torch.from_numpy(part.reshape(count, *cells.at.shape[1:]).astype(cells.kind))
