@@ -1,10 +1,10 @@
-"""Small untrained models of all systems, ready to be exported; no parameter is zero, and tables of a field are filled."""
+"""Small untrained models of all systems, to be exported; no parameter is zero, and tables of a field are filled."""
 
 from __future__ import annotations
 
 import torch
 
-from thesis_surrogates.core.export.onnx import Deployable
+from thesis_surrogates.core.export.deployable import Deployable
 from thesis_surrogates.running.registry import SYSTEMS, get_system
 from thesis_surrogates.tracks.axis_tables import AxisField
 from thesis_surrogates.tracks.field import DipoleField

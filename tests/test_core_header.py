@@ -19,9 +19,9 @@ from thesis_surrogates.core.export import cpp_header as header_module  # noqa: E
 from thesis_surrogates.core.export.cpp_graph import translate  # noqa: E402
 from thesis_surrogates.core.export.cpp_header import CONSTANT_MEMORY, compile_source, export_header, find_compiler  # noqa: E402
 from thesis_surrogates.core.export.cpp_program import scatter  # noqa: E402
-from thesis_surrogates.core.export.onnx import (
-    Deployable,  # noqa: E402
-    ExportError,  # noqa: E402
+from thesis_surrogates.core.export.deployable import (  # noqa: E402
+    Deployable,
+    ExportError,
 )
 from thesis_surrogates.running.registry import get_system  # noqa: E402
 

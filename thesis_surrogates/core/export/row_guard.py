@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['row_sums', 'beside', 'without_answer', 'RowGuard']
+__all__ = ['row_sums', 'beside', 'keep_rows', 'doubts_of', 'RowGuard']
 
 # %% ../../../nbs/01_core/export/07_row_guard.ipynb #8460ea84
 def row_sums(values: Tensor) -> Tensor:
@@ -27,9 +26,17 @@ def beside(rows: Tensor, values: Tensor) -> Tensor:
     return rows.reshape([-1] + [1] * (values.dim() - 1))
 
 
-def without_answer(value: Tensor) -> float | int | bool:
-    """What a row without an answer holds: NaN, -1 for a whole number, false for a truth value."""
-    return torch.nan if value.is_floating_point() else False if value.dtype == torch.bool else -1
+def keep_rows(sound: Tensor, values: Tensor, other: Tensor | float) -> Tensor:
+    """Values [B, ...] in sound rows [B], others elsewhere; a truth value is false there."""
+    if values.dtype == torch.bool:
+        return values & beside(sound, values)
+    return torch.where(beside(sound, values), values, other)
+
+
+def doubts_of(inputs: Sequence[Tensor], limits: Mapping[int, tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """For each input that can be wrong a number a row [B], which is zero where it is not; limits of some by place."""
+    found = [row_sums(values - values) for values in inputs if values.is_floating_point()]
+    return found + [row_sums((inputs[k] < low) | (inputs[k] > high)) for k, (low, high) in limits.items()]
 
 # %% ../../../nbs/01_core/export/07_row_guard.ipynb #a5c1d49f
 class RowGuard(nn.Module):
@@ -54,24 +61,17 @@ class RowGuard(nn.Module):
             self.register_buffer(f"lowest_{place}", lowest)
             self.register_buffer(f"highest_{place}", highest)
 
-    def doubts(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """For each input that can be wrong a number a row [B], which is zero where it is not."""
-        found = [row_sums(values * 0) for values in inputs if values.is_floating_point()]
-        for place in self.bounded:
-            low, high = getattr(self, f"lowest_{place}"), getattr(self, f"highest_{place}")
-            found.append(row_sums((inputs[place] < low) | (inputs[place] > high)))
-        return found
-
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        found, given = self.doubts(inputs), list(inputs)
+        limits = {k: (getattr(self, f"lowest_{k}"), getattr(self, f"highest_{k}")) for k in self.bounded}
+        found, given = doubts_of(inputs, limits), list(inputs)
         if found:
             sound = reduce(operator.add, found) == 0
             for place, values in enumerate(inputs):
-                given[place] = torch.where(beside(sound, values), values, getattr(self, f"typical_{place}"))
+                given[place] = keep_rows(sound, values, getattr(self, f"typical_{place}"))
         answer = self.module(*given)
         results = (answer,) if isinstance(answer, Tensor) else tuple(answer)
-        found += [row_sums(values * 0) for values in results if values.is_floating_point()]
+        found += [row_sums(values - values) for values in results if values.is_floating_point()]
         if found:
             sound = reduce(operator.add, found) == 0
-            results = tuple(torch.where(beside(sound, v), v, without_answer(v)) for v in results)
+            results = tuple(keep_rows(sound, v, torch.nan if v.is_floating_point() else -1) for v in results)
         return results[0] if isinstance(answer, Tensor) else results
