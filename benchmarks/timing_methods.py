@@ -13,7 +13,9 @@ import numpy as np
 import onnxruntime
 import torch
 
-from thesis_surrogates.core.export.onnx import Deployable, ExportError, export_onnx, export_torchscript, silent
+from thesis_surrogates.core.export.deployable import Deployable, ExportError
+from thesis_surrogates.core.export.onnx import export_onnx, silent
+from thesis_surrogates.core.export.torch_programs import export_torchscript
 from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.timing import in_pieces
 from thesis_surrogates.tracks.axis_tables import AxisFrame

@@ -12,7 +12,7 @@ import torch
 from fresh_tracks import count_errors
 
 from thesis_surrogates.core.export.cpp_header import export_header
-from thesis_surrogates.core.export.onnx import Deployable
+from thesis_surrogates.core.export.deployable import Deployable
 from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.tracks.exchange.native import (
     build_native,

@@ -10,13 +10,18 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from torch import nn  # noqa: E402
 
-from thesis_surrogates.core.export.onnx import (  # noqa: E402
-    Deployable,  # noqa: E402
+from thesis_surrogates.core.export.deployable import (  # noqa: E402
+    Deployable,
+    EntryPoint,
     ExportError,
-    export_onnx,
-    export_torchscript,
-    load_onnx,
     random_states,
+)
+from thesis_surrogates.core.export.onnx import (  # noqa: E402
+    export_onnx,
+    load_onnx,
+)
+from thesis_surrogates.core.export.torch_programs import (  # noqa: E402
+    export_torchscript,
 )
 
 
@@ -128,16 +133,16 @@ def test_the_module_itself_is_left_alone(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in deployable.module.state_dict().items())
 
 
-class FrozenBatch(nn.Module):
-    """Divides by the batch size that was seen when it was made."""
+class Noisy(nn.Module):
+    """Never the same twice."""
 
     def forward(self, x):
-        return x / float(len(x))
+        return x + torch.rand_like(x)
 
 
 def test_wrong_numbers_leave_no_file_and_keep_the_old_one(tmp_path):
     (tmp_path / "m.pt").write_bytes(b"an older export")
-    bad = Deployable(module=FrozenBatch(), inputs={"x": torch.rand(8, 2)}, outputs=("y",))
+    bad = Deployable(module=Noisy(), inputs={"x": torch.rand(8, 2)}, outputs=("y",))
     with pytest.raises(ExportError, match="differs from torch"):
         export_torchscript(bad, tmp_path / "m.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt"] and (
@@ -190,8 +195,9 @@ def test_old_opset_is_refused(tmp_path):
 
 
 def test_random_states_are_reproducible_and_inside():
-    examples = (torch.rand(9, 2, 3), torch.arange(9), torch.rand(9) > 0.5)
-    first, second = random_states(examples, 200, seed=3), random_states(examples, 200, seed=3)
+    inputs = {"a": torch.rand(9, 2, 3), "b": torch.arange(9), "c": torch.rand(9) > 0.5}
+    entry = EntryPoint(module=nn.Identity(), inputs=inputs, outputs=("y",))
+    first, second = random_states(entry, 200, seed=3), random_states(entry, 200, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert (
         first[0].shape == (200, 2, 3) and first[0].min() >= 0 and first[0].max() <= 1 and first[1].dtype == torch.int64

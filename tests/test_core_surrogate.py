@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from thesis_surrogates.core.errors import ConfigError
-from thesis_surrogates.core.export.onnx import Deployable, as_tuple
+from thesis_surrogates.core.export.deployable import Deployable, as_tuple
 from thesis_surrogates.core.surrogate import Surrogate, input_table
 from thesis_surrogates.running.registry import get_system, resolve
 

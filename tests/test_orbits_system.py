@@ -12,7 +12,8 @@ from thesis_surrogates.core.comparison import evaluate_all
 from thesis_surrogates.core.config import check, check_run
 from thesis_surrogates.core.data import Data
 from thesis_surrogates.core.errors import ConfigError, DataError
-from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
+from thesis_surrogates.core.export.onnx import export_onnx
+from thesis_surrogates.core.export.torch_programs import export_torchscript
 from thesis_surrogates.core.hdf5 import read_hdf5, write_hdf5
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.orbits.data import OrbitsData, load_data, make_data, pad_orbits

@@ -12,7 +12,8 @@ import torch
 from thesis_surrogates.core.comparison import KINDS, score_all
 from thesis_surrogates.core.config import TrainConfig
 from thesis_surrogates.core.errors import ConfigError
-from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
+from thesis_surrogates.core.export.onnx import export_onnx
+from thesis_surrogates.core.export.torch_programs import export_torchscript
 from thesis_surrogates.core.surrogate import Surrogate
 from thesis_surrogates.core.system import System
 from thesis_surrogates.core.training import fit

@@ -406,7 +406,7 @@ def views(
 @app.command()
 def export(
     run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
-    form: Annotated[str, typer.Option("--format", help="onnx, torchscript or header (C++).")] = "onnx",
+    form: Annotated[str, typer.Option("--format", help="onnx, torchscript, pt2 or header (C++).")] = "onnx",
     path: Annotated[
         Path | None, typer.Option("--path", help="Where to write; in the run directory by default.")
     ] = None,

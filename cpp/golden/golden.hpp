@@ -1,8 +1,10 @@
-// GoldenTrack, in physical units; one state a call, no state between calls, no allocation.
-//   in[0 ... 6]  state (7)
-//   out[0 ... 3]  extrapolated (4)
-// True is 1 and false is 0. Compile with -O3 -march=native, or the like.
+// GoldenTrack, in physical units; one state a call, or rows of them, no state between calls, no allocation.
+// True is 1 and false is 0. A state with NaN or an infinity is answered NaN, -1 where the result is a whole number.
+// Compile with -O3 -march=native, or the like.
 #pragma once
+#ifdef __FAST_MATH__
+#error "compile without -ffast-math (-fno-math-errno is safe): it removes NaN and breaks the rounding of exponentials"
+#endif
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -10,8 +12,10 @@
 
 namespace golden {
 
-inline constexpr std::size_t inputs = 7, outputs = 4;
-inline constexpr std::size_t constant_bytes = 644, work_numbers = 74;
+inline constexpr std::size_t constant_bytes = 672, work_numbers = 113;
+
+// Names, units and ranges of all numbers, and where this file comes from.
+inline constexpr char about[] = R"surrogate({"origin": {}, "tolerance": 1e-05, "entry_points": {"forward": {"inputs": {"state": {"type": "float32", "shape": [7], "columns": []}}, "outputs": {"extrapolated": {"type": "float32", "shape": [4], "columns": []}}}}})surrogate";
 
 namespace detail {
 constexpr const float* no_bias = nullptr;
@@ -47,6 +51,13 @@ inline T power(T x) {
   else return N % 2 ? x * power<N - 1>(x) : power<N / 2>(x) * power<N / 2>(x);
 }
 
+// The place in a table of this length: negative ones count from the end, NaN and what lies outside become one inside.
+template <typename T>
+inline int inside(T x, int length) {
+  if (x < 0) x += length;
+  return x >= 0 ? x < length ? int(x) : length - 1 : 0;
+}
+
 inline double exponential(double x) { return std::exp(x); }
 inline float exponential(float x) {  // between -87 and 88; relative error 1e-7
   x = x > 88.0f ? 88.0f : x < -87.0f ? -87.0f : x;
@@ -76,17 +87,19 @@ inline float tanh(float x) {
   return s < 0.390625f ? small : x < 0 ? -large : large;
 }
 
-inline constexpr float scale_7[5] = {
+inline constexpr float typical_0_8[7] = {
+    0x0.0p+0f, 0x1.f400000000000p+7f, 0x0.0p+0f, 0x1.3333340000000p-3f, 0x0.0p+0f, 0x1.4d20000000000p+11f, 0x1.4290000000000p+12f};
+inline constexpr float module_scale_16[5] = {
     0x1.5400000000000p+7f, 0x1.2200000000000p+7f, 0x1.645a1c0000000p-4f, 0x1.60418a0000000p-4f, 0x1.0a3d700000000p-3f};
-inline constexpr float linear_weight_9[40] = {
+inline constexpr float linear_weight_18[40] = {
     0x0.0p+0f, 0x1.98d34e0000000p-2f, -0x1.ec3c4a0000000p-2f, 0x1.6facfe0000000p-3f, 0x1.0ee3ee0000000p-2f, -0x1.fdff0c0000000p-2f, 0x1.5728480000000p-2f, 0x1.834e860000000p-4f,
     0x1.fbbb7e0000000p-2f, -0x1.6655fa0000000p-2f, -0x1.3126660000000p-4f, 0x1.c230140000000p-2f, -0x1.d1bfd40000000p-2f, 0x1.ba57880000000p-4f, 0x1.4c9a0e0000000p-2f, -0x1.ff0bc40000000p-2f,
     -0x1.05ac920000000p-3f, -0x1.3c7c780000000p-2f, 0x1.ffe4da0000000p-2f, -0x1.2bd8a80000000p-2f, -0x1.2dbe640000000p-3f, 0x1.e17fe80000000p-2f, -0x1.acdd7a0000000p-2f, 0x1.16e9f00000000p-5f,
     -0x1.da04620000000p-2f, 0x1.b7e40e0000000p-2f, -0x1.bcf9ba0000000p-5f, -0x1.74ebb40000000p-2f, 0x1.f8a09a0000000p-2f, -0x1.d553440000000p-3f, -0x1.bc2d080000000p-3f, 0x1.f60fd40000000p-2f,
     0x1.f9f8da0000000p-3f, 0x1.96432a0000000p-3f, -0x1.f18f900000000p-2f, 0x1.8bf1a20000000p-2f, 0x1.4d5bf20000000p-6f, -0x1.a507980000000p-2f, 0x1.e618440000000p-2f, -0x1.487ae60000000p-3f};
-inline constexpr float linear_bias_10[8] = {
+inline constexpr float linear_bias_19[8] = {
     0x1.aed5480000000p-2f, 0x1.b5a3120000000p-3f, -0x1.e738640000000p-2f, -0x1.75119e0000000p-4f, 0x1.ff41120000000p-2f, -0x1.33d1aa0000000p-5f, -0x1.f556c80000000p-2f, 0x1.4f55760000000p-3f};
-inline constexpr float linear_1_weight_14[64] = {
+inline constexpr float linear_1_weight_23[64] = {
     0x1.d18f6e0000000p-2f, 0x1.b95be40000000p-5f, -0x1.9919580000000p-2f, -0x1.d9d8560000000p-2f, -0x1.2f59ec0000000p-4f, 0x1.8c3b660000000p-2f, 0x1.e158460000000p-2f, 0x1.81853e0000000p-4f,
     -0x1.0f46ae0000000p-2f, -0x1.ffe2700000000p-2f, -0x1.f92e620000000p-3f, 0x1.fac3380000000p-3f, 0x1.ffe72c0000000p-2f, 0x1.0e811e0000000p-2f, -0x1.d622260000000p-3f, -0x1.ff12d00000000p-2f,
     -0x1.8ba7ca0000000p-2f, 0x1.32f2d20000000p-4f, 0x1.da30560000000p-2f, 0x1.988d2e0000000p-2f, -0x1.c097780000000p-5f, -0x1.d1f0220000000p-2f, -0x1.a4c54e0000000p-2f, 0x1.1a8b0c0000000p-5f,
@@ -95,58 +108,93 @@ inline constexpr float linear_1_weight_14[64] = {
     -0x1.c2677c0000000p-2f, -0x1.b7a8720000000p-2f, 0x1.d1a6640000000p-12f, 0x1.b81f940000000p-2f, 0x1.c1f8960000000p-2f, 0x1.4616da0000000p-6f, -0x1.ad1d060000000p-2f, -0x1.cb89e40000000p-2f,
     -0x1.6ed3a80000000p-3f, 0x1.3cd7f20000000p-2f, 0x1.fbac700000000p-2f, 0x1.956d680000000p-3f, -0x1.2c36fc0000000p-2f, -0x1.fdf4b60000000p-2f, -0x1.bb5b360000000p-3f, 0x1.1b16b60000000p-2f,
     0x1.f1aaf80000000p-2f, 0x1.6602ca0000000p-2f, -0x1.068da20000000p-3f, -0x1.ec5c460000000p-2f, -0x1.749be60000000p-2f, 0x1.bc1e260000000p-4f, 0x1.e63cc60000000p-2f, 0x1.8296fc0000000p-2f};
-inline constexpr float linear_1_bias_15[8] = {
+inline constexpr float linear_1_bias_24[8] = {
     0x1.2103860000000p-4f, -0x1.fff5f00000000p-2f, 0x1.dd62b20000000p-5f, 0x1.f095660000000p-2f, -0x1.77464e0000000p-3f, -0x1.c03b440000000p-2f, 0x1.2f24420000000p-2f, 0x1.721d820000000p-2f};
-inline constexpr float linear_2_weight_18[32] = {
+inline constexpr float linear_2_weight_27[32] = {
     -0x1.837b9e0000000p-2f, -0x1.19f3740000000p-2f, 0x1.cc23780000000p-2f, 0x1.46c1b80000000p-3f, -0x1.f63d460000000p-2f, -0x1.0fa78c0000000p-5f, 0x1.fefd5a0000000p-2f, -0x1.86e0de0000000p-4f,
     -0x1.e5cef20000000p-2f, 0x1.bdd06a0000000p-3f, 0x1.ac5e200000000p-2f, -0x1.4d4aee0000000p-2f, -0x1.567b5a0000000p-2f, 0x1.a58be80000000p-2f, 0x1.d3b5380000000p-3f, -0x1.e1cede0000000p-2f,
     -0x1.b6ca0a0000000p-4f, 0x1.fe136c0000000p-2f, -0x1.5be5ec0000000p-6f, -0x1.f879080000000p-2f, 0x1.2f7b3e0000000p-3f, 0x1.d15ef00000000p-2f, -0x1.0fa9620000000p-2f, -0x1.8b5ddc0000000p-2f,
     0x1.758b160000000p-2f, 0x1.2b1bd00000000p-2f, -0x1.c29ecc0000000p-2f, -0x1.6dfa400000000p-3f, 0x1.f1c6440000000p-2f, 0x1.b5bdf80000000p-5f, -0x1.ffdfe80000000p-2f, 0x1.34bf2e0000000p-4f};
-inline constexpr float linear_2_bias_19[4] = {
+inline constexpr float linear_2_bias_28[4] = {
     -0x1.eaf8200000000p-2f, 0x1.9e90fa0000000p-3f, 0x1.b58dfc0000000p-2f, -0x1.4009420000000p-2f};
 }  // namespace detail
+
+//   in[0 ... 6]  state (7)
+//   out[0 ... 3]  extrapolated (4)
+inline constexpr std::size_t inputs = 7, outputs = 4;
 
 template <typename T = float>
 inline void evaluate(const T* in, T* out) {
   using namespace detail;
-  T mul_8_3[1];
-  mul_8_3[0] = in[4] * T(0x1.3a5aec0000000p-12);
-  T mul_10_4[1];
-  mul_10_4[0] = mul_8_3[0] * in[6];
-  T div_8[5];
-  for (int i = 0; i < 5; ++i) div_8[i] = in[i] / T(scale_7[i]);
-  T linear_11[8];
-  detail::dense<5, 8>(&div_8[0], linear_weight_9, linear_bias_10, linear_11);
-  T val_68_12[8];
-  for (int i = 0; i < 8; ++i) val_68_12[i] = detail::sigmoid(linear_11[i]);
-  T silu_13[8];
-  for (int i = 0; i < 8; ++i) silu_13[i] = linear_11[i] * val_68_12[i];
-  T linear_1_16[8];
-  detail::dense<8, 8>(&silu_13[0], linear_1_weight_14, linear_1_bias_15, linear_1_16);
-  T tanh_17[8];
-  for (int i = 0; i < 8; ++i) tanh_17[i] = detail::tanh(linear_1_16[i]);
-  T linear_2_20[4];
-  detail::project<8, 4>(&tanh_17[0], linear_2_weight_18, linear_2_bias_19, linear_2_20);
-  T mul_28_23[4];
-  for (int i = 0; i < 4; ++i) mul_28_23[i] = linear_2_20[i] * T(0x1.99999a0000000p-4);
-  T add_45_26[4];
-  for (int i = 0; i < 4; ++i) add_45_26[i] = mul_28_23[i] + T(1);
-  T mul_33_27[4];
-  for (int i = 0; i < 4; ++i) mul_33_27[i] = mul_10_4[0] * add_45_26[i];
-  T mul_44_28[2];
-  for (int i = 0; i < 2; ++i) mul_44_28[i] = in[6] * in[2 + i];
-  T add_67_29[2];
-  for (int i = 0; i < 2; ++i) add_67_29[i] = in[i] + mul_44_28[i];
-  T mul_49_32[1];
-  mul_49_32[0] = in[6] * T(0x1.0000000000000p-1);
-  T mul_55_33[2];
-  for (int i = 0; i < 2; ++i) mul_55_33[i] = mul_49_32[0] * mul_33_27[i];
-  T add_83_34[2];
-  for (int i = 0; i < 2; ++i) add_83_34[i] = add_67_29[i] + mul_55_33[i];
-  T add_99_35[2];
-  for (int i = 0; i < 2; ++i) add_99_35[i] = in[2 + i] + mul_33_27[2 + i];
-  for (int i = 0; i < 2; ++i) out[i] = add_83_34[i];
-  for (int i = 0; i < 2; ++i) out[2 + i] = add_99_35[i];
+  T sub_1[7];
+  for (int i = 0; i < 7; ++i) sub_1[i] = in[i] - in[i];
+  T sum_1_2[1];
+  { T s = T(0); for (int k = 0; k < 7; ++k) s += sub_1[(0 * 7 + k)]; sum_1_2[0] = s; }
+  T eq_2_5[1];
+  eq_2_5[0] = T(sum_1_2[0] == T(0));
+  T where_9[7];
+  for (int i = 0; i < 7; ++i) where_9[i] = (eq_2_5[0] != 0 ? in[i] : T(typical_0_8[i]));
+  T mul_13_12[1];
+  mul_13_12[0] = where_9[4] * T(0x1.3a5aec0000000p-12);
+  T mul_15_13[1];
+  mul_15_13[0] = mul_13_12[0] * where_9[6];
+  T div_17[5];
+  for (int i = 0; i < 5; ++i) div_17[i] = where_9[i] / T(module_scale_16[i]);
+  T linear_20[8];
+  detail::dense<5, 8>(&div_17[0], linear_weight_18, linear_bias_19, linear_20);
+  T val_73_21[8];
+  for (int i = 0; i < 8; ++i) val_73_21[i] = detail::sigmoid(linear_20[i]);
+  T silu_22[8];
+  for (int i = 0; i < 8; ++i) silu_22[i] = linear_20[i] * val_73_21[i];
+  T linear_1_25[8];
+  detail::dense<8, 8>(&silu_22[0], linear_1_weight_23, linear_1_bias_24, linear_1_25);
+  T tanh_26[8];
+  for (int i = 0; i < 8; ++i) tanh_26[i] = detail::tanh(linear_1_25[i]);
+  T linear_2_29[4];
+  detail::project<8, 4>(&tanh_26[0], linear_2_weight_27, linear_2_bias_28, linear_2_29);
+  T mul_33_32[4];
+  for (int i = 0; i < 4; ++i) mul_33_32[i] = linear_2_29[i] * T(0x1.99999a0000000p-4);
+  T add_58_35[4];
+  for (int i = 0; i < 4; ++i) add_58_35[i] = mul_33_32[i] + T(1);
+  T mul_38_36[4];
+  for (int i = 0; i < 4; ++i) mul_38_36[i] = mul_15_13[0] * add_58_35[i];
+  T mul_49_37[2];
+  for (int i = 0; i < 2; ++i) mul_49_37[i] = where_9[6] * where_9[2 + i];
+  T add_80_38[2];
+  for (int i = 0; i < 2; ++i) add_80_38[i] = where_9[i] + mul_49_37[i];
+  T mul_54_41[1];
+  mul_54_41[0] = where_9[6] * T(0x1.0000000000000p-1);
+  T mul_60_42[2];
+  for (int i = 0; i < 2; ++i) mul_60_42[i] = mul_54_41[0] * mul_38_36[i];
+  T add_96_43[2];
+  for (int i = 0; i < 2; ++i) add_96_43[i] = add_80_38[i] + mul_60_42[i];
+  T add_112_44[2];
+  for (int i = 0; i < 2; ++i) add_112_44[i] = where_9[2 + i] + mul_38_36[2 + i];
+  T sub_40_45[4];
+  for (int i = 0; i < 2; ++i) sub_40_45[i] = add_96_43[i];
+  for (int i = 0; i < 2; ++i) sub_40_45[2 + i] = add_112_44[i];
+  T sub_40_46[4];
+  for (int i = 0; i < 2; ++i) sub_40_46[i] = add_96_43[i];
+  for (int i = 0; i < 2; ++i) sub_40_46[2 + i] = add_112_44[i];
+  T sub_40_47[4];
+  for (int i = 0; i < 4; ++i) sub_40_47[i] = sub_40_45[i] - sub_40_46[i];
+  T sum_2_48[1];
+  { T s = T(0); for (int k = 0; k < 4; ++k) s += sub_40_47[(0 * 4 + k)]; sum_2_48[0] = s; }
+  T add_124_49[1];
+  add_124_49[0] = sum_1_2[0] + sum_2_48[0];
+  T eq_45_52[1];
+  eq_45_52[0] = T(add_124_49[0] == T(0));
+  T extrapolated_54[4];
+  for (int i = 0; i < 2; ++i) extrapolated_54[i] = add_96_43[i];
+  for (int i = 0; i < 2; ++i) extrapolated_54[2 + i] = add_112_44[i];
+  T extrapolated_56[4];
+  for (int i = 0; i < 4; ++i) extrapolated_56[i] = (eq_45_52[0] != 0 ? extrapolated_54[i] : T(NAN));
+  for (int i = 0; i < 4; ++i) out[i] = extrapolated_56[i];
+}
+
+template <typename T = float>
+inline void evaluate(const T* in, T* out, std::size_t rows) {
+  for (std::size_t r = 0; r < rows; ++r) evaluate<T>(in + r * inputs, out + r * outputs);
 }
 
 }  // namespace golden

@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from thesis_surrogates.core.export.cpp_header import export_header
-from thesis_surrogates.core.export.onnx import Deployable, export_onnx, export_torchscript
+from thesis_surrogates.core.export.deployable import Deployable
+from thesis_surrogates.core.export.onnx import export_onnx
+from thesis_surrogates.core.export.torch_programs import export_torchscript
 
 COLUMNS = "x_mm,y_mm,tx,ty,q_over_p,z0_mm,dz_mm,x_end_mm,y_end_mm,tx_end,ty_end"
 

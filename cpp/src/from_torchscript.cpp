@@ -1,4 +1,4 @@
-// A surrogate from a TorchScript file, by libtorch on one thread.
+// A surrogate from a TorchScript file, by libtorch, on as many threads as the environment says.
 //   from_torchscript --model model.ts --golden golden.csv
 #include <ATen/Parallel.h>
 #include <torch/script.h>
@@ -12,7 +12,6 @@ int main(int count, char** words) {
     const program::Options options = program::read_options(count, words, known);
     const auto inputs = static_cast<std::size_t>(program::number(options, "--inputs", 7)), outputs = static_cast<std::size_t>(program::number(options, "--outputs", 4));
     const c10::InferenceMode no_gradients;
-    at::set_num_threads(1);
     torch::jit::Module surrogate = torch::jit::load(program::get(options, "--model", "model.ts"));
     surrogate.eval();
     const auto call = [&](const float* in, float* out, std::size_t rows) {
@@ -21,6 +20,7 @@ int main(int count, char** words) {
       if (static_cast<std::size_t>(answer.numel()) != rows * outputs) throw std::runtime_error("the model gives another number of outputs; use --outputs");
       std::copy_n(answer.data_ptr<float>(), rows * outputs, out);
     };
-    return program::run<float>("from_torchscript", "\"threads\": 1", inputs, outputs, call, options);
+    const std::string detail = "\"threads\": " + std::to_string(at::get_num_threads());
+    return program::run<float>("from_torchscript", detail, inputs, outputs, call, options);
   });
 }

@@ -20,7 +20,7 @@ from torch import nn
 
 from .config import RunConfig
 from .errors import ConfigError
-from .export.onnx import Column, Deployable, as_tuple, signature
+from .export.deployable import Column, Deployable, as_tuple, signature
 from .models import count_parameters
 
 # %% auto #0

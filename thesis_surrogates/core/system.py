@@ -16,7 +16,7 @@ from torch import nn
 from .comparison import Contender, Scores
 from .config import DataConfig, ModelConfig, TrainConfig
 from .data import Data, Tensors
-from .export.onnx import Column, Deployable
+from .export.deployable import Column, Deployable
 from .hdf5 import read_hdf5
 from .plan import Plan
 from .verdict import Terms

@@ -19,7 +19,7 @@ from torch import nn
 from .config import OptimizerConfig, TrainConfig
 from .data import Batch, Tensors, TensorSource, moments
 from .errors import DataError
-from .export.onnx import Deployable
+from .export.deployable import Deployable
 from .files import replace_text
 from .models import Normalizer, mlp
 from .plan import mean_loss, supervised_plan

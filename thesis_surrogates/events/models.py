@@ -16,7 +16,7 @@ from torch import nn
 
 from ..core.config import ModelConfig
 from ..core.errors import DataError
-from ..core.export.onnx import Column, Deployable
+from ..core.export.deployable import Column, Deployable
 from ..core.models import Normalizer, mlp
 from .bottlenecks import BottleneckOutput, Identity, LinearBottleneck, VectorQuantizer
 from .data import FEATURES, EventsData, from_features, to_features
@@ -283,12 +283,15 @@ def particle_columns(slot: int) -> tuple[Column, ...]:
 COLUMNS = {
     "particles": tuple(column for slot in range(SLOTS) for column in particle_columns(slot)),
     "type_ids": tuple(Column(name=f"type_{slot}", unit="id", lowest=0, highest=PHOTON) for slot in range(SLOTS)),
+    "met_gev": (Column(name="met_x", unit="GeV"), Column(name="met_y", unit="GeV")),
+    "codes": tuple(Column(name=f"code_{slot}", unit="id", lowest=-1) for slot in range(SLOTS)),
 }
+COLUMNS |= {"reconstructed_particles": COLUMNS["particles"], "decoded_type_ids": COLUMNS["type_ids"]}
 
 
 def deploy(model: Autoencoder) -> Deployable:
-    """The model in physical units with eight example events."""
-    events = generate(0, "example", {"tttt": 4, "ttZ": 4})
+    """The model in physical units with 64 example events."""
+    events = generate(0, "example", {"tttt": 32, "ttZ": 32})
     inputs = {"particles": torch.from_numpy(events.particles).float(), "type_ids": torch.from_numpy(events.types)}
     outputs = ("reconstructed_particles", "decoded_type_ids", "met_gev", "codes")
     module = DeployedAutoencoder(model).eval()

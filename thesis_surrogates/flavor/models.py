@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core.config import ModelConfig
 from ..core.data import numpy_rng
-from ..core.export.onnx import Column, Deployable
+from ..core.export.deployable import Column, Deployable, EntryPoint
 from ..core.models import Normalizer, activation, mlp
 from .asymptotics import RATE_PER_DENSITY
 from .data import FlavorData
@@ -26,7 +26,7 @@ from .losses import make_loss_terms
 from .mixing import StochasticMixing, YMatrixMixing, normalised_species, step_of
 
 # %% auto #0
-__all__ = ['MODELS', 'CELL', 'NetworkConfig', 'YMatrixConfig', 'StochasticConfig', 'gram_features', 'log_amplitudes',
+__all__ = ['MODELS', 'CELL', 'ANSWERS', 'NetworkConfig', 'YMatrixConfig', 'StochasticConfig', 'gram_features', 'log_amplitudes',
            'closure_features', 'exchange_orders', 'Backbone', 'trivial_gate', 'mixed_cells', 'FlavorNet', 'build',
            'Deployed', 'deploy']
 
@@ -266,14 +266,14 @@ def build(config: NetworkConfig, seed: int = 0) -> FlavorNet:
 
 # %% ../../nbs/04_flavor/06_models.ipynb #0c5192a1
 class Deployed(nn.Module):
-    """Cells [B, 4, 2, 3] in 1/ccm to final cells in 1/ccm, growth rate [B] in 1/s, probability of being stable [B]."""
+    """One of the methods of the network as a module: cells [B, 4, 2, 3] in 1/ccm, or matrices, to its answers."""
 
-    def __init__(self, network: FlavorNet):
+    def __init__(self, network: FlavorNet, method: str = "predict_all"):
         super().__init__()
-        self.network = network
+        self.network, self.method = network, method
 
-    def forward(self, f4_initial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.network.predict_all(f4_initial)
+    def forward(self, given: Tensor) -> Tensor | tuple[Tensor, ...] | list[Tensor]:
+        return getattr(self.network, self.method)(given)
 
 
 CELL = tuple(
@@ -284,12 +284,32 @@ CELL = tuple(
 )
 
 
+ANSWERS = {
+    "f4_final": CELL,
+    "growthrate": (Column(name="growthrate", unit="1/s", lowest=0.0),),
+    "stability": (Column(name="stability", unit="1", lowest=0.0, highest=1.0),),
+}
+
+# %% ../../nbs/04_flavor/06_models.ipynb #296ddeff
 def deploy(model: FlavorNet) -> Deployable:
-    """The network with example cells."""
-    cells = patch_cells(numpy_rng(0, "examples"), 2)[0].astype(np.float32)
+    """The network with example cells; its further questions are entry points under the names of its methods."""
+    cells = torch.from_numpy(patch_cells(numpy_rng(0, "examples"), 32)[0].astype(np.float32))
+    device = next(model.parameters()).device
+    columns, given = {"f4_initial": CELL, **ANSWERS}, {"f4_initial": cells.to(device)}
+    with torch.no_grad():
+        matrices = model.predict_WhiskyTHC(given["f4_initial"])[0]
+    points = {
+        "predict_stability": (given, ("stability",)),
+        "predict_WhiskyTHC": (given, ("y_density", "y_flux", "growthrate")),
+        "convert_y_to_2flavor": ({"y": matrices}, ("y_2flavor",)),
+    }
     return Deployable(
         module=Deployed(model),
-        inputs={"f4_initial": torch.from_numpy(cells)},
+        inputs=given,
         outputs=("f4_final", "growthrate", "stability"),
-        columns={"f4_initial": CELL},
+        columns=columns,
+        entry_points={
+            name: EntryPoint(module=Deployed(model, name), inputs=inputs, outputs=outputs, columns=columns)
+            for name, (inputs, outputs) in points.items()
+        },
     )

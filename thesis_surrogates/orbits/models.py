@@ -16,15 +16,15 @@ from torch.nn.functional import softplus
 
 from ..core.config import ModelConfig, nearest
 from ..core.data import Tensors
-from ..core.export.onnx import Column, Deployable
+from ..core.export.deployable import Column, Deployable
 from ..core.models import ACTIVATIONS, mlp
 from .coordinates import Normalization2BP
 from .data import OrbitsData
 from .losses import rollout_loss
 
 # %% auto #0
-__all__ = ['EPSILON', 'FEATURES', 'HEADS', 'MODELS', 'STATE', 'safe_length', 'unit', 'FeatureLayer', 'cartesian_only',
-           'sph_4d_rinv_vel', 'rhat_vhat_speed', 'Head', 'NeuralODEConfig', 'axes', 'NeuralField',
+__all__ = ['EPSILON', 'FEATURES', 'HEADS', 'MODELS', 'STATE', 'ACCELERATION', 'safe_length', 'unit', 'FeatureLayer',
+           'cartesian_only', 'sph_4d_rinv_vel', 'rhat_vhat_speed', 'Head', 'NeuralODEConfig', 'axes', 'NeuralField',
            'typical_acceleration', 'fit_scale', 'PhysicalField', 'deploy']
 
 # %% ../../nbs/03_orbits/06_models.ipynb #fb476f6f
@@ -222,6 +222,9 @@ STATE = tuple(
 )
 
 
+ACCELERATION = tuple(Column(name=f"a{axis}", unit="km/s^2") for axis in "xyz")
+
+
 def deploy(model: NeuralField) -> Deployable:
     """The trained field with its units inside; no straight line between two of the example states meets the Earth."""
     example = torch.tensor(
@@ -231,5 +234,5 @@ def deploy(model: NeuralField) -> Deployable:
         module=PhysicalField(model).eval(),
         inputs={"state": example},
         outputs=("acceleration",),
-        columns={"state": STATE},
+        columns={"state": STATE, "acceleration": ACCELERATION},
     )

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..core.comparison import Contender, Scores, score_all
 from ..core.config import RunConfig, as_mapping, config_hash, nearest
 from ..core.data import Data
 from ..core.errors import ConfigError, DataError
+from ..core.export.deployable import with_domain
 from ..core.facts import Run, read_run
 from ..core.files import atomic
 from ..core.known_scores import known_scores, scores_place
@@ -38,7 +40,7 @@ from .registry import get_system, load_run, report_useless_keys, resolve, useles
 # %% auto #0
 __all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'check_fingerprint',
            'place_of_scores', 'score_baselines', 'Extras', 'evaluate', 'on_sets', 'write_views', 'train_and_evaluate',
-           'run', 'trained_model', 'load_surrogate', 'draw_figures', 'export_surrogate', 'record_together',
+           'run', 'trained_model', 'origin_of', 'load_surrogate', 'draw_figures', 'export_surrogate', 'record_together',
            'evaluate_runs']
 
 # %% ../../nbs/06_running/03_execution.ipynb #fcd4529e
@@ -288,10 +290,20 @@ def trained_model(run_dir: str | Path) -> tuple[System, RunConfig, nn.Module]:
     return system, config, model.eval()
 
 
+def origin_of(run: Run) -> dict[str, str]:
+    """What an exported file says of the run that it comes from."""
+    commit = dict(run.provenance.get("git") or {}).get("commit") or "unknown"
+    package = dict(metadata.metadata("thesis_surrogates").items())  # type: ignore[attr-defined]
+    licence = package.get("License-Expression", "unknown")
+    names = {"system": str(run.config["system"]), "run": str(run.config["name"]), "config_hash": run.config_hash}
+    return {**names, "commit": str(commit), "licence": licence}
+
+
 def load_surrogate(run_dir: str | Path) -> Surrogate:
     """The trained model of a run directory in physical units, ready to `predict`."""
     system, config, model = trained_model(run_dir)
-    return Surrogate(config, model, system.deploy(model))
+    deployable = with_domain(system.deploy(model), config.data.domain())
+    return Surrogate(config, model, replace(deployable, origin=origin_of(read_run(run_dir))))
 
 
 def draw_figures(run_dir: str | Path, data_dir: str | Path = "data") -> None:
@@ -311,18 +323,20 @@ def export_surrogate(
     *,
     limit_bytes: int | None = None,  # refuse a header with more bytes of constants
 ) -> str:
-    """Write the trained model of a run as `onnx`, `torchscript` or `header`; returns one line about what was written.
+    """Write the trained model of a run as `onnx`, `torchscript`, `pt2` or `header`; returns one line about what was written.
 
     Raises:
         ConfigError: an unknown form, or a limit for one that has no constants to count.
         ExportError: what was written does not agree with PyTorch, or is larger than the limit.
     """
     from thesis_surrogates.core.export.cpp_header import export_header
-    from thesis_surrogates.core.export.onnx import export_onnx, export_torchscript
+    from thesis_surrogates.core.export.onnx import export_onnx
+    from thesis_surrogates.core.export.torch_programs import export_pt2, export_torchscript
 
     writers: dict[str, tuple[Any, str]] = {
         "onnx": (export_onnx, "model.onnx"),
         "torchscript": (export_torchscript, "model.ts"),
+        "pt2": (export_pt2, "model.pt2"),
         "header": (export_header, "model.hpp"),
     }
     if form not in writers:

@@ -88,7 +88,8 @@ class AxisField(nn.Module):
     def forward(self, z: torch.Tensor) -> OnAxis:
         """The tables at z [mm], any shape."""
         place = ((z - FIRST_NODE_MM) * (1 / NODE_SPACING_MM)).clamp(0, N_NODES - 1)
-        cell = place.floor().clamp(max=N_NODES - 2)
+        known = torch.where(place >= 0, place, torch.zeros_like(place))  # there is no index for NaN
+        cell = known.floor().clamp(max=N_NODES - 2)
         index = cell.long()
         left, right = self.values[index], self.values[index + 1]
         return OnAxis(*(left + (place - cell)[..., None] * (right - left)).unbind(-1))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 
 from ..core.export.cpp_header import read_graph
-from ..core.export.onnx import Column, Deployable, silent
+from ..core.export.deployable import Column, Deployable
+from ..core.export.onnx import silent
 from .networks.binned import BinnedConfig
 from .networks.kick import KickConfig, PolynomialConfig
 from .networks.plain import MlpConfig, PinnConfig, RkPinnConfig, TrackModel, TrackNetwork
@@ -68,5 +69,8 @@ def deploy(model: TrackNetwork) -> Deployable:
     )
     device = next(model.parameters()).device
     return Deployable(
-        module=model.eval(), inputs={"state": example.to(device)}, outputs=("extrapolated",), columns={"state": STATE}
+        module=model.eval(),
+        inputs={"state": example.to(device)},
+        outputs=("extrapolated",),
+        columns={"state": STATE, "extrapolated": STATE[:4]},
     )

@@ -23,7 +23,7 @@ from thesis_surrogates.core.export.cpp_operations import (
 )
 from .cpp_products import look_up, product
 from .cpp_program import Addresses, Program, Value
-from .onnx import ExportError
+from .deployable import ExportError
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -100,7 +100,12 @@ def step(program: Program, node: NodeProto, given: Sequence[Value | None], opset
     raise no_translation(program, node, "for these inputs")
 
 # %% ../../../nbs/01_core/export/04_cpp_graph.ipynb #a636ef57
-def translate(graph: ModelProto, shapes: Mapping[str, Sequence[int]], model: str) -> tuple[Program, list[Addresses]]:
+def translate(
+    graph: ModelProto,
+    shapes: Mapping[str, Sequence[int]],
+    model: str,
+    program: Program | None = None,  # that goes on, with the constants it has
+) -> tuple[Program, list[Addresses]]:
     """The program of a graph for inputs of these shapes (batch 1), and the addresses of its outputs.
 
     The inputs lie one after the other in the array `in`. Raises ExportError for an operation without translation.
@@ -108,7 +113,7 @@ def translate(graph: ModelProto, shapes: Mapping[str, Sequence[int]], model: str
     from onnx import helper, numpy_helper
 
     opset = next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
-    program, start = Program(model), 0
+    program, start = program or Program(model), 0
     values: dict[str, Value] = {item.name: numpy_helper.to_array(item) for item in graph.graph.initializer}
     program.labels = {id(array): name for name, array in values.items()}  # type: ignore[arg-type]
     everything = program.buffer(

@@ -5,10 +5,8 @@
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #e3acd204
 from __future__ import annotations
 
-import os
+import json
 import re
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,17 +18,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thesis_surrogates.core.export.cpp_compiler import (
+    compile_source,
+    compiler_version,
+    find_compiler,
+    row_program,
+    run_rows,
+)
 from .cpp_graph import translate
 from .cpp_program import Addresses, Program, scatter
-from .onnx import Deployable, ExportError, Parity, checked_export, load_onnx, write_onnx
+from .deployable import Deployable, ExportError, all_entry_points, describe
+from .onnx import Originals, Parity, checked_export, load_graphs, write_onnx
+from .row_guard import RowGuard
 from ..files import replace_text
 from ..models import count_parameters
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['PREAMBLE', 'FUNCTIONS', 'CONSTANT_MEMORY', 'tensor_places', 'header_text', 'read_graph', 'find_compiler',
-           'compile_source', 'row_program', 'run_rows', 'load_header', 'HeaderReport', 'check_memory', 'report_header',
-           'call_of', 'export_header', 'compiler_version']
+__all__ = ['PREAMBLE', 'FUNCTIONS', 'CONSTANT_MEMORY', 'tensor_places', 'Function', 'header_text', 'name_of', 'read_graph_file',
+           'read_graph', 'translate_all', 'run_function', 'load_header', 'HeaderReport', 'check_memory',
+           'report_header', 'call_of', 'export_header']
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #52f82c82
 PREAMBLE = r"""
@@ -70,6 +77,13 @@ inline T power(T x) {
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #f5ddfb00
 FUNCTIONS = r"""
+// The place in a table of this length: negative ones count from the end, NaN and what lies outside become one inside.
+template <typename T>
+inline int inside(T x, int length) {
+  if (x < 0) x += length;
+  return x >= 0 ? x < length ? int(x) : length - 1 : 0;
+}
+
 inline double exponential(double x) { return std::exp(x); }
 inline float exponential(float x) {  // between -87 and 88; relative error 1e-7
   x = x > 88.0f ? 88.0f : x < -87.0f ? -87.0f : x;
@@ -112,23 +126,57 @@ def tensor_places(tensors: Mapping[str, Sequence[int]], array: str) -> list[str]
     return lines
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #046caf59
-def header_text(
-    program: Program,
-    outputs: Mapping[str, Addresses],
-    inputs: Mapping[str, Sequence[int]],
-    namespace: str,
-    function: str,
-) -> str:
-    """The whole header file."""
-    shapes = {name: cells.at.shape[1:] for name, cells in outputs.items()}
-    sizes = [sum(int(np.prod(shape)) for shape in group.values()) for group in (inputs, shapes)]
-    scalar = "double" if program.double else "float"
-    body = "\n".join("  " + line for line in program.lines)
-    arrays = "\n".join([*tensor_places(inputs, "in"), *tensor_places(shapes, "out")])
-    return f"""// {program.model}, in physical units; one state a call, no state between calls, no allocation.
+@dataclass(frozen=True)
+class Function:
+    """One entry point as lines of C++: its name, and what the numbers before and behind it are."""
+
+    name: str
+    lines: Sequence[str]
+    inputs: Mapping[str, Sequence[int]]  # shapes of one row by name
+    outputs: Mapping[str, Addresses]
+    prefix: str = ""  # of its constants
+
+    def sizes(self) -> tuple[int, int]:
+        """How many numbers go in and come out."""
+        shapes = self.inputs, {name: cells.at.shape[1:] for name, cells in self.outputs.items()}
+        given, found = (sum(int(np.prod(shape)) for shape in group.values()) for group in shapes)
+        return given, found
+
+    def text(self, scalar: str) -> str:
+        """The constants, the function of one row, and that of many."""
+        given, found = self.sizes()
+        shapes = {name: cells.at.shape[1:] for name, cells in self.outputs.items()}
+        arrays = "\n".join([*tensor_places(self.inputs, "in"), *tensor_places(shapes, "out")])
+        body = "\n".join("  " + line for line in self.lines)
+        many = f"{self.name}<T>(in + r * {self.prefix}inputs, out + r * {self.prefix}outputs)"
+        return f"""
 {arrays}
-// True is 1 and false is 0. Compile with -O3 -march=native, or the like.
+inline constexpr std::size_t {self.prefix}inputs = {given}, {self.prefix}outputs = {found};
+
+template <typename T = {scalar}>
+inline void {self.name}(const T* in, T* out) {{
+  using namespace detail;
+{body}
+}}
+
+template <typename T = {scalar}>
+inline void {self.name}(const T* in, T* out, std::size_t rows) {{
+  for (std::size_t r = 0; r < rows; ++r) {many};
+}}
+"""
+
+# %% ../../../nbs/01_core/export/05_cpp_header.ipynb #af368179
+def header_text(program: Program, functions: Sequence[Function], namespace: str, card: Mapping[str, Any]) -> str:
+    """The whole header file."""
+    scalar = "double" if program.double else "float"
+    points = "".join(function.text(scalar) for function in functions)
+    return f"""// {program.model}, in physical units; one state a call, or rows of them, no state between calls, no allocation.
+// True is 1 and false is 0. A state with NaN or an infinity is answered NaN, -1 where the result is a whole number.
+// Compile with -O3 -march=native, or the like.
 #pragma once
+#ifdef __FAST_MATH__
+#error "compile without -ffast-math (-fno-math-errno is safe): it removes NaN and breaks the rounding of exponentials"
+#endif
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -136,112 +184,96 @@ def header_text(
 
 namespace {namespace} {{
 
-inline constexpr std::size_t inputs = {sizes[0]}, outputs = {sizes[1]};
 inline constexpr std::size_t constant_bytes = {program.constant_bytes}, work_numbers = {program.work_numbers};
+
+// Names, units and ranges of all numbers, and where this file comes from.
+inline constexpr char about[] = R"surrogate({json.dumps(card)})surrogate";
 
 namespace detail {{
 {PREAMBLE.strip()}
 {FUNCTIONS.rstrip()}
 
 {"".join(program.declarations)}}}  // namespace detail
-
-template <typename T = {scalar}>
-inline void {function}(const T* in, T* out) {{
-  using namespace detail;
-{body}
-}}
-
+{points}
 }}  // namespace {namespace}
 """
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #4cfbc27f
-def read_graph(
-    module: nn.Module, examples: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str]
+def name_of(module: nn.Module) -> str:
+    """The class of a network, also of a guarded one."""
+    return type(module.module if isinstance(module, RowGuard) else module).__name__
+
+
+def read_graph_file(
+    path: Path, examples: tuple[Tensor, ...], outputs: Sequence[str], name: str, program: Program | None = None
 ) -> tuple[Program, dict[str, Addresses]]:
-    """Translate a module for one row; the numbers of the outputs are written to `out`."""
+    """Translate an ONNX file for one row; the numbers of the outputs are written to `out`. A given program goes on."""
     import onnx
 
-    with tempfile.TemporaryDirectory() as folder:
-        write_onnx(module, examples, Path(folder) / "graph.onnx", inputs, outputs, 18)
-        graph = onnx.load_model(str(Path(folder) / "graph.onnx"))
+    graph = onnx.load_model(str(path))
     shapes = {item.name: (1, *tensor.shape[1:]) for item, tensor in zip(graph.graph.input, examples, strict=True)}
-    program, results = translate(graph, shapes, type(module).__name__)
+    program, results = translate(graph, shapes, name, program)
     start = 0
     for cells in results:
         scatter(program, cells, "out", start)
         start += cells.at.size
     return program, dict(zip(outputs, results, strict=True))
 
-# %% ../../../nbs/01_core/export/05_cpp_header.ipynb #17607b39
-def find_compiler() -> str | None:
-    """The C++ compiler of this machine: $CXX, c++, g++ or clang++; None when there is none."""
-    return next(
-        (
-            found
-            for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++")
-            if name and (found := shutil.which(name))
-        ),
-        None,
-    )
 
+def read_graph(
+    module: nn.Module,
+    examples: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    program: Program | None = None,
+) -> tuple[Program, dict[str, Addresses]]:
+    """Translate a module for one row."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_onnx(module, examples, Path(folder) / "graph.onnx", inputs, outputs, 18)
+        return read_graph_file(Path(folder) / "graph.onnx", examples, outputs, name_of(module), program)
 
-def compile_source(source: str, target: Path, compiler: str, flags: Sequence[str] = ("-O2",)) -> None:
-    """Build C++17 text into a program; ExportError shows the first error of the compiler."""
-    text = target.with_suffix(".cpp")
-    text.write_text(source, encoding="utf-8")
-    done = subprocess.run(
-        [compiler, "-std=c++17", *flags, str(text), "-o", str(target)], capture_output=True, text=True
-    )
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[-1:]
-        raise ExportError(f"{Path(compiler).name} refuses the header: {errors[0] if errors else 'no message'}")
-
-# %% ../../../nbs/01_core/export/05_cpp_header.ipynb #ca09d7dc
-def row_program(header: Path, call: str, scalar: str) -> str:
-    """A program from rows of raw numbers on standard input to the answers of `call` on standard output."""
-    space = call.split("::")[0]
-    return f"""#include "{header.resolve()}"
-#include <cstdio>
-int main() {{
-  {scalar} in[{space}::inputs], out[{space}::outputs];
-  while (std::fread(in, sizeof in, 1, stdin) == 1) {{
-    {call}<{scalar}>(in, out);
-    std::fwrite(out, sizeof out, 1, stdout);
-  }}
-}}
-"""
-
-
-def run_rows(program: Path, rows: np.ndarray, outputs: int) -> np.ndarray:
-    """Answers [N, outputs] of a row program for rows [N, inputs], in the type of the rows."""
-    done = subprocess.run([str(program)], input=np.ascontiguousarray(rows).tobytes(), capture_output=True)
-    answer = np.frombuffer(done.stdout, dtype=rows.dtype)
-    if done.returncode or answer.size != len(rows) * outputs:
-        raise ExportError(
-            f"the compiled header ended with code {done.returncode} "
-            f"after {answer.size // max(outputs, 1)} of {len(rows)} states"
+# %% ../../../nbs/01_core/export/05_cpp_header.ipynb #6d983752
+def translate_all(deployable: Deployable, originals: Originals, function: str) -> tuple[Program, list[Function]]:
+    """One program with the constants of all entry points, and their functions; `function` is the name of the first."""
+    program, functions, work = None, [], [0]
+    for name, entry in all_entry_points(deployable).items():
+        module, examples = originals[name]
+        program, outputs = read_graph(module, examples, list(entry.inputs), entry.outputs, program)
+        shapes = {key: tuple(tensor.shape[1:]) for key, tensor in entry.inputs.items()}
+        first = name == "forward"
+        functions.append(
+            Function(function if first else name, program.lines, shapes, outputs, "" if first else f"{name}_")
         )
-    return answer.reshape(len(rows), outputs)
+        work.append(program.work_numbers - sum(work))
+        program.lines = []
+    assert program is not None
+    program.work_numbers = max(work)
+    return program, functions
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #cfb950b3
-def load_header(
-    path: Path, call: str, outputs: Mapping[str, Addresses], double: bool, compiler: str, folder: Path
-) -> Callable[..., tuple[Tensor, ...]]:
-    """The header, compiled to a program in `folder`, as a function of tensors; call is `namespace::function`."""
-    scalar, kind = ("double", np.float64) if double else ("float", np.float32)
-    compile_source(row_program(path, call, scalar), folder / "header", compiler)
-    sizes = [int(cells.at.size) for cells in outputs.values()]
+def run_function(program: Path, number: int, function: Function, double: bool) -> Callable[..., tuple[Tensor, ...]]:
+    """A function of a row program as a function of tensors."""
+    kind = np.float64 if double else np.float32
+    sizes = [int(cells.at.size) for cells in function.outputs.values()]
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        count = len(tensors[0])
-        rows = np.concatenate([np.asarray(tensor.numpy(), kind).reshape(count, -1) for tensor in tensors], axis=1)
-        parts = np.split(run_rows(folder / "header", rows, sum(sizes)), np.cumsum(sizes)[:-1], axis=1)
+        rows = np.concatenate([np.asarray(tensor.unsqueeze(-1).flatten(1), kind) for tensor in tensors], axis=1)
+        parts = np.split(run_rows(program, rows, sum(sizes), number), np.cumsum(sizes)[:-1], axis=1)
         return tuple(
-            torch.from_numpy(part.reshape(count, *cells.at.shape[1:]).astype(cells.kind))
-            for part, cells in zip(parts, outputs.values(), strict=True)
+            torch.from_numpy(part.reshape(len(tensors[0]), *cells.at.shape[1:]).astype(cells.kind))
+            for part, cells in zip(parts, function.outputs.values(), strict=True)
         )
 
     return run
+
+
+def load_header(
+    path: Path, namespace: str, functions: Sequence[Function], double: bool, compiler: str, folder: Path
+) -> list[Callable[..., tuple[Tensor, ...]]]:
+    """The functions of a header, compiled to a program in `folder`, as functions of tensors."""
+    calls = [(f"{namespace}::{function.name}", function.prefix) for function in functions]
+    compile_source(row_program(path, calls, "double" if double else "float"), folder / "header", compiler)
+    return [run_function(folder / "header", k, function, double) for k, function in enumerate(functions)]
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #f985e535
 CONSTANT_MEMORY = 65_536  # bytes of constant memory of a GPU
@@ -296,7 +328,7 @@ def export_header(
     deployable: Deployable,
     path: str | Path,
     namespace: str | None = None,  # name of the file when None
-    function: str = "evaluate",
+    function: str = "evaluate",  # of the deployable itself; further entry points have their own names
     states: int = 10_000,  # random states for the check
     tolerance: float | None = None,  # largest relative difference that passes; that of the deployable when None
     limit_bytes: int | None = None,  # refuse a header whose arrays are larger, e.g. CONSTANT_MEMORY
@@ -306,23 +338,23 @@ def export_header(
     Raises ExportError, leaving no new file, when anything fails or the limit is passed.
     """
     path, compiler = Path(path), find_compiler()
-    call, names = call_of(path, namespace, function), list(deployable.inputs)
-    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in deployable.inputs.items()}
+    call = call_of(path, namespace, function)
     seen: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
 
-        def write(module: nn.Module, examples: tuple[Tensor, ...], target: Path) -> None:
-            program, outputs = read_graph(module, examples, names, deployable.outputs)
+        def write(originals: Originals, target: Path) -> None:
+            program, functions = translate_all(deployable, originals, function)
             check_memory(program, limit_bytes)
-            target.write_text(header_text(program, outputs, shapes, *call.split("::")), encoding="utf-8")
-            seen.update(program=program, outputs=outputs, original=(module, examples))
+            text = header_text(program, functions, call.split("::")[0], describe(deployable))
+            target.write_text(text, encoding="utf-8")
+            seen.update(program=program, functions=functions, originals=originals)
 
-        def load(target: Path) -> Callable[..., Any]:
-            if compiler is not None:
-                return load_header(target, call, seen["outputs"], seen["program"].double, compiler, Path(folder))
-            module, examples = seen["original"]
-            write_onnx(module, examples, Path(folder) / "graph.onnx", names, deployable.outputs, 18)
-            return load_onnx(Path(folder) / "graph.onnx")
+        def load(target: Path) -> dict[str, Callable[..., Any]]:
+            if compiler is None:
+                return load_graphs(deployable, seen["originals"], Path(folder))
+            double, space = seen["program"].double, call.split("::")[0]
+            runs = load_header(target, space, seen["functions"], double, compiler, Path(folder))
+            return dict(zip(all_entry_points(deployable), runs, strict=True))
 
         versions = {"torch": metadata.version("torch"), "compiler": compiler_version(compiler)}
         allowed = deployable.tolerance if tolerance is None else tolerance
@@ -331,11 +363,3 @@ def export_header(
     report = report_header(parity, deployable, seen["program"], call, compiler is not None)
     replace_text(path.with_name(path.name + ".json"), to_json(asdict(report)))
     return report
-
-# %% ../../../nbs/01_core/export/05_cpp_header.ipynb #6adeeaef
-def compiler_version(compiler: str | None) -> str:
-    """First line of what the compiler says of itself."""
-    if compiler is None:
-        return "none: not compiled"
-    done = subprocess.run([compiler, "--version"], capture_output=True, text=True)
-    return (done.stdout.splitlines() or [Path(compiler).name])[0]

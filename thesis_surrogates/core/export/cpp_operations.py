@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cpp_program import Addresses, Program, Value, literal, read
-from .onnx import ExportError
+from .deployable import ExportError
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -33,7 +33,7 @@ def look_up(program: Program, node: NodeProto, given: Sequence[Value | None]) ->
 
 
 def look_up_many(program: Program, data: Addresses, index: Addresses, batch: int, hint: str) -> Addresses:
-    """data[index[..., 0], index[..., 1], ...], after `batch` dimensions that both share."""
+    """data[index[..., 0], index[..., 1], ...], after `batch` dimensions that both share; never outside of the data."""
     depth, shape = index.at.shape[-1], data.at.shape
     inner, outer = int(np.prod(shape[batch + depth :])), int(np.prod(index.at.shape[:-1]))
     result = program.buffer((*index.at.shape[:-1], *shape[batch + depth :]), data.kind, hint)
@@ -41,7 +41,7 @@ def look_up_many(program: Program, data: Addresses, index: Addresses, batch: int
     terms = [f"i / {inner * outer // int(np.prod(shape[:batch]))} * {int(np.prod(shape[batch:]))}"] if batch else []
     for k in range(depth):
         one, length = chosen(f"i / {inner} * {depth} + {k}"), shape[batch + k]
-        terms.append(f"int({one} < 0 ? {one} + {length} : {one}) * {int(np.prod(shape[batch + k + 1 :]))}")
+        terms.append(f"detail::inside({one}, {length}) * {int(np.prod(shape[batch + k + 1 :]))}")
     program.loop(result.at.size, f"{name}[i] = {read(program, data, hint)(' + '.join([*terms, f'i % {inner}']))};")
     return result
 

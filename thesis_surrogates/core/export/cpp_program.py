@@ -151,7 +151,7 @@ def read(program: Program, value: Value, hint: str = "c") -> Callable[[str], str
     buffers, constant = at // BUFFER, np.isin(at // BUFFER, list(program.known))
     if constant.all():
         numbers = program.numbers(at)
-        if len(numbers) and (numbers == numbers[0]).all():
+        if len(numbers) and ((numbers == numbers[0]).all() or np.isnan(numbers).all()):
             return lambda i: literal(numbers[0])
         name = program.place(numbers, program.names[buffers[0]] or hint)
         return lambda i: f"T({name}[{i}])"

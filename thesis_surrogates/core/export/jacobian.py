@@ -18,7 +18,8 @@ from torch.fx.graph import CodeGen
 from torch.fx.node import map_aggregate
 
 from ..errors import SurrogatesError
-from .onnx import Deployable, silent
+from .deployable import Deployable
+from .onnx import silent
 
 # %% auto #0
 __all__ = ['aten', 'MOVES', 'CONSTANT', 'SLOPES', 'PAIRS', 'JACOBIAN_TOLERANCE', 'Dual', 'DerivativeError', 'next_axis',

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
+import inspect
 import io
 import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,96 +21,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import SurrogatesError
+from thesis_surrogates.core.export.deployable import (
+    Deployable,
+    EntryPoint,
+    ExportError,
+    all_entry_points,
+    as_tuple,
+    call,
+    check_examples,
+    describe,
+    random_states,
+    signature,
+    with_broken_rows,
+)
 from ..files import atomic, file_fingerprint, replace_text
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['Column', 'Deployable', 'ExportError', 'check_examples', 'as_tuple', 'call', 'random_states', 'Parity',
-           'split_batches', 'compare', 'silent', 'checked_export', 'signature', 'write_onnx', 'load_onnx',
-           'export_onnx', 'write_torchscript', 'load_torchscript', 'export_torchscript']
-
-# %% ../../../nbs/01_core/export/00_onnx.ipynb #c704a6a0
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One number of an input row: its name, its unit, and the range that it should cover (None: not known)."""
-
-    name: str
-    unit: str
-    lowest: float | None = None
-    highest: float | None = None
-
-# %% ../../../nbs/01_core/export/00_onnx.ipynb #c704a6a2
-@dataclass(frozen=True, kw_only=True)
-class Deployable:
-    """A model in physical units, ready to be called, exported and compared.
-
-    Args:
-        module: takes the inputs in order, returns one tensor or a tuple as long as `outputs`.
-        inputs: example tensors by name, batch first, at least two rows.
-        outputs: names of the results.
-        columns: for each input the numbers of one row, the last axis fastest; they name the columns of a table.
-        tolerance: relative difference between runtimes that an export may show; more than the default only where an
-            output is ill-conditioned (an angle of a vector that may vanish).
-    """
-
-    module: nn.Module
-    inputs: Mapping[str, torch.Tensor]
-    outputs: tuple[str, ...]
-    columns: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
-    tolerance: float = 1e-5
-
-# %% ../../../nbs/01_core/export/00_onnx.ipynb #c4ac1fb9
-class ExportError(SurrogatesError, RuntimeError):
-    """The surrogate could not be exported, or the exported file does not agree with torch; no file was written."""
-
-# %% ../../../nbs/01_core/export/00_onnx.ipynb #91df9180
-def check_examples(deployable: Deployable) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A copy of the module on the CPU in evaluation mode, and its examples; ExportError when they do not fit."""
-    examples = tuple(tensor.detach().cpu() for tensor in deployable.inputs.values())
-    rows = {len(tensor) if tensor.dim() else 0 for tensor in examples}
-    if len(rows) != 1 or min(rows) < 2:
-        raise ExportError(f"example inputs need one common batch of at least 2 rows, got {sorted(rows)}")
-    module = copy.deepcopy(deployable.module).cpu().eval()
-    given = len(as_tuple(call(module, examples)))
-    if given != len(deployable.outputs):
-        raise ExportError(
-            f"the module returns {given} outputs, but {len(deployable.outputs)} are named: {deployable.outputs}"
-        )
-    return module, examples
-
-
-def as_tuple(value: Any) -> tuple[Tensor, ...]:
-    """One tensor or several, as a tuple."""
-    return (value,) if isinstance(value, Tensor) else tuple(value)
-
-
-def call(module: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
-    """Outputs of the module, without gradients."""
-    with torch.no_grad():
-        return module(*inputs)
-
-# %% ../../../nbs/01_core/export/00_onnx.ipynb #11d6fc18
-def random_states(examples: Sequence[Tensor], rows: int, seed: int = 0) -> tuple[Tensor, ...]:
-    """`rows` new inputs between pairs of example rows."""
-    generator = torch.Generator().manual_seed(seed)
-    size = len(examples[0])
-    first = torch.randint(0, size, (rows,), generator=generator)
-    second = torch.randint(0, size, (rows,), generator=generator)
-    share = torch.rand(rows, generator=generator)
-    states = []
-    for tensor in examples:
-        weight = share.reshape(-1, *[1] * (tensor.dim() - 1)).to(tensor.dtype) if tensor.is_floating_point() else None
-        states.append(tensor[first] if weight is None else torch.lerp(tensor[first], tensor[second], weight))
-    return tuple(states)
+__all__ = ['Originals', 'Parity', 'split_batches', 'compare', 'largest_difference', 'silent', 'compare_all', 'checked_export',
+           'open_batch', 'write_onnx', 'load_onnx', 'load_graphs', 'export_onnx']
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #f8ba65ed
 @dataclass(frozen=True, kw_only=True)
 class Parity:
     """How well an exported file agrees with torch; written next to the file as JSON."""
 
-    format: str  # "onnx" or "torchscript"
-    states: int  # random states compared
+    format: str  # "onnx", "torchscript", "pt2" or "header"
+    states: int  # random states compared, for each entry point
     batches: tuple[int, ...]  # batch sizes in which they were fed
     max_relative_difference: float  # per output column, relative to the column's largest magnitude
     max_absolute_difference: dict[str, float]  # per output
@@ -120,43 +57,53 @@ class Parity:
     versions: dict[str, str]
     sha256: str  # of the file
     opset: int | None = None
+    card: dict[str, Any] = field(default_factory=dict)  # what `describe` says of the deployable
 
 
 def split_batches(states: int) -> tuple[int, ...]:
-    """Many single rows (a frozen branch shows in some of them), 2, an odd one, and the rest at once."""
-    small = (1,) * 16 + (2, 7)
+    """No row, many single rows (a frozen branch shows in some of them), 2, an odd one, and the rest at once."""
+    small = (0,) + (1,) * 16 + (2, 7)
     return (*small, max(1, states - sum(small)))
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #6585a114
 def compare(
+    entry: EntryPoint,
     module: nn.Module,  # the original
     exported: Callable[..., Any],  # tensors in, tensor or tensors out
-    examples: Sequence[Tensor],
-    outputs: Sequence[str],
     states: int,
 ) -> tuple[float, dict[str, float]]:
-    """Largest relative and absolute differences between original and export over random states in several batches."""
-    wanted: list[list[Tensor]] = [[] for _ in outputs]
-    found: list[list[Tensor]] = [[] for _ in outputs]
+    """Largest relative and absolute differences between original and export over random states in several batches.
+
+    Some rows of a batch are broken; a row that is NaN in one of the two only differs by infinity.
+    """
+    wanted: list[list[Tensor]] = [[] for _ in entry.outputs]
+    found: list[list[Tensor]] = [[] for _ in entry.outputs]
+    sound: list[Tensor] = []
     for seed, rows in enumerate(split_batches(states)):
-        inputs = random_states(examples, rows, seed)
+        inputs, whole = with_broken_rows(random_states(entry, rows, seed))
         truth, answer = as_tuple(call(module, inputs)), as_tuple(call(exported, inputs))
+        sound.append(whole)
         for place, (right, given) in enumerate(zip(truth, answer, strict=True)):
             if right.shape != given.shape:
-                raise ExportError(
-                    f"{outputs[place]}: shape {tuple(given.shape)} for {rows} rows, torch gives {tuple(right.shape)}"
-                )
-            wanted[place].append(right.to(torch.float64).reshape(rows, -1))
-            found[place].append(given.to(torch.float64).reshape(rows, -1))
+                shapes = f"shape {tuple(given.shape)} for {rows} rows, torch gives {tuple(right.shape)}"
+                raise ExportError(f"{entry.outputs[place]}: {shapes}")
+            wanted[place].append(right.to(torch.float64).unsqueeze(-1).flatten(1))
+            found[place].append(given.to(torch.float64).unsqueeze(-1).flatten(1))
     relative, absolute = 0.0, {}
-    for name, right_list, given_list in zip(outputs, wanted, found, strict=True):
-        truth_all, difference = torch.cat(right_list), (torch.cat(right_list) - torch.cat(given_list)).abs()
-        if not torch.isfinite(truth_all).all():
-            raise ExportError(f"{name}: torch itself gives values that are not finite; check the example inputs")
-        scale = truth_all.abs().amax(0).clamp_min(torch.finfo(torch.float32).tiny)
-        absolute[name] = float(difference.max())
-        relative = max(relative, float(torch.nan_to_num(difference.amax(0) / scale, nan=torch.inf).max()))
+    for name, right_list, given_list in zip(entry.outputs, wanted, found, strict=True):
+        largest, scale = largest_difference(name, torch.cat(right_list), torch.cat(given_list), torch.cat(sound))
+        absolute[name] = float(largest.max())
+        relative = max(relative, float((largest / scale).max()))
     return relative, absolute
+
+# %% ../../../nbs/01_core/export/00_onnx.ipynb #a7ae3767
+def largest_difference(name: str, right: Tensor, given: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each column of two results [N, C] the largest difference, and the largest magnitude of a sound row [C]."""
+    if not torch.isfinite(right[sound]).all():
+        raise ExportError(f"{name}: torch itself gives values that are not finite; check the example inputs")
+    same = (right == given) | (right.isnan() & given.isnan())
+    difference = torch.where(same, 0.0, (right - given).abs()).nan_to_num(nan=torch.inf)
+    return difference.amax(0), right[sound].abs().amax(0).clamp_min(torch.finfo(torch.float32).tiny)
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #d5f3502e
 @contextlib.contextmanager
@@ -176,38 +123,48 @@ def silent() -> Iterator[None]:
         logging.disable(previous)
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #9c1794f2
+Originals = Mapping[str, tuple[nn.Module, tuple[Tensor, ...]]]  # by entry point: the guarded module, its examples
+
+
+def compare_all(
+    deployable: Deployable, originals: Originals, exported: Mapping[str, Callable[..., Any]], states: int
+) -> tuple[float, dict[str, float]]:
+    """`compare` over all entry points; results of others than `forward` have their names before them."""
+    relative = 0.0
+    absolute: dict[str, float] = {}
+    for name, entry in all_entry_points(deployable).items():
+        largest, differences = compare(entry, originals[name][0], exported[name], states)
+        relative = max(relative, largest)
+        absolute |= {key if name == "forward" else f"{name}.{key}": value for key, value in differences.items()}
+    return relative, absolute
+
+# %% ../../../nbs/01_core/export/00_onnx.ipynb #924630bc
 def checked_export(
     deployable: Deployable,
     path: Path,
-    write: Callable[[nn.Module, tuple[Tensor, ...], Path], None],
-    load: Callable[[Path], Callable[..., Any]],
+    write: Callable[[Originals, Path], None],
+    load: Callable[[Path], Mapping[str, Callable[..., Any]]],  # entry points of the file by name
     states: int,
     tolerance: float,
     about: Mapping[str, Any],  # further fields of `Parity`
 ) -> Parity:
     """Write, load, compare, rename; raises ExportError and leaves no new file when anything of that fails."""
-    module, examples = check_examples(deployable)
+    originals = {name: check_examples(entry) for name, entry in all_entry_points(deployable).items()}
     try:
         with atomic(path) as partial:
             with silent():
-                write(module, examples, partial)
+                write(originals, partial)
                 exported = load(partial)
-            relative, absolute = compare(module, exported, examples, deployable.outputs, states)
+            relative, absolute = compare_all(deployable, originals, exported, states)
             if relative > tolerance:
                 raise ExportError(
                     f"{path}: differs from torch by {relative:.2g} (allowed {tolerance:.2g}); not written"
                 )
-            parity = Parity(
-                states=states,
-                batches=split_batches(states),
-                max_relative_difference=relative,
-                max_absolute_difference=absolute,
-                tolerance=tolerance,
-                inputs=signature(deployable.inputs),
-                outputs=tuple(deployable.outputs),
-                sha256=file_fingerprint(partial),
-                **about,
-            )
+            numbers = {"max_relative_difference": relative, "max_absolute_difference": absolute}
+            names = {"inputs": signature(deployable.inputs), "outputs": tuple(deployable.outputs)}
+            checked = {"states": states, "batches": split_batches(states), "tolerance": tolerance}
+            content = {"sha256": file_fingerprint(partial), "card": describe(deployable)}
+            parity = Parity(**{**checked, **numbers, **names, **content, **about})
         replace_text(path.with_name(path.name + ".json"), to_json(asdict(parity)))
         return parity
     except ExportError:
@@ -216,13 +173,12 @@ def checked_export(
         reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
         raise ExportError(f"{path}: {type(error).__name__}: {reason[0] if reason else 'no message'}") from error
 
-# %% ../../../nbs/01_core/export/00_onnx.ipynb #09abe7ed
-def signature(inputs: Mapping[str, Tensor]) -> dict[str, str]:
-    """Type and shape of each input, the batch open: `float32[batch, 5]`."""
-    return {
-        name: f"{str(tensor.dtype).removeprefix('torch.')}[{', '.join(['batch', *map(str, tensor.shape[1:])])}]"
-        for name, tensor in inputs.items()
-    }
+# %% ../../../nbs/01_core/export/00_onnx.ipynb #a6f8057d
+def open_batch(module: nn.Module, inputs: int) -> tuple[Any, ...]:
+    """What `torch.export` needs to leave the first dimension of every input open."""
+    each = tuple({0: torch.export.Dim("batch", min=1)} for _ in range(inputs))
+    taken = inspect.signature(module.forward).parameters.values()
+    return (each,) if any(p.kind is p.VAR_POSITIONAL for p in taken) else each
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #989f9591
 def write_onnx(
@@ -232,16 +188,16 @@ def write_onnx(
     inputs: Sequence[str],
     outputs: Sequence[str],
     opset: int,
+    properties: Mapping[str, str] | None = None,
 ) -> None:
-    """Write one self-contained ONNX file without source locations."""
+    """Write one self-contained ONNX file without source locations, with properties that any reader shows."""
     import onnx
 
-    batch = torch.export.Dim("batch", min=1)
     program = torch.onnx.export(
         module,
         examples,
         dynamo=True,
-        dynamic_shapes=tuple({0: batch} for _ in examples),
+        dynamic_shapes=open_batch(module, len(examples)),
         opset_version=opset,
         input_names=list(inputs),
         output_names=list(outputs),
@@ -258,6 +214,7 @@ def write_onnx(
     for value in (*graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.graph.initializer):
         del value.metadata_props[:]
         value.doc_string = ""
+    onnx.helper.set_model_props(graph, dict(properties or {}))
     onnx.checker.check_model(graph)
     onnx.save_model(graph, str(path))
 
@@ -277,6 +234,16 @@ def load_onnx(path: Path) -> Callable[..., tuple[Tensor, ...]]:
 
     return run
 
+
+def load_graphs(deployable: Deployable, originals: Originals, folder: Path) -> dict[str, Callable[..., Any]]:
+    """The graphs that a header was made of, run by onnxruntime: what is compared where there is no compiler."""
+    runs = {}
+    for name, entry in all_entry_points(deployable).items():
+        path = folder / f"{name}.onnx"
+        write_onnx(*originals[name], path, list(entry.inputs), entry.outputs, 18)
+        runs[name] = load_onnx(path)
+    return runs
+
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #9edfd53e
 def export_onnx(
     deployable: Deployable,
@@ -287,45 +254,23 @@ def export_onnx(
 ) -> Parity:
     """Write the surrogate as ONNX with an open batch dimension and check it with onnxruntime.
 
-    The parity report lies beside it as `<path>.json`. Raises ExportError, leaving no new file, when anything fails.
+    A graph answers one question, so a further entry point becomes a file beside it: `model.NAME.onnx`. Each file has
+    its parity report beside it as `<path>.json`. Raises ExportError, leaving no new file, when anything fails.
     """
+    path, allowed = Path(path), deployable.tolerance if tolerance is None else tolerance
     if opset < 17:
         raise ExportError(f"opset is {opset}; use 17 or later, earlier ones lack operations that the models need")
+    for name, entry in deployable.entry_points.items():
+        origin = {**deployable.origin, "entry_point": name}
+        alone = Deployable(**vars(entry), tolerance=deployable.tolerance, origin=origin)
+        export_onnx(alone, path.with_name(f"{path.stem}.{name}{path.suffix}"), opset, states, tolerance)
+    main = replace(deployable, entry_points={})
 
-    def write(module: nn.Module, examples: tuple[Tensor, ...], target: Path) -> None:
-        write_onnx(module, examples, target, list(deployable.inputs), deployable.outputs, opset)
+    def write(originals: Originals, target: Path) -> None:
+        module, examples = originals["forward"]
+        card = {"surrogate": to_json(describe(main))}
+        write_onnx(module, examples, target, list(main.inputs), main.outputs, opset, card)
 
     versions = {name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime")}
     about = {"format": "onnx", "opset": opset, "versions": versions}
-    return checked_export(
-        deployable,
-        Path(path),
-        write,
-        load_onnx,
-        states,
-        deployable.tolerance if tolerance is None else tolerance,
-        about,
-    )
-
-# %% ../../../nbs/01_core/export/00_onnx.ipynb #38aeb0f2
-def write_torchscript(module: nn.Module, examples: tuple[Tensor, ...], path: Path) -> None:
-    """Trace the module and save it."""
-    with torch.no_grad():
-        traced = torch.jit.trace(module, examples, check_trace=False)
-    torch.jit.save(torch.jit.freeze(traced), str(path))
-
-
-def load_torchscript(path: Path) -> Callable[..., Any]:
-    """The saved file as a function of tensors."""
-    return torch.jit.load(str(path), map_location="cpu")
-
-
-def export_torchscript(
-    deployable: Deployable, path: str | Path, states: int = 10_000, tolerance: float = 1e-6
-) -> Parity:
-    """Write the surrogate as TorchScript and check it; the report lies beside it as `<path>.json`.
-
-    Raises ExportError, leaving no new file, when anything fails.
-    """
-    about = {"format": "torchscript", "versions": {"torch": metadata.version("torch")}}
-    return checked_export(deployable, Path(path), write_torchscript, load_torchscript, states, tolerance, about)
+    return checked_export(main, path, write, lambda target: {"forward": load_onnx(target)}, states, allowed, about)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from ...core.export import jacobian as core
-from ...core.export.onnx import Deployable
+from ...core.export.deployable import Deployable
 from ...core.plots import PALETTE, new_figure, style
 from ..analytic_fields import Field
 from ..limits import JACOBIAN_GOAL, TRIGGER, in_bands, momentum_ticks

@@ -16,7 +16,7 @@ from torch import nn
 
 from ...core import validity as core
 from ...core.data import Tensors
-from ...core.export.onnx import Deployable
+from ...core.export.deployable import Deployable
 from ...core.validity import Answer, Validity
 from ..analytic_fields import Field
 from ..propagation import field_lookups, propagate
