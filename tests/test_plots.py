@@ -10,7 +10,8 @@ import pytest
 import seaborn
 
 from thesis_surrogates.core.convergence import error_curves
-from thesis_surrogates.core.plots import accuracy_cost, style
+from thesis_surrogates.core.cost_figure import accuracy_cost
+from thesis_surrogates.core.plots import style
 from thesis_surrogates.running import overview
 
 EXACT = [("idle", "nothing", 1.0, 9.0), ("law", "baseline", 0.0, 5.0), ("net", "surrogate", 0.1, 1.0)]

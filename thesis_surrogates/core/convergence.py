@@ -14,9 +14,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .config import flatten
+from .cost_figure import part_labels
 from .facts import Run
 from .metrics import format_digits, format_value, median_and_spread
-from .plots import PALETTE, new_figure, part_labels, style
+from .plots import PALETTE, new_figure, style
 from .tables import convergence_table, label, to_markdown
 
 # %% auto #0

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,6 @@ import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
-from matplotlib.transforms import Bbox
 from PIL import Image
 
 from .config import nearest
@@ -27,10 +24,9 @@ from .errors import ConfigError
 from .files import atomic
 
 # %% auto #0
-__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'TICKS', 'LOOKS', 'UNITS', 'PLACES', 'style', 'Drawing', 'new_figure',
-           'save_figure', 'look_rules', 'few_colors', 'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases',
-           'method_family', 'axis_label', 'drawable_rows', 'exact_floor', 'draw_level', 'draw_exact_floor',
-           'accuracy_cost', 'part_labels', 'draw_family', 'seed_spread']
+__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'TICKS', 'LOOKS', 'UNITS', 'style', 'Drawing', 'new_figure', 'save_figure',
+           'look_rules', 'few_colors', 'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'axis_label',
+           'seed_spread']
 
 # %% ../../nbs/01_core/22_plots.ipynb #52806515
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#777777")
@@ -219,12 +215,6 @@ def mark_phases(axes: Axes, phases: Mapping[str, int]) -> None:
         axes.axvline(epoch - 0.5, color="#777777", lw=0.8, ls=":")
         axes.text(epoch - 0.3, 0.98, name, transform=axes.get_xaxis_transform(), va="top", fontsize=7, color="#777777")
 
-# %% ../../nbs/01_core/22_plots.ipynb #93c36d62
-def method_family(name: str) -> str:
-    """Name of a method without its working point: `RK4 20 steps` and `RK4 5 steps` belong to `RK4`."""
-    words = re.split(r"[\s,(=]+(?=[-+.]?\d)", name, maxsplit=1)
-    return words[0].strip()
-
 # %% ../../nbs/01_core/22_plots.ipynb #232414cf
 UNITS = {
     "mm": "mm",
@@ -251,107 +241,6 @@ def axis_label(name: str) -> str:
         return "cost per item [µs]"
     *words, last = name.split("_")
     return f"{' '.join(words)} [{UNITS[last]}]" if words and last in UNITS else name.replace("_", " ")
-
-# %% ../../nbs/01_core/22_plots.ipynb #1862b888
-def drawable_rows(table: pd.DataFrame, x: str, y: str) -> pd.Series:
-    """Which rows have a place on two logarithmic axes; an error of zero has one on the floor."""
-    numbers = table[[x, y]].apply(pd.to_numeric, errors="coerce")
-    return np.isfinite(numbers).all(axis=1) & (numbers[x] > 0) & (numbers[y] >= 0)
-
-
-def exact_floor(errors: pd.Series) -> float | None:
-    """Height at which errors of zero are drawn, a third of the smallest other; None where no error is zero."""
-    positive = errors[errors > 0]
-    if not (errors == 0).any():
-        return None
-    return float(positive.min()) / 3 if len(positive) else 1.0
-
-
-def draw_level(axes: Axes, height: float, name: str, line: str) -> None:
-    """A level line with its name at the left end."""
-    axes.axhline(height, color=KIND_COLOR["nothing"], ls=line, lw=0.9)
-    look: Any = {"textcoords": "offset points", "fontsize": 7, "color": KIND_COLOR["nothing"]}
-    axes.annotate(name, (0.01, height), xycoords=axes.get_yaxis_transform(), xytext=(0, 3), **look)
-
-
-def draw_exact_floor(axes: Axes, height: float | None) -> None:
-    """A dotted line named "exact"; nothing where there is no such height."""
-    if height is not None:
-        draw_level(axes, height, "exact", ":")
-
-# %% ../../nbs/01_core/22_plots.ipynb #68d1a561
-def accuracy_cost(
-    table: pd.DataFrame,  # contender, kind, x, y; y_low and y_high are drawn as bars where present
-    x: str = "cost_us",
-    y: str = "error",
-    most_labels: int = 14,
-    dark: bool = False,
-    serif: bool = False,
-) -> tuple[Figure, pd.DataFrame]:
-    """Error against cost on logarithmic axes, baselines as curves; returns the figure and the drawn table."""
-    keep = drawable_rows(table, x, y)
-    drawn = table[keep]
-    floor = exact_floor(drawn[y])
-    placed = drawn if floor is None else drawn.assign(**{y: drawn[y].where(drawn[y] > 0, floor)})
-    families = placed.contender.map(method_family)
-    if "implementation" in placed:  # each is a curve of its own
-        families = families + placed.implementation.where(placed.implementation == "", ", " + placed.implementation)
-    with style(dark=dark, serif=serif):
-        figure, (axes,) = new_figure(width=6.2, height=4.2)
-        axes.set(xscale="log", yscale="log", xlabel=axis_label(x), ylabel=axis_label(y))
-        for kind in KIND_COLOR:
-            for name, rows in placed[placed.kind == kind].groupby(families, sort=False):
-                draw_family(axes, kind, str(name), rows.sort_values(x), x, y, label_all=len(drawn) <= most_labels)
-        draw_exact_floor(axes, floor)
-        axes.margins(x=0.12, y=0.1)
-        hidden = ", ".join(table.contender[~keep].astype(str))
-        if hidden:
-            axes.set_title(f"not on a logarithmic axis: {hidden}", fontsize=7, loc="left")
-        part_labels(figure, axes, placed[placed.kind != "nothing"][[x, y]].to_numpy(dtype=float))
-        for kind in dict.fromkeys(drawn.kind):
-            axes.plot([], [], "--" if kind == "nothing" else KIND_MARKER[kind], color=KIND_COLOR[kind], label=kind)
-        axes.legend(loc="best")
-    columns = [name for name in ("contender", "kind", x, y, f"{y}_low", f"{y}_high") if name in drawn]
-    return figure, drawn[columns].reset_index(drop=True)
-
-# %% ../../nbs/01_core/22_plots.ipynb #a7c1e021
-PLACES = [(6, 4), (-5, -10), (6, -10), (-5, 4), (6, 13), (-5, -19), (6, -19), (-5, 13), (6, 22), (-5, -28)]
-
-
-def part_labels(figure: Figure, axes: Axes, points: np.ndarray, beyond: bool = False) -> None:
-    """Move each label to where it is free, inside the axes or (`beyond`) the figure; it stays where nothing is."""
-    figure.draw_without_rendering()  # settles the limits
-    labels = [text for text in axes.texts if isinstance(text, Annotation) and text.xycoords == "data"]
-    taken = [text.get_window_extent() for text in axes.texts if text not in labels]
-    taken += [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for x, y in axes.transData.transform(points)]
-    edge = figure.bbox if beyond else axes.get_window_extent()
-    for label in labels:
-        first = (*label.get_position(), label.get_horizontalalignment())
-        for right, up, side in [first, *((right, up, "left" if right > 0 else "right") for right, up in PLACES)]:
-            label.set(position=(right, up), ha=side)
-            box = label.get_window_extent()
-            if edge.x0 <= box.x0 and box.x1 <= edge.x1 and not any(box.overlaps(other) for other in taken):
-                break
-        else:
-            label.set(position=first[:2], ha=first[2])
-        taken.append(label.get_window_extent())
-
-# %% ../../nbs/01_core/22_plots.ipynb #3163cbf8
-def draw_family(axes: Axes, kind: str, name: str, rows: pd.DataFrame, x: str, y: str, label_all: bool) -> None:
-    """One method: its working points, joined when there are several of a baseline; a level line for nothing."""
-    color = KIND_COLOR[kind]
-    if kind == "nothing":
-        for label, value in rows[["contender", y]].itertuples(index=False):
-            draw_level(axes, value, str(label), "--")
-        return
-    axes.plot(rows[x], rows[y], KIND_MARKER[kind], color=color, ls="-" if kind == "baseline" else "none")
-    if f"{y}_low" in rows and f"{y}_high" in rows:
-        bars = rows.dropna(subset=[f"{y}_low", f"{y}_high"])
-        axes.vlines(bars[x], bars[f"{y}_low"], bars[f"{y}_high"], color=color, lw=1.2)
-    labelled = rows if label_all else rows.nsmallest(1, y)
-    for label, cost, error in labelled[["contender", x, y]].itertuples(index=False):
-        place: Any = {"xytext": (-5, -10), "ha": "right"} if kind == "surrogate" else {"xytext": (6, 4)}
-        axes.annotate(str(label), (cost, error), textcoords="offset points", fontsize=7, color=color, **place)
 
 # %% ../../nbs/01_core/22_plots.ipynb #2ea1a047
 def seed_spread(

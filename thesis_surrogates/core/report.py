@@ -136,7 +136,8 @@ def write_figures(
     runs: Sequence[Run], table: pd.DataFrame, headline: str, out: Path, look: str = "screen"
 ) -> list[Path]:
     """Error against cost (one figure per dataset) and the learning curves, each as PNG, PDF and CSV."""
-    from thesis_surrogates.core.plots import accuracy_cost, look_rules, loss_curves, phase_starts, save_figure
+    from thesis_surrogates.core.cost_figure import accuracy_cost
+    from thesis_surrogates.core.plots import look_rules, loss_curves, phase_starts, save_figure
 
     files, rules = list[Path](), look_rules(look)
     groups = [data for data in dict.fromkeys(table.data) if data]

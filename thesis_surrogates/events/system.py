@@ -22,7 +22,7 @@ from .models import MODELS, deploy
 from .training import plan
 
 # %% auto #0
-__all__ = ['SYMBOLS', 'HALF_TURN', 'EVENT_COLUMNS', 'LABEL', 'FILES', 'SYSTEM', 'object_ids', 'filled_slots']
+__all__ = ['SYMBOLS', 'HALF_TURN', 'EVENT_COLUMNS', 'LABEL', 'FILES', 'TERMS', 'SYSTEM', 'object_ids', 'filled_slots']
 
 # %% ../../nbs/05_events/11_system.ipynb #0fbcfd4d
 SYMBOLS = (
@@ -84,6 +84,29 @@ FILES = (
     ),
 )
 
+# %% ../../nbs/05_events/11_system.ipynb #05f00002
+TERMS = Terms(
+    headline="visible_met_half_width_gev",
+    columns=(
+        "bits_per_particle",
+        "visible_met_half_width_gev",
+        "pt_half_width",
+        "pt_error_68",
+        "eta_half_width",
+        "phi_half_width_rad",
+        "ht_half_width",
+        "type_accuracy",
+        "codes_used",
+        "perplexity",
+        "met_half_width_gev",
+        "met_r2",
+        "met_phi_loss",
+    ),
+    group=("visible_met_half_width_gev", "pt_error_68"),
+    price="bits_per_particle",
+    references=("identity",),
+)
+
 # %% ../../nbs/05_events/11_system.ipynb #76f27053
 SYSTEM = System(
     name="events",
@@ -104,25 +127,5 @@ SYSTEM = System(
     deploy=deploy,
     presets=PRESETS,
     files=FILES,
-    terms=Terms(
-        headline="visible_met_half_width_gev",
-        columns=(
-            "bits_per_particle",
-            "visible_met_half_width_gev",
-            "pt_half_width",
-            "pt_error_68",
-            "eta_half_width",
-            "phi_half_width_rad",
-            "ht_half_width",
-            "type_accuracy",
-            "codes_used",
-            "perplexity",
-            "met_half_width_gev",
-            "met_r2",
-            "met_phi_loss",
-        ),
-        group=("visible_met_half_width_gev", "pt_error_68"),
-        price="bits_per_particle",
-        references=("identity",),
-    ),
+    terms=TERMS,
 )

@@ -39,9 +39,9 @@ from .registry import get_system, load_run, report_useless_keys, resolve, useles
 
 # %% auto #0
 __all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'check_fingerprint',
-           'place_of_scores', 'score_baselines', 'Extras', 'evaluate', 'on_sets', 'write_views', 'train_and_evaluate',
-           'run', 'trained_model', 'origin_of', 'load_surrogate', 'draw_figures', 'export_surrogate', 'record_together',
-           'evaluate_runs']
+           'place_of_scores', 'score_baselines', 'Extras', 'evaluate', 'on_sets', 'evaluated_event', 'write_views',
+           'train_and_evaluate', 'run', 'trained_model', 'origin_of', 'load_surrogate', 'draw_figures',
+           'export_surrogate', 'record_together', 'evaluate_runs']
 
 # %% ../../nbs/06_running/03_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
@@ -164,12 +164,27 @@ def evaluate(
             save_figure(figure, figures / name, table)
     return rows
 
-
+# %% ../../nbs/06_running/03_execution.ipynb #4e51bc8c
 def on_sets(system: System, config: RunConfig, model: nn.Module, data: Data, data_dir: str | Path) -> dict[str, Any]:
     """The event with the rows on each set in `evaluate_on`."""
     from thesis_surrogates.running.judging import evaluate_sets
 
     return {"headline": system.terms.headline, "rows": evaluate_sets(system, config, model, data, data_dir)}
+
+
+def evaluated_event(
+    system: System,
+    model: nn.Module,
+    data: Data,
+    run_dir: Path,
+    known: Path | None,
+    others: Callable[[], int],
+    extras: Extras,
+) -> dict[str, Any]:
+    """The event with the rows of the comparison; `beside` where other runs kept the costs from being measured."""
+    rows = evaluate(system, model, data, run_dir / "figures" if extras.figures else None, known, others, extras)
+    beside = extras.costs and any(row["cost_us"] is None for row in rows)
+    return {**ON_TEST, "headline": system.terms.headline, "rows": rows} | ({"beside": True} if beside else {})
 
 # %% ../../nbs/06_running/03_execution.ipynb #0555e0c7
 def write_views(run_dir: str | Path) -> list[Path]:
@@ -227,11 +242,8 @@ def train_and_evaluate(
         )
         if result.status == "done":
             place = place_of_scores(system, config, data, data_dir)
-            figures = run_dir / "figures" if extras.figures else None
-            rows = evaluate(system, model.cpu(), data, figures, place, others, extras)
-            beside = extras.costs and any(row["cost_us"] is None for row in rows)
-            event = {**ON_TEST, "headline": system.terms.headline, "rows": rows}
-            recorder.event("evaluated", event | ({"beside": True} if beside else {}))
+            event = evaluated_event(system, model.cpu(), data, run_dir, place, others, extras)
+            recorder.event("evaluated", event)
             if config.evaluate_on:
                 recorder.event("evaluated_on", on_sets(system, config, model, data, data_dir))
             write_views(run_dir)

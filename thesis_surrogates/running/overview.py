@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..core.plots import Drawing, draw_exact_floor, exact_floor
+from ..core.cost_figure import draw_exact_floor, exact_floor
+from ..core.plots import Drawing
 from ..core.report import count_runs
 from .registry import SYSTEMS, get_system
 from .results import published_runs, summary_suite_table, verdict

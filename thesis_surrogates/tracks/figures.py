@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..core.comparison import Scores
+from ..core.cost_figure import accuracy_cost
 from ..core.data import Data
 from ..core.frontier import space_heights, write_beside
-from ..core.plots import PALETTE, accuracy_cost, new_figure, style
+from ..core.plots import PALETTE, new_figure, style
 from .analytic_fields import Field
 from .data import field_of
 from .limits import MATERIAL_MM, draw_material, draw_resolutions, momentum_ticks
