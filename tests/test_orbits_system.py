@@ -209,6 +209,15 @@ def test_same_seed_same_losses_and_resume(planar: tuple[OrbitsData, Path], tmp_p
     assert torch.equal(straight, weights(tmp_path / "run", budget=0.05))
 
 
+def test_steps_need_not_be_a_multiple_of_the_validations(planar: tuple[OrbitsData, Path]) -> None:
+    data = load_data(*planar)
+    train = OrbitsTrain(steps_strategy=[25, 7], segment_length_strategy=[4, 9], validate_every=10)
+    field, events = small_field(data), []
+    fit(field, SYSTEM.plan(field, data, NeuralODEConfig(), train, 0), seed=0, train=train, callbacks=[events.append])
+    assert train.epochs == 4
+    assert [event.step for event in events if event.moment == "epoch_end"] == [10, 20, 25, 32]
+
+
 def test_one_orbit_warns_and_validates_on_itself(tmp_path: Path) -> None:
     config = OrbitsData(train_set="single_TBP_planar_1_train", test_set="complex_TBP_planar_2_test", points=36)
     make_data(config, tmp_path / "o.h5")
