@@ -124,7 +124,7 @@ def place_of_scores(system: System, config: RunConfig, data: Data, data_dir: str
     folder = Path(data_dir) / config.system / "scores"
     return scores_place(folder, room.partition(".")[0], data.splits["test"], causes)
 
-# %% ../../nbs/06_running/03_execution.ipynb #d2ea1b0a
+
 def score_baselines(system: System, data: Data, known: Path | None) -> tuple[tuple[Contender, ...], dict[str, Scores]]:
     """The baselines on this data, and their scores on its test split."""
     baselines = system.baselines(data)
@@ -219,8 +219,7 @@ def train_and_evaluate(
         )
         if result.status == "done":
             place = place_of_scores(system, config, data, data_dir)
-            figures = run_dir / "figures" if extras.figures else None
-            rows = evaluate(system, model.cpu(), data, figures, place, extras)
+            rows = evaluate(system, model.cpu(), data, run_dir / "figures" if extras.figures else None, place, extras)
             recorder.event("evaluated", {"split": "test", "headline": system.headline, "rows": rows})
             write_views(run_dir)
         recorder.finish("done" if result.status == "done" else "paused")
