@@ -119,7 +119,7 @@ def test_a_paused_run_goes_on_exactly_in_a_process_with_others(tmp_path, data_di
 
 @pytest.mark.parametrize("end", ["kill", "exit", "crash"])
 def test_a_run_that_ends_its_process_is_named_and_the_others_go_on(tmp_path, data_dir, monkeypatch, end):
-    """The victim is the third of five runs of one process; what it does to it is planted in the source that is imported."""
+    """The victim is the third of five runs of one process; what it does is planted where the process starts."""
     deeds = {
         "kill": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
         "exit": "import os; os._exit(3)",

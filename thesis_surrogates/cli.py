@@ -304,16 +304,17 @@ def jobs(
 @app.command()
 def status(path: Annotated[Path, typer.Argument(help="A run directory or a folder of runs.")] = RUNS) -> None:
     """Show where every run stands, from its facts."""
-    from thesis_surrogates.core.facts import load_runs
+    import shutil
 
-    table = load_runs(path)
-    if table.empty:
+    from thesis_surrogates.running.run_status import status_rows, text_table
+
+    rows = status_rows(path)
+    if not rows:
         raise ConfigError(f"{path}: no runs; give a run directory, or a folder that holds some")
-    best = [str(column) for column in table if str(column).startswith("best_")]
-    _print_table(
-        table.to_dict("records"),
-        ["system", "name", "seed", "status", "attempt", "epochs", *best, "training_seconds", "problem"],
-    )
+    columns = ["name", "system", "seed", "status", "attempt", "epochs"]
+    columns += dict.fromkeys(key for row in rows for key in row if key.startswith("best_"))
+    columns += [key for key in ("training_seconds", "problem") if any(key in row for row in rows)]
+    typer.echo(text_table(rows, columns, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
 
 
 @app.command()

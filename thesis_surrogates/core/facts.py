@@ -13,9 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from .config import canonical, config_hash, flatten, without_data_seed
 from .errors import FactsError
@@ -28,6 +26,9 @@ from thesis_surrogates.core.run_files import (
     read_scalars,
     read_state,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['STALE_SECONDS', 'OLDER_KINDS', 'SEEDS', 'derive_status', 'with_kind', 'Run', 'read_run', 'headline_of',
@@ -163,6 +164,8 @@ def headline_of(run: Run) -> str | None:
 
 def rows_to_show(run: Run) -> pd.DataFrame:
     """Doing nothing, the most accurate and the cheapest other method, and the best surrogates (lower is better)."""
+    import pandas as pd
+
     headline = headline_of(run)
     if headline is None:
         return pd.DataFrame()
@@ -289,6 +292,8 @@ def run_row(run: Run, swept: Sequence[str]) -> dict[str, Any]:
 # %% ../../nbs/01_core/17_facts.ipynb #00b9dc4a
 def load_runs(path: str | Path) -> pd.DataFrame:
     """One row per run at or below `path`; `duplicate` marks a configuration that already occurred in an earlier row."""
+    import pandas as pd
+
     runs: list[Run | dict[str, Any]] = []
     for folder in find_runs(path):
         try:
@@ -315,6 +320,8 @@ def as_split(table: pd.DataFrame) -> dict[str, Any]:
 
 def from_split(stored: Mapping[str, Any]) -> pd.DataFrame:
     """What `as_split` stored."""
+    import pandas as pd
+
     return pd.DataFrame(stored["data"], columns=stored["columns"])
 
 # %% ../../nbs/01_core/17_facts.ipynb #6b6f6550

@@ -32,16 +32,8 @@ __all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'TICKS', 'LOOKS', 'UNITS', 's
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#777777")
 KIND_COLOR = {"nothing": "#777777", "reference": "#009E73", "baseline": "#D55E00", "surrogate": "#0072B2"}
 KIND_MARKER = {"nothing": "D", "reference": "^", "baseline": "o", "surrogate": "s"}
-# the style "ticks" of seaborn, which takes longer to load than a figure to draw; what `style` sets itself is left out
-TICKS: Mapping[str, Any] = {
-    **dict.fromkeys(("axes.axisbelow", "axes.spines.left", "axes.spines.bottom", "xtick.bottom", "ytick.left"), True),
-    **dict.fromkeys(("xtick.direction", "ytick.direction"), "out"),
-    **{"grid.linestyle": "-", "xtick.top": False, "ytick.right": False},
-    **{"lines.solid_capstyle": "round", "patch.edgecolor": "w", "patch.force_edgecolor": True},
-    "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "Bitstream Vera Sans", "sans-serif"],
-}
 
-# %% ../../nbs/01_core/22_plots.ipynb #52806516
+
 @contextmanager
 def style(
     dark: bool = False,  # light lines on black, for slides and dark pages
@@ -77,6 +69,16 @@ def style(
         yield
 
 # %% ../../nbs/01_core/22_plots.ipynb #d006ad04
+# the style "ticks" of seaborn, which takes longer to load than a figure to draw; what `style` sets itself is left out
+TICKS: Mapping[str, Any] = {
+    **dict.fromkeys(("axes.axisbelow", "axes.spines.left", "axes.spines.bottom", "xtick.bottom", "ytick.left"), True),
+    **dict.fromkeys(("xtick.direction", "ytick.direction"), "out"),
+    **{"grid.linestyle": "-", "xtick.top": False, "ytick.right": False},
+    **{"lines.solid_capstyle": "round", "patch.edgecolor": "w", "patch.force_edgecolor": True},
+    "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "Bitstream Vera Sans", "sans-serif"],
+}
+
+
 class Drawing(Figure):
     """A figure that shows itself at the end of a notebook cell without pyplot."""
 

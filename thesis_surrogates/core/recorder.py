@@ -23,6 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+# %% auto #0
+__all__ = ['PACKAGES', 'OF_EVENT', 'OF_LOOP', 'MOMENTS', 'LONGEST_EPOCH_RECORD', 'git_state', 'package_versions', 'processor',
+           'provenance', 'record_config', 'prepare_run', 'fits_table', 'event_line', 'RunRecorder', 'scalar_rows',
+           'error_record', 'new_state', 'open_run', 'append_event', 'record_death']
+
+# %% ../../nbs/01_core/16_recorder.ipynb #6aabf4ca
 from .config import config_hash
 from .errors import FactsError
 from .files import FileLock, package_folder, replace_text
@@ -40,14 +46,10 @@ from thesis_surrogates.core.run_files import (
     to_json,
     to_line,
 )
+from .run_summary import summarise_run
 
 if TYPE_CHECKING:
     from thesis_surrogates.core.plan import Event
-
-# %% auto #0
-__all__ = ['PACKAGES', 'OF_EVENT', 'OF_LOOP', 'MOMENTS', 'LONGEST_EPOCH_RECORD', 'git_state', 'package_versions', 'processor',
-           'provenance', 'record_config', 'prepare_run', 'fits_table', 'event_line', 'RunRecorder', 'scalar_rows',
-           'error_record', 'new_state', 'open_run', 'append_event', 'record_death']
 
 # %% ../../nbs/01_core/16_recorder.ipynb #aa9ed003
 def git_state(folder: Path) -> dict[str, Any]:
@@ -230,6 +232,7 @@ class RunRecorder:
             return
         self.state |= {"status": status, "finished": now(), "error": error_record(error, self.epoch)}
         self.event("finished", {"status": status, "error": self.state["error"]})
+        self.state["summary"] = summarise_run(self.files)
         self.save_state()
         self.close()
 
@@ -284,6 +287,7 @@ def new_state(
         "attempt": int(known.get("attempt") or 0) + 1,
         "system": config.get("system"),
         "name": config.get("name"),
+        "seed": config.get("seed"),
         "config_hash": identity,
         "started": known.get("started") or now(),
         "finished": None,
@@ -341,4 +345,4 @@ def record_death(run_dir: str | Path, config: Mapping[str, Any], reason: str) ->
     error = {"type": "ProcessEnded", "message": reason, "traceback": "", "epoch": next(epochs, None)}
     append_event(run_dir, "finished", {"status": "killed", "error": error})  # refuses where another process writes
     state = {**read_state(files.state), "status": "killed", "finished": now(), "error": error}
-    replace_text(files.state, to_json(state))
+    replace_text(files.state, to_json({**state, "summary": summarise_run(files)}))

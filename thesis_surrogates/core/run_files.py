@@ -13,18 +13,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 import yaml
 
 from .errors import FactsError
 from .files import FileLock
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # %% auto #0
-__all__ = ['COLUMNS', 'FACTS_FORMAT', 'NON_FINITE', 'Status', 'RunFiles', 'RunBusy', 'check_format', 'encode', 'decode',
-           'to_line', 'to_json', 'Appender', 'now', 'read_lines', 'read_events', 'parse_row', 'read_scalars',
-           'take_lock', 'read_config', 'read_state']
+__all__ = ['COLUMNS', 'FACTS_FORMAT', 'NON_FINITE', 'Row', 'Status', 'RunFiles', 'RunBusy', 'check_format', 'encode', 'decode',
+           'to_line', 'to_json', 'Appender', 'now', 'read_lines', 'read_events', 'parse_row', 'read_rows',
+           'read_scalars', 'take_lock', 'read_config', 'read_state']
 
 # %% ../../nbs/01_core/15_run_files.ipynb #cf842dab
 @dataclass(frozen=True)
@@ -189,7 +191,10 @@ def read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
     return events, torn
 
 # %% ../../nbs/01_core/15_run_files.ipynb #c5558a16
-def parse_row(line: str) -> tuple[int, int, int, str, str, float] | None:
+Row = tuple[int, int, int, str, str, float]
+
+
+def parse_row(line: str) -> Row | None:
     """One row of the table, or None where the line is not exactly six fields of the right types."""
     fields = line.split(",")
     if len(fields) != len(COLUMNS):
@@ -200,8 +205,8 @@ def parse_row(line: str) -> tuple[int, int, int, str, str, float] | None:
         return None
 
 
-def read_scalars(path: Path) -> tuple[pd.DataFrame, int]:
-    """The table of scalars (columns `COLUMNS`) without rewound epochs, and the number of unreadable lines.
+def read_rows(path: Path) -> tuple[list[Row], int]:
+    """Rows of the table of scalars without rewound epochs, and the number of unreadable lines.
 
     A resumed attempt starts again at some epoch; what earlier attempts wrote for that and later epochs is dropped.
     """
@@ -211,16 +216,24 @@ def read_scalars(path: Path) -> tuple[pd.DataFrame, int]:
     restart: dict[int, int] = {}
     for attempt, _, epoch, *_ in good:
         restart[attempt] = min(epoch, restart.get(attempt, epoch))
-    kept: dict[tuple[int, str, str], tuple[int, int, int, str, str, float]] = {}
+    kept: dict[tuple[int, str, str], Row] = {}
     for row in good:
-        if all(row[0] >= attempt or row[2] < epoch for attempt, epoch in restart.items()):
+        if len(restart) == 1 or all(row[0] >= attempt or row[2] < epoch for attempt, epoch in restart.items()):
             kept.pop((row[2], row[3], row[4]), None)
             kept[row[2], row[3], row[4]] = row
-    values = zip(*kept.values(), strict=True) if kept else [[] for _ in COLUMNS]
+    return list(kept.values()), len(rows) - len(good) + bool(rest.strip())
+
+# %% ../../nbs/01_core/15_run_files.ipynb #c5558a17
+def read_scalars(path: Path) -> tuple[pd.DataFrame, int]:
+    """`read_rows` as a table with the columns `COLUMNS`."""
+    import pandas as pd  # who looks at many runs has no use for it, and it takes longer than they
+
+    rows, torn = read_rows(path)
+    values = zip(*rows, strict=True) if rows else [[] for _ in COLUMNS]
     table = pd.DataFrame({name: list(column) for name, column in zip(COLUMNS, values, strict=True)})
-    if not kept:
+    if not rows:
         table = table.astype({"attempt": int, "step": int, "epoch": int, "value": float})
-    return table, len(rows) - len(good) + bool(rest.strip())
+    return table, torn
 
 # %% ../../nbs/01_core/15_run_files.ipynb #211fc82c
 def take_lock(path: Path, patience_seconds: float = 1.0) -> FileLock:

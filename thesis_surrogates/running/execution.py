@@ -122,7 +122,7 @@ def place_of_scores(system: System, config: RunConfig, data: Data, data_dir: str
     folder = Path(data_dir) / config.system / "scores"
     return scores_place(folder, room.partition(".")[0], data.splits["test"], causes)
 
-# %% ../../nbs/06_running/03_execution.ipynb #d2ea1b0a
+
 def score_baselines(system: System, data: Data, known: Path | None) -> tuple[tuple[Contender, ...], dict[str, Scores]]:
     """The baselines on this data, and their scores on its test split."""
     baselines = system.baselines(data)

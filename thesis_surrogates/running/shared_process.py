@@ -34,8 +34,8 @@ from .registry import resolve
 from .templates import BUSY, exit_code_of, thread_counts
 
 # %% auto #0
-__all__ = ['PARTS_OF_PROCESS', 'LATER', 'set_environment', 'set_handlers', 'unchanged_process', 'output_to', 'known_provenance',
-           'BaselinesOnce', 'execute_run', 'serve_requests', 'start_process', 'request_of', 'main']
+__all__ = ['PARTS_OF_PROCESS', 'LATER', 'set_environment', 'set_handlers', 'unchanged_process', 'output_to', 'request_of',
+           'known_provenance', 'BaselinesOnce', 'execute_run', 'serve_requests', 'start_process', 'main']
 
 # %% ../../nbs/06_running/16_shared_process.ipynb #10d13fe0
 def set_environment(values: Mapping[str, str]) -> None:
@@ -50,7 +50,7 @@ def set_handlers(handlers: Mapping[int, Any]) -> None:
         if handler is not None and signal.getsignal(number) is not handler:
             signal.signal(number, handler)
 
-# %% ../../nbs/06_running/16_shared_process.ipynb #80503f5e
+
 # How each thing that belongs to a whole process is read, and how it is set.
 PARTS_OF_PROCESS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
     "torch's global generator": (
@@ -99,6 +99,28 @@ def output_to(path: Path) -> Iterator[None]:
             for number, kept in zip((1, 2), before, strict=True):
                 os.dup2(kept, number)
                 os.close(kept)
+
+
+def request_of(
+    config: RunConfig,
+    run_dir: Path,
+    dataset: Path,
+    data_dir: str | Path,
+    *,
+    device: str = "auto",
+    budget_seconds: float | None = None,
+    figures: bool = False,
+) -> dict[str, Any]:
+    """What a process must know of a run."""
+    return {
+        "config": as_mapping(config),
+        "run_dir": str(run_dir.resolve()),
+        "dataset": str(dataset.resolve()),
+        "data_dir": str(Path(data_dir).resolve()),
+        "device": device,
+        "budget_seconds": budget_seconds,
+        "figures": figures,
+    }
 
 # %% ../../nbs/06_running/16_shared_process.ipynb #6de0e92a
 LATER = "none, the run shared its process with others; `surrogates notebook` makes it from the facts"
@@ -176,29 +198,7 @@ def start_process(requests: Sequence[Mapping[str, Any]], threads: int) -> subpro
     os.set_blocking(process.stdout.fileno(), False)
     return process
 
-# %% ../../nbs/06_running/16_shared_process.ipynb #56438af5
-def request_of(
-    config: RunConfig,
-    run_dir: Path,
-    dataset: Path,
-    data_dir: str | Path,
-    *,
-    device: str = "auto",
-    budget_seconds: float | None = None,
-    figures: bool = False,
-) -> dict[str, Any]:
-    """What a process must know of a run."""
-    return {
-        "config": as_mapping(config),
-        "run_dir": str(run_dir.resolve()),
-        "dataset": str(dataset.resolve()),
-        "data_dir": str(Path(data_dir).resolve()),
-        "device": device,
-        "budget_seconds": budget_seconds,
-        "figures": figures,
-    }
-
-
+# %% ../../nbs/06_running/16_shared_process.ipynb #88b454f6
 def main() -> None:
     """Entry of the process: its requests as JSON on standard input, what it says on standard output, line by line."""
     faulthandler.enable()  # a crash in compiled code leaves its place in the log of the run

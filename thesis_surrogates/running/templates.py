@@ -108,12 +108,12 @@ def to_seconds(value: Any) -> float | None:
     except (TypeError, ValueError):
         raise ConfigError(f"budget_seconds: expected a number of seconds, got {value!r}") from None
 
-# %% ../../nbs/06_running/04_templates.ipynb #71e3bcc8
+# %% ../../nbs/06_running/04_templates.ipynb #71e3bcc7
 def thread_counts(threads: int) -> dict[str, str]:
     """Variables of the environment that give a process so many threads in each library."""
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
 
-
+# %% ../../nbs/06_running/04_templates.ipynb #71e3bcc8
 def start_run(
     config: RunConfig,
     out: str | Path,
@@ -175,7 +175,7 @@ def serve_request(request: Mapping[str, Any]) -> int:
         lock.release()
     return exit_code_of(run_dir)
 
-# %% ../../nbs/06_running/04_templates.ipynb #50e2ddc7
+
 def main() -> int:
     """Entry of the run's process: one request as JSON on standard input."""
     return serve_request(json.load(sys.stdin))
