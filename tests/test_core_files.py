@@ -241,8 +241,9 @@ def test_all_moments_stand_in_one_table():
 
 def test_events_of_a_run_have_the_keys_of_the_table(tmp_path):
     """Paused, taken up, ended, evaluated again, and one that broke: every event that a run can write by itself."""
-    from thesis_surrogates.running.execution import evaluate_runs, run
+    from thesis_surrogates.running.execution import run
     from thesis_surrogates.running.judging import judge_run
+    from thesis_surrogates.running.side_by_side import evaluate_runs
 
     config = {
         "system": "tracks",

@@ -23,7 +23,7 @@ from thesis_surrogates.core.publishing import read_published
 from thesis_surrogates.core.recorder import open_run
 from thesis_surrogates.running import doctor
 from thesis_surrogates.running.datasets import dataset_path, ensure_dataset, read_dataset
-from thesis_surrogates.running.execution import evaluate_runs, run, run_directory
+from thesis_surrogates.running.execution import run, run_directory
 from thesis_surrogates.running.jobs import Request
 from thesis_surrogates.running.registry import (
     SYSTEMS,
@@ -38,6 +38,7 @@ from thesis_surrogates.running.registry import (
 )
 from thesis_surrogates.running.reports import compare_runs, make_reports, system_of
 from thesis_surrogates.running.results import published_folder, read_system
+from thesis_surrogates.running.side_by_side import evaluate_runs
 from thesis_surrogates.running.sweeps import Job, record_end, sweep
 from thesis_surrogates.running.templates import execute_notebook
 

@@ -27,13 +27,13 @@ from ..core.files import atomic
 from ..core.known_scores import known_scores, scores_place
 from ..core.models import count_parameters
 from ..core.plan import Callback
-from ..core.recorder import append_event, open_run, prepare_run, provenance
+from ..core.recorder import open_run, prepare_run, provenance
 from ..core.run_files import RunFiles
 from ..core.surrogate import Surrogate
 from ..core.system import System
 from ..core.training import fit
-from .beside import BESIDE, announce_training, evaluate_alone
-from .datasets import check_sets, dataset_path, ensure_dataset, read_dataset
+from .beside import announce_training, evaluate_alone
+from .datasets import check_sets, ensure_dataset, read_dataset
 from .epoch_bar import EpochBar, bar_is_shown
 from .registry import get_system, load_run, report_useless_keys, resolve, useless_keys_of
 
@@ -41,7 +41,7 @@ from .registry import get_system, load_run, report_useless_keys, resolve, useles
 __all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'check_fingerprint',
            'place_of_scores', 'score_baselines', 'Extras', 'evaluate', 'on_sets', 'evaluated_event', 'write_views',
            'train_and_evaluate', 'run', 'trained_model', 'origin_of', 'load_surrogate', 'draw_figures',
-           'export_surrogate', 'record_together', 'evaluate_runs']
+           'export_surrogate']
 
 # %% ../../nbs/06_running/03_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
@@ -335,7 +335,7 @@ def export_surrogate(
     *,
     limit_bytes: int | None = None,  # refuse a header with more bytes of constants
 ) -> str:
-    """Write the trained model of a run as `onnx`, `torchscript`, `pt2` or `header`; returns one line about what was written.
+    """Write the trained model of a run as `onnx`, `torchscript`, `pt2` or `header`; returns a line about it.
 
     Raises:
         ConfigError: an unknown form, or a limit for one that has no constants to count.
@@ -362,54 +362,3 @@ def export_surrogate(
     note = f", {report.constant_bytes:,} B of constants" if form == "header" else ""
     checked = "checked against PyTorch" if getattr(report, "compiled", True) else "not compiled: no C++ compiler here"
     return f"{form}: {target} ({checked}{note})"
-
-# %% ../../nbs/06_running/03_execution.ipynb #96acc524
-def record_together(rows: Sequence[dict[str, Any]], names: Mapping[Path, str], headline: str) -> None:
-    """Add rows that were measured together to the facts of each run: the baselines, and its own row under its name."""
-    shared = [row for row in rows if row["kind"] != "surrogate"]
-    for run_dir, name in names.items():
-        own = next(row for row in rows if row["contender"] == run_dir.name)
-        event = {**ON_TEST, "headline": headline, "together": len(names)}
-        event |= {} if own["cost_us"] is not None else {"beside": True}
-        append_event(run_dir, "evaluated", {**event, "rows": [*shared, {**own, "contender": name}]})
-
-# %% ../../nbs/06_running/03_execution.ipynb #c774f6b0
-def evaluate_runs(
-    run_dirs: Sequence[str | Path], data_dir: str | Path = "data", on: str | Path | None = None
-) -> list[dict[str, Any]]:
-    """Evaluate trained runs together on their test splits, add the rows to the facts of each, and return all rows.
-
-    With `on` the test split of that file is taken for all runs, and nothing is added to their facts.
-
-    Raises:
-        ConfigError: no runs.
-        DataError: a run has no trained network, or the file does not fit what the run was trained on.
-    """
-    if not run_dirs:
-        raise ConfigError("run_dirs: no runs to evaluate; give the directories of trained runs")
-    trained = [(path, *trained_model(path)) for path in {Path(one).resolve(): Path(one) for one in run_dirs}.values()]
-    if on is not None:
-        trained = [
-            (path, system, config.model_copy(update={"data": config.data.model_copy(update={"path": str(on)})}), model)
-            for path, system, config, model in trained
-        ]
-    groups: dict[Path, list[tuple[Path, System, RunConfig, nn.Module]]] = {}
-    for entry in trained:
-        groups.setdefault(dataset_path(entry[2].system, entry[2].data, data_dir), []).append(entry)
-    result = []
-    for members in groups.values():
-        _, system, config, _ = members[0]
-        data = read_dataset(system, config.data, ensure_dataset(system, config.data, data_dir))
-        with threads(config.train.threads):
-            models = [replace(system.surrogate(model, data), name=run_dir.name) for run_dir, _, _, model in members]
-            test, baselines = data.splits["test"], system.baselines(data)
-            known = place_of_scores(system, config, data, data_dir)
-            scores = known_scores(baselines, test, system.score, known) | score_all(models, test, system.score)
-            with announce_training() as others:
-                rows = evaluate_alone((*baselines, *models), test, system.score, scores, others)
-        if any(row["cost_us"] is None for row in rows):
-            warnings.warn(f"{system.name}: {BESIDE}", stacklevel=2)
-        if on is None:
-            record_together(rows, {run_dir: config.name for run_dir, _, config, _ in members}, system.terms.headline)
-        result += rows
-    return result

@@ -26,12 +26,12 @@ from ..core.system import System
 from .datasets import check_sets, ensure_dataset, judge_on, named_data, read_dataset
 from thesis_surrogates.running.execution import (
     check_fingerprint,
-    evaluate_runs,
     place_of_scores,
     threads,
     trained_model,
 )
 from .registry import get_system, resolve
+from .side_by_side import evaluate_runs
 
 # %% auto #0
 __all__ = ['score_on', 'evaluate_sets', 'add_sets', 'own_data', 'judging_sets', 'refuse_own_files', 'judge_run', 'judge_runs',
