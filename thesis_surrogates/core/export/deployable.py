@@ -101,7 +101,7 @@ def vocabulary(entry: EntryPoint) -> list[tuple[Tensor, Tensor] | None]:
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #fcb60a43
 def check_examples(entry: EntryPoint) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A guarded copy of the module on the CPU in evaluation mode, and its examples; ExportError when they do not fit."""
+    """A guarded copy of the module on the CPU for evaluation, and its examples; ExportError when they do not fit."""
     examples = tuple(tensor.detach().cpu() for tensor in entry.inputs.values())
     rows = {len(tensor) if tensor.dim() else 0 for tensor in examples}
     if len(rows) != 1 or min(rows) < 2:
