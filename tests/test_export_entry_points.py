@@ -14,6 +14,7 @@ onnx = pytest.importorskip("onnx")
 from small_models import small  # noqa: E402
 from torch import nn  # noqa: E402
 
+from thesis_surrogates.core.errors import ConfigError, DataError  # noqa: E402
 from thesis_surrogates.core.export.cpp_header import (  # noqa: E402
     compile_source,
     export_header,
@@ -39,6 +40,7 @@ from thesis_surrogates.core.export.torch_programs import (  # noqa: E402
     load_pt2,
     load_torchscript,
 )
+from thesis_surrogates.core.exported_surrogate import load_export  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -180,3 +182,35 @@ def test_the_threads_of_the_caller_are_left_alone():
     sources += (ROOT / "thesis_surrogates" / "core" / "export").glob("*.py")
     for path in sources:
         assert not any(word in path.read_text() for word in ("omp_set", "set_num_threads", "OMP_NUM")), path.name
+
+
+def test_a_loaded_file_predicts_in_its_own_units_only(tmp_path):
+    export_onnx(circle(), tmp_path / "m.onnx", states=200)
+    export_torchscript(circle(), tmp_path / "m.ts", states=200)
+    for path, point in (("m.onnx", "forward"), ("m.area.onnx", "forward"), ("m.ts", "forward"), ("m.ts", "area")):
+        loaded = load_export(tmp_path / path, point)
+        assert loaded.card["origin"]["config_hash"] == "123abc" and loaded.inputs.unit.tolist() == ["mm"]
+        found = loaded.predict({"r": [1.0, 3.0]}, units={"r": "mm"})
+        wanted = [math.pi, 9 * math.pi] if "area" in path + point else [2 * math.pi, 6 * math.pi]
+        assert found.ravel().tolist() == pytest.approx(wanted)
+        with pytest.raises(ConfigError, match="r is given in cm, the model takes mm"):
+            loaded.predict({"r": [1.0]}, units={"r": "cm"})
+        with pytest.raises(ConfigError, match="no column 'R'"):
+            loaded.predict({"r": [1.0]}, units={"R": "mm"})
+    with pytest.raises(ConfigError, match="no entry point 'volume'; it has forward, area"):
+        load_export(tmp_path / "m.ts", "volume")
+
+
+def test_a_file_exported_before_keeps_loading(tmp_path):
+    """A trace without a description, and a report that has none either."""
+    torch.jit.save(torch.jit.trace(Area(), (torch.ones(2, 1),)), str(tmp_path / "old.ts"))
+    with pytest.raises(DataError, match="says nothing of its inputs"):
+        load_export(tmp_path / "old.ts")
+    report = {
+        "format": "torchscript",
+        "inputs": {"radius": "float32[batch, 1]"},
+        "outputs": ["area"],
+        "tolerance": 1e-6,
+    }
+    (tmp_path / "old.ts.json").write_text(json.dumps(report))
+    assert load_export(tmp_path / "old.ts").predict([[2.0]]).item() == pytest.approx(4 * math.pi)

@@ -1,9 +1,9 @@
-// GoldenTrack, in physical units; one state a call, or rows of them, no state between calls, no allocation.
+// GoldenTrack, in physical units; a state a call, or many; no state between calls, no allocation.
 // True is 1 and false is 0. A state with NaN or an infinity is answered NaN, -1 where the result is a whole number.
 // Compile with -O3 -march=native, or the like.
 #pragma once
 #ifdef __FAST_MATH__
-#error "compile without -ffast-math (-fno-math-errno is safe): it removes NaN and breaks the rounding of exponentials"
+#error "compile without -ffast-math (-fno-math-errno is safe): it removes NaN and breaks exponentials"
 #endif
 #include <cmath>
 #include <cstddef>

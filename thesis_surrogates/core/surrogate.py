@@ -18,18 +18,18 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .config import RunConfig
+from .config import RunConfig, nearest
 from .errors import ConfigError
-from .export.deployable import Column, Deployable, as_tuple, signature
+from .export.deployable import Column, Deployable, EntryPoint, as_tuple, signature
 from .models import count_parameters
 
 # %% auto #0
 __all__ = ['BATCH_ROWS', 'columns_of', 'input_table', 'list_columns', 'check_columns', 'from_table', 'as_table',
-           'check_vocabulary', 'as_input', 'tensors_of', 'apply_in_pieces', 'without_rows', 'Surrogate', 'words_of',
-           'first_rows', 'left_out']
+           'check_vocabulary', 'as_input', 'tensors_of', 'check_units', 'apply_in_pieces', 'without_rows', 'Surrogate',
+           'words_of', 'first_rows', 'left_out']
 
 # %% ../../nbs/01_core/32_surrogate.ipynb #a1c00007
-def columns_of(deployable: Deployable) -> dict[str, tuple[Column, ...]]:
+def columns_of(deployable: EntryPoint) -> dict[str, tuple[Column, ...]]:
     """For each input the columns of one row, the last axis fastest."""
     return {
         name: deployable.columns.get(name)
@@ -38,7 +38,7 @@ def columns_of(deployable: Deployable) -> dict[str, tuple[Column, ...]]:
     }
 
 
-def input_table(deployable: Deployable, domain: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
+def input_table(deployable: EntryPoint, domain: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
     """One line a column: input, column, unit, lowest, highest (NaN where the range is not known)."""
     rows = []
     for name, columns in columns_of(deployable).items():
@@ -144,7 +144,7 @@ def as_input(
     return torch.from_numpy(converted), finite
 
 # %% ../../nbs/01_core/32_surrogate.ipynb #a1c00021
-def tensors_of(deployable: Deployable, inputs: Sequence[Any]) -> tuple[list[torch.Tensor], np.ndarray]:
+def tensors_of(deployable: EntryPoint, inputs: Sequence[Any]) -> tuple[list[torch.Tensor], np.ndarray]:
     """A tensor for each input, from arrays or from one table that holds all columns, and which rows are finite [N]."""
     examples, columns = deployable.inputs, columns_of(deployable)
     everything = [column for group in columns.values() for column in group]
@@ -164,6 +164,16 @@ def tensors_of(deployable: Deployable, inputs: Sequence[Any]) -> tuple[list[torc
     if len(set(lengths.values())) > 1:
         raise ConfigError(f"predict needs as many rows in each input, got {lengths}")
     return [tensor for tensor, _ in pairs], np.logical_and.reduce([rows for _, rows in pairs])
+
+# %% ../../nbs/01_core/32_surrogate.ipynb #95c9d1b5
+def check_units(deployable: EntryPoint, units: Mapping[str, str]) -> None:
+    """ConfigError where a column is not there, or given in another unit than the model takes."""
+    known = {column.name: column.unit for columns in columns_of(deployable).values() for column in columns}
+    for name, unit in units.items():
+        if name not in known:
+            raise ConfigError(f"units: no column {name!r}; {nearest(name, list(known))}")
+        if unit != known[name]:
+            raise ConfigError(f"units: {name} is given in {unit}, the model takes {known[name]}; convert it first")
 
 # %% ../../nbs/01_core/32_surrogate.ipynb #a1c00014
 # Rows of a piece. A layer of 128 numbers a row then has 4096 x 128 x 4 B = 2 MB, which the second cache of a processor
@@ -209,15 +219,16 @@ class Surrogate:
         """One line for each column of `predict`: input, column, unit, and the range of the training data if known."""
         return input_table(self.deployable, self.config.data.domain())
 
-    def predict(self, *inputs: Any, batch_size: int = BATCH_ROWS) -> np.ndarray | dict[str, np.ndarray]:
+    def predict(
+        self, *inputs: Any, units: Mapping[str, str] | None = None, batch_size: int = BATCH_ROWS
+    ) -> np.ndarray | dict[str, np.ndarray]:
         """Answers for arrays in physical units, batch first, in the order of `deployable.inputs`, or for one table.
 
         A table is a DataFrame or a mapping from columns to arrays. One array, or a dictionary by name if the model has
-        several outputs; NaN in rows whose inputs or results are not finite.
-
-        Raises:
-            ConfigError: a wrong number of inputs, a wrong shape, a missing column, or a number outside the vocabulary.
+        several outputs; NaN in rows whose inputs or results are not finite. ConfigError for what does not fit the
+        inputs: shapes, columns, words outside of a vocabulary, other `units` of columns than those of the model.
         """
+        check_units(self.deployable, units or {})
         tensors, finite = tensors_of(self.deployable, inputs)
         arrays, remark = without_rows(apply_in_pieces(self.deployable.module, tensors, batch_size), finite)
         if remark is not None:

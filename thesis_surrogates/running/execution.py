@@ -335,7 +335,7 @@ def export_surrogate(
     *,
     limit_bytes: int | None = None,  # refuse a header with more bytes of constants
 ) -> str:
-    """Write the trained model of a run as `onnx`, `torchscript`, `pt2` or `header`; returns a line about it.
+    """Write the trained model of a run as `onnx`, `torchscript`, `pt2` or `header`; returns one line about the file.
 
     Raises:
         ConfigError: an unknown form, or a limit for one that has no constants to count.

@@ -234,7 +234,9 @@ def onnx_rows(path: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
     onnx.checker.check_model(model)
     sums = ColumnSums(FileColumn(name="", unit=""))
     for constant in model.graph.initializer:
-        sums.add(numpy_helper.to_array(constant))
+        values = numpy_helper.to_array(constant)
+        if values.ndim or np.isfinite(values):  # a lone NaN is what a row without an answer gets
+            sums.add(values)
     ports = {"input": model.graph.input, "output": model.graph.output}
     lines = [port_row(f"{port} {value.name}", "") for port, values in ports.items() for value in values]
     return [*lines, sums.row("constants")], {entry.key: entry.value for entry in model.metadata_props}

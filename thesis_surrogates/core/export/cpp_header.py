@@ -170,12 +170,12 @@ def header_text(program: Program, functions: Sequence[Function], namespace: str,
     """The whole header file."""
     scalar = "double" if program.double else "float"
     points = "".join(function.text(scalar) for function in functions)
-    return f"""// {program.model}, in physical units; one state a call, or rows of them; no state, no allocation.
+    return f"""// {program.model}, in physical units; a state a call, or many; no state between calls, no allocation.
 // True is 1 and false is 0. A state with NaN or an infinity is answered NaN, -1 where the result is a whole number.
 // Compile with -O3 -march=native, or the like.
 #pragma once
 #ifdef __FAST_MATH__
-#error "compile without -ffast-math (-fno-math-errno is safe): it removes NaN and breaks the rounding of exponentials"
+#error "compile without -ffast-math (-fno-math-errno is safe): it removes NaN and breaks exponentials"
 #endif
 #include <cmath>
 #include <cstddef>
