@@ -209,7 +209,7 @@ def test_quarto_gets_the_same_pages(tmp_path, site, monkeypatch):
     assert (folder / "index.html").read_text() == "made by quarto\n"
     config = yaml.safe_load((tmp_path / "out" / "_quarto.yml").read_text())
     pages = list(render.sources_of(config["website"]["sidebar"]["contents"]))
-    assert pages[0] == "index.ipynb" and "06_running/03_execution.ipynb" in pages
+    assert pages[0] == "index.ipynb" and "06_running/04_execution.ipynb" in pages
     assert config["format"]["html"]["html-math-method"] == "mathml"
 
 
