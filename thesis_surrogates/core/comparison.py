@@ -20,7 +20,7 @@ from .data import Tensors
 from .timing import synchronize, time_in_turns
 
 # %% auto #0
-__all__ = ['Kind', 'KINDS', 'SCALAR_ONLY', 'Contender', 'Scores', 'refuse_twins', 'score_all', 'without_gradients',
+__all__ = ['Kind', 'KINDS', 'SCALAR_ONLY', 'Contender', 'Scores', 'refuse_twins', 'score_all', 'by_name', 'without_gradients',
            'evaluate_all', 'finished', 'cheapest_as_accurate', 'most_accurate', 'pareto_front']
 
 # %% ../../nbs/01_core/26_comparison.ipynb #cbb59d52
@@ -78,6 +78,14 @@ def score_all(
         with without_gradients():
             scores[contender.title] = score(contender.predict(tensors), tensors)
     return scores
+
+
+def by_name(contenders: Sequence[Contender], scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Scores under the names of the methods, for figures; of several implementations the first stands for all."""
+    found: dict[str, Scores] = {}
+    for contender in contenders:
+        found.setdefault(contender.name, scores[contender.title])
+    return found
 
 
 def without_gradients() -> Any:

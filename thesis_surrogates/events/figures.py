@@ -18,8 +18,8 @@ from ..core.plots import PALETTE, new_figure, style
 from .generator import TYPE_NAMES
 
 # %% auto #0
-__all__ = ['RESIDUALS', 'histogram_table', 'draw_histograms', 'residual_figure', 'rate_figure', 'code_figure', 'type_figure',
-           'missing_figure', 'figures']
+__all__ = ['RESIDUALS', 'ONE_QUANTIZER', 'histogram_table', 'draw_histograms', 'residual_figure', 'rate_figure', 'code_figure',
+           'type_figure', 'missing_figure', 'figures']
 
 # %% ../../nbs/05_events/11_figures.ipynb #77325981
 def histogram_table(samples: Mapping[str, np.ndarray], edges: np.ndarray) -> pd.DataFrame:
@@ -155,10 +155,14 @@ def missing_figure(scores: Mapping[str, Scores]) -> tuple[Figure, pd.DataFrame]:
     return figure, table
 
 
+ONE_QUANTIZER = "uniform 16"  # of the uniform ones, where each method has a curve of its own
+
+
 def figures(scores: Mapping[str, Scores], data: Data) -> Iterator[tuple[str, Figure, pd.DataFrame]]:
     """All figures of an evaluated run, each with its name and table."""
-    yield "residuals", *residual_figure(scores)
+    few = {name: one for name, one in scores.items() if name == ONE_QUANTIZER or not name.startswith("uniform ")}
+    yield "residuals", *residual_figure(few)
     yield "rate", *rate_figure(scores)
-    yield "codes", *code_figure(scores)
-    yield "types", *type_figure(scores)
-    yield "missing_momentum", *missing_figure(scores)
+    yield "codes", *code_figure(few)
+    yield "types", *type_figure(few)
+    yield "missing_momentum", *missing_figure(few)

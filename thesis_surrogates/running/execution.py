@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..core.checkpoints import load_checkpoint, load_weights
-from ..core.comparison import Contender, Scores, score_all
+from ..core.comparison import Contender, Scores, by_name, score_all
 from ..core.config import RunConfig, as_mapping, config_hash, nearest
 from ..core.data import Data
 from ..core.errors import ConfigError, DataError
@@ -159,8 +159,7 @@ def evaluate(
     if figures is not None:
         from thesis_surrogates.core.plots import save_figure
 
-        first = {one.name: scores[one.title] for one in reversed((*baselines, own))}  # implementations look the same
-        for name, figure, table in system.figures(first, data):
+        for name, figure, table in system.figures(by_name((*baselines, own), scores), data):
             save_figure(figure, figures / name, table)
     return rows
 
