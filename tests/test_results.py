@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from thesis_surrogates.core import publishing
-from thesis_surrogates.core.comparison import KINDS, pareto_front
+from thesis_surrogates.core.comparison import pareto_front
+from thesis_surrogates.core.facts import KINDS
 from thesis_surrogates.core.plots import axis_label, loss_curves
 from thesis_surrogates.core.verdict import Terms, decide, name_of, verdict_sentence
 from thesis_surrogates.running import reports, results

@@ -17,16 +17,15 @@ import numpy as np
 import pandas as pd
 
 from .data import Tensors
+from .facts import KINDS
 from .timing import synchronize, time_in_turns
 
 # %% auto #0
-__all__ = ['Kind', 'KINDS', 'SCALAR_ONLY', 'Contender', 'Scores', 'refuse_twins', 'score_all', 'by_name', 'without_gradients',
-           'evaluate_all', 'finished', 'cheapest_as_accurate', 'most_accurate', 'pareto_front']
+__all__ = ['Kind', 'Contender', 'Scores', 'refuse_twins', 'score_all', 'by_name', 'without_gradients', 'evaluate_all', 'finished',
+           'cheapest_as_accurate', 'most_accurate', 'pareto_front']
 
 # %% ../../nbs/01_core/26_comparison.ipynb #cbb59d52
 Kind = Literal["nothing", "baseline", "surrogate", "reference"]
-KINDS: tuple[Kind, ...] = ("nothing", "reference", "baseline", "surrogate")  # in the order of a table
-SCALAR_ONLY = "scalar only"  # what a table calls a baseline without a named implementation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['STALE_SECONDS', 'OLDER_KINDS', 'SEEDS', 'derive_status', 'with_kind', 'Run', 'read_run', 'headline_of',
-           'rows_to_show', 'summary_words', 'natural_key', 'find_runs', 'swept_keys', 'columns_of', 'fingerprint',
-           'data_seeds', 'same_data', 'run_row', 'load_runs', 'as_split', 'from_split', 'reason_not_measurable',
-           'FactsError']
+__all__ = ['STALE_SECONDS', 'KINDS', 'SCALAR_ONLY', 'OLDER_KINDS', 'SEEDS', 'derive_status', 'with_kind', 'Run', 'read_run',
+           'headline_of', 'rows_to_show', 'summary_words', 'natural_key', 'find_runs', 'swept_keys', 'columns_of',
+           'fingerprint', 'data_seeds', 'same_data', 'run_row', 'load_runs', 'as_split', 'from_split',
+           'reason_not_measurable', 'FactsError']
 
 # %% ../../nbs/01_core/23_facts.ipynb #0aea6e07
 _all_ = ["FactsError"]
@@ -55,6 +55,8 @@ def derive_status(
     return "failed" if last.get("moment") == "exception" else "killed"
 
 # %% ../../nbs/01_core/23_facts.ipynb #17f0a001
+KINDS = ("nothing", "reference", "baseline", "surrogate")  # of contenders, in the order of a table
+SCALAR_ONLY = "scalar only"  # what a table calls a baseline without a named implementation
 OLDER_KINDS = {"classical": "baseline"}  # words of older facts, which are read and never rewritten
 
 
@@ -157,7 +159,7 @@ def read_run(run_dir: str | Path) -> Run:
 # %% ../../nbs/01_core/23_facts.ipynb #5b1de002
 def headline_of(run: Run) -> str | None:
     """The metric that decides, as the evaluation recorded it, else the first one; None without a result."""
-    fixed = ("contender", "kind", "parameters", "note", "cost_us")
+    fixed = ("contender", "kind", "implementation", "parameters", "note", "cost_us")
     first = next((key for row in run.evaluated for key in row if key not in fixed), None)
     return run.last_event("evaluated").get("headline") or first
 

@@ -136,11 +136,12 @@ def run_line(run: Run, known: Baselines) -> str:
             costs[add_baseline(known, fingerprint(run), row, costs)] = row.get("cost_us")
     events = [{key: value for key, value in event.items() if key != "run_id"} for event in run.events]
     for event in events:
+        if event.get("moment") not in ("evaluated", *ON_SETS):
+            continue
         others = [row for row in event.get("rows", []) if row.get("kind") != "surrogate"]
-        if event.get("moment") in ON_SETS:  # no row of a named set has a cost
+        if event["moment"] in ON_SETS:  # no row of a named set has a cost
             on_sets[event["moment"]] = [add_baseline(known, fingerprint(run), row, ()) for row in others]
-        if event.get("moment") in ("evaluated", *ON_SETS):
-            event["rows"] = [row for row in event.get("rows", []) if row not in others]
+        event["rows"] = [row for row in event.get("rows", []) if row not in others]
     facts, more = {name: getattr(run, name) for name in KEPT}, {"on_sets": on_sets} if on_sets else {}
     return to_line({"format": FACTS_FORMAT, **facts, "events": events, "baselines": costs, **more})
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .comparison import SCALAR_ONLY, cheapest_as_accurate
-from .facts import OLDER_KINDS, Run, as_split, from_split
+from .comparison import cheapest_as_accurate
+from .facts import OLDER_KINDS, SCALAR_ONLY, Run, as_split, from_split
 from .metrics import format_value, median_and_spread
 from .plots import axis_label
 from .tables import label, to_markdown

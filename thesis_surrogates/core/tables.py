@@ -14,10 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from .comparison import KINDS, SCALAR_ONLY
 from .config import recipe_hash
 from .errors import FactsError, SurrogatesError
-from .facts import Run, fingerprint, natural_key, read_run, same_data
+from .facts import KINDS, SCALAR_ONLY, Run, fingerprint, natural_key, read_run, same_data
 from .metrics import epoch_to_fraction, format_value, median_and_spread, overfit_flag
 
 # %% auto #0

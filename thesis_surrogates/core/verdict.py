@@ -12,7 +12,8 @@ from typing import Literal
 
 import pandas as pd
 
-from .comparison import SCALAR_ONLY, most_accurate
+from .comparison import most_accurate
+from .facts import SCALAR_ONLY
 from .metrics import format_value
 from .plots import axis_label
 

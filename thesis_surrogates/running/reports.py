@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from ..core.comparison import KINDS, pareto_front
+from ..core.comparison import pareto_front
 from ..core.config import RunConfig, config_diff, nearest, read_yaml
 from ..core.errors import ConfigError, FactsError
-from ..core.facts import find_runs, natural_key, read_run
+from ..core.facts import KINDS, find_runs, natural_key, read_run
 from ..core.plots import axis_label, look_rules
 from ..core.run_files import read_config
 from ..core.system import System

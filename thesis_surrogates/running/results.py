@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..core.comparison import KINDS, most_accurate
+from ..core.comparison import most_accurate
 from ..core.config import recipe_hash
 from ..core.cost_figure import accuracy_cost
 from ..core.errors import ConfigError, FactsError
-from ..core.facts import Run
+from ..core.facts import KINDS, Run
 from ..core.plots import axis_label, loss_curves
 from ..core.publishing import read_published
 from ..core.report import scalars_of
