@@ -83,7 +83,9 @@ def test_a_run_without_a_recorded_headline_shows_its_first_metric(smoke_runs):
     events = [{key: value for key, value in event.items() if key != "headline"} for event in record.events]
     older = dataclasses.replace(record, events=events)
     first = next(
-        key for key in record.evaluated[0] if key not in ("contender", "kind", "parameters", "note", "cost_us", "implementation")
+        key
+        for key in record.evaluated[0]
+        if key not in ("contender", "kind", "parameters", "note", "cost_us", "implementation")
     )
     assert first in repr(older) and first in older._repr_html_()
 

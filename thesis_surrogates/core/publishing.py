@@ -135,9 +135,7 @@ def run_line(run: Run, known: Baselines) -> str:
         if row.get("kind") != "surrogate":
             costs[add_baseline(known, fingerprint(run), row, costs)] = row.get("cost_us")
     events = [{key: value for key, value in event.items() if key != "run_id"} for event in run.events]
-    for event in events:
-        if event.get("moment") not in ("evaluated", *ON_SETS):
-            continue
+    for event in (one for one in events if one.get("moment") in ("evaluated", *ON_SETS)):
         others = [row for row in event.get("rows", []) if row.get("kind") != "surrogate"]
         if event["moment"] in ON_SETS:  # no row of a named set has a cost
             on_sets[event["moment"]] = [add_baseline(known, fingerprint(run), row, ()) for row in others]
