@@ -95,10 +95,11 @@ def test_every_model_trains_and_every_parameter_takes_part(name, run_name, data_
     assert not still, f"no gradient ever reaches {still}"
 
 
-@pytest.mark.parametrize("name, run_name", MODELS)
-def test_every_model_is_exported_and_agrees(name, run_name, data_dir, tmp_path):
-    system, _, _, model = prepared(name, run_name, data_dir)
+def test_a_system_deploys_what_agrees(system_name, data_dir, tmp_path):
+    """The first model of the smoke suite as a run prepares it, with one entry point; test_export_rows.py has all."""
+    system, _, _, model = prepared(system_name, load_suite(f"{system_name}/smoke")[0].name, data_dir)
     deployable = system.deploy(model.eval())
+    deployable = dataclasses.replace(deployable, entry_points=dict(islice(deployable.entry_points.items(), 1)))
     assert all(len(value) >= 2 for value in deployable.inputs.values())
     export_onnx(deployable, tmp_path / "model.onnx")
     export_torchscript(deployable, tmp_path / "model.ts")

@@ -258,7 +258,7 @@ def test_a_short_training_learns_and_is_deployed(name, prepared):
     config, data = prepared
     model = prepared_model(name, prepared)
     train = TracksTrain(
-        epochs=8, batch_size=100, n_collocation=2, optimizer=OptimizerConfig(learning_rate=4e-3), steps_per_epoch=40
+        epochs=3, batch_size=100, n_collocation=2, optimizer=OptimizerConfig(learning_rate=4e-3), steps_per_epoch=40
     )
     seen = []
     before = float(SYSTEM.plan(model, data, model_config(name, config), train, 0).validate(model)["loss"])
@@ -319,7 +319,7 @@ def test_labels_are_not_needed(prepared):
     assert terms[-1]["pde"] < 0.05 * terms[0]["pde"] and terms[-1]["loss"] == pytest.approx(terms[-1]["pde"])
 
 
-@pytest.mark.parametrize("name", FRAMED)
+@pytest.mark.parametrize("name", ["residual", "kick", "binned"])  # a network alone, with a table of the field, a table
 def test_b2_onnx_has_everything_inside(name, prepared, tmp_path):
     config, data = prepared
     if config is not FIXED:

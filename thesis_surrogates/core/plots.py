@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -24,9 +26,9 @@ from .errors import ConfigError
 from .files import atomic
 
 # %% auto #0
-__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'TICKS', 'LOOKS', 'UNITS', 'style', 'Drawing', 'new_figure', 'save_figure',
-           'look_rules', 'few_colors', 'phase_starts', 'loss_curves', 'draw_curve', 'mark_phases', 'axis_label',
-           'seed_spread']
+__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'TICKS', 'LOOKS', 'UNITS', 'style', 'png_of', 'Drawing', 'new_figure',
+           'pdf_of', 'save_figure', 'look_rules', 'few_colors', 'phase_starts', 'loss_curves', 'draw_curve',
+           'mark_phases', 'axis_label', 'seed_spread']
 
 # %% ../../nbs/01_core/29_plots.ipynb #52806515
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#777777")
@@ -79,13 +81,23 @@ TICKS: Mapping[str, Any] = {
 }
 
 
+def png_of(figure: Figure, dpi: float | None = None) -> bytes:
+    """The figure as pixels, in one drawing that settles the layout too (`savefig` lays out and draws apart)."""
+    canvas, usual, buffer = figure.canvas, figure.dpi, io.BytesIO()
+    try:
+        figure.set_dpi(usual if dpi is None else dpi)
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    finally:
+        figure.set_dpi(usual)
+        figure.set_canvas(canvas)
+    return buffer.getvalue()
+
+
 class Drawing(Figure):
     """A figure that shows itself at the end of a notebook cell without pyplot."""
 
     def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=self.dpi, metadata={"Software": None})
-        return buffer.getvalue()
+        return png_of(self)
 
 
 def new_figure(
@@ -109,6 +121,19 @@ def new_figure(
     return figure, axes
 
 # %% ../../nbs/01_core/29_plots.ipynb #8febe983
+def pdf_of(figure: Figure) -> bytes:
+    """The figure for print; its letters stay letters, as journals ask."""
+    canvas, usual, buffer = figure.canvas, figure.dpi, io.BytesIO()
+    try:
+        with matplotlib.rc_context({"pdf.fonttype": 42}):
+            figure.set_dpi(160)  # of what cannot be drawn as lines
+            FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    finally:
+        figure.set_dpi(usual)
+        figure.set_canvas(canvas)
+    return buffer.getvalue()
+
+
 def save_figure(
     figure: Figure,
     stem: str | Path,  # path without an ending
@@ -116,23 +141,15 @@ def save_figure(
 ) -> list[Path]:
     """Write `stem.png`, `stem.pdf` and `stem.csv`, each replaced in one step; equal input gives equal bytes."""
     stem = Path(stem)
-    metadata: dict[str, dict[str, Any]] = {
-        "png": {"Software": None},
-        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    }
-    if figure.get_layout_engine() is not None:  # the layout moves a little with each drawing: settle it once
-        figure.draw_without_rendering()
+    pixels = png_of(figure, dpi=160)
+    if figure.get_layout_engine() is not None:  # the layout moves a little with each drawing: keep the first
         figure.set_layout_engine("none")
+    numbers = table.to_csv(index=False, lineterminator="\n").encode()
     written = []
-    for ending in ("png", "pdf", "csv"):
-        target = stem.parent / f"{stem.name}.{ending}"
-        with atomic(target) as partial:
-            if ending == "csv":
-                table.to_csv(partial, index=False, lineterminator="\n")
-            else:
-                with matplotlib.rc_context({"pdf.fonttype": 42}):  # letters stay letters, as journals ask
-                    figure.savefig(partial, format=ending, metadata=metadata[ending], dpi=160)
-        written.append(target)
+    for ending, content in (("png", pixels), ("pdf", pdf_of(figure)), ("csv", numbers)):
+        written.append(stem.parent / f"{stem.name}.{ending}")
+        with atomic(written[-1]) as partial:
+            partial.write_bytes(content)
     return written
 
 # %% ../../nbs/01_core/29_plots.ipynb #5eed0e01
@@ -148,9 +165,8 @@ def look_rules(look: str) -> dict[str, bool]:
 # %% ../../nbs/01_core/29_plots.ipynb #74a4a658
 def few_colors(figure: Figure) -> bytes:
     """The figure as a PNG with a palette of 256 colours."""
-    full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=figure.dpi)
-    Image.open(full).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+    small = io.BytesIO()
+    Image.open(io.BytesIO(png_of(figure))).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
         small, format="png", optimize=True
     )
     return small.getvalue()

@@ -5,7 +5,6 @@
 # %% ../../nbs/01_core/42_widgets.ipynb #5b5cdc59
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,17 +12,12 @@ import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .plots import png_of
+
 # %% auto #0
-__all__ = ['png_of', 'slider', 'live_figure']
+__all__ = ['slider', 'live_figure']
 
 # %% ../../nbs/01_core/42_widgets.ipynb #3c4ae780
-def png_of(figure: Figure) -> bytes:
-    """The figure as pixels."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=figure.dpi)
-    return buffer.getvalue()
-
-
 def slider(label: str, value: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:
     """A number to drag, drawn when it is let go."""
     return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, description=label, continuous_update=False)
