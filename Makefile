@@ -30,12 +30,13 @@ lab: $(READY)  ## JupyterLab on the notebooks; LAB="--no-browser --port 8899" pa
 	@.ci/lab $(BIN)/python $(LAB)
 
 demo: $(READY)  ## data, training, comparison and site of all systems, in under 8 minutes
-	@start=$$SECONDS; set -e; \
-	echo "== data"; $(BIN)/surrogates data $(DEMO); \
-	echo "== training, $(WORKERS) runs at a time"; failed=0; $(BIN)/surrogates sweep $(DEMO) --workers $(WORKERS) || failed=$$?; \
-	echo "== comparison"; $(BIN)/surrogates report $(DEMO); \
-	echo "== site"; $(BIN)/surrogates site; \
-	echo "demo: $$((SECONDS - start)) s. Tables and figures: outputs/reports/ . All of it as pages: open _docs/index.html in a browser."; \
+	@start=$$SECONDS; now=$$SECONDS; set -e; mkdir -p .make; rm -f .make/demo_times.tsv; \
+	stage() { printf '%s\t%s\n' "$$1" $$((SECONDS - now)) >> .make/demo_times.tsv; now=$$SECONDS; }; \
+	echo "== data"; $(BIN)/surrogates data $(DEMO); stage data; \
+	echo "== training, $(WORKERS) runs at a time"; failed=0; $(BIN)/surrogates sweep $(DEMO) --workers $(WORKERS) || failed=$$?; stage training; \
+	echo "== comparison"; $(BIN)/surrogates report $(DEMO); stage comparison; \
+	echo "== site"; $(BIN)/surrogates site; stage site; \
+	echo "demo: $$((SECONDS - start)) s, stages in .make/demo_times.tsv. Tables and figures: outputs/reports/ . All of it as pages: open _docs/index.html in a browser."; \
 	[ $$failed = 0 ] || echo "demo: some runs failed; see the table above, and: $(BIN)/surrogates status"; exit $$failed
 
 published: $(READY)  ## train the comparison suites with three seeds and put their facts into outputs/published
@@ -51,12 +52,12 @@ site: $(READY)  ## the documentation with all stored results, in _docs/
 	@$(BIN)/surrogates site
 
 test: $(READY)  ## everything that continuous integration checks, in under 15 minutes
-	@set -e; start=$$SECONDS; \
+	@set -e; start=$$SECONDS; mkdir -p .make; rm -f .make/test_times.tsv; \
 	for check in drift imports lint types notebooks pytest; do \
 	  now=$$SECONDS; echo "== $$check"; make --no-print-directory $$check || { echo "make test: '$$check' failed; repeat it alone with: make $$check"; exit 1; }; \
-	  echo "   ($$check: $$((SECONDS - now)) s)"; \
+	  echo "   ($$check: $$((SECONDS - now)) s)"; printf '%s\t%s\n' $$check $$((SECONDS - now)) >> .make/test_times.tsv; \
 	done; \
-	echo "make test: all passed in $$((SECONDS - start)) s"; tail -n 1 .make/pytest.log
+	echo "make test: all passed in $$((SECONDS - start)) s; stages in .make/test_times.tsv, slow tests in .make/pytest.log"; tail -n 1 .make/pytest.log
 
 drift: $(READY)  ## generated modules and notebooks are what nbdev makes of the notebooks
 	@$(BIN)/python .ci/drift export
@@ -77,7 +78,7 @@ notebooks: $(READY)  ## run every notebook, two at a time, within its time budge
 	@$(BIN)/python .ci/notebooks
 
 pytest: $(READY)  ## the tests that only guard: contracts, faults, wheel, site, README, hygiene
-	@mkdir -p .make; set -o pipefail; $(BIN)/pytest -n 2 --dist loadfile 2>&1 | tee .make/pytest.log
+	@mkdir -p .make; set -o pipefail; $(BIN)/pytest -n 2 --dist loadfile --durations=40 2>&1 | tee .make/pytest.log
 
 export: $(READY)  ## write thesis_surrogates/ from the notebooks
 	@PYTHONWARNINGS=error::UserWarning $(BIN)/nbdev_export && $(BIN)/nbdev_clean
