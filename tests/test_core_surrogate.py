@@ -173,3 +173,47 @@ def test_no_rows_are_no_answers(system_name):
         named(surrogate, surrogate.predict(example_table(surrogate)[:0])),
     ]
     assert all(len(array) == 0 for answer in found for array in answer.values())
+
+
+def tolerant(system_name: str) -> Surrogate:
+    """Untrained and without scales, so that its numbers are large and their last digits are not asked for."""
+    surrogate = untrained(system_name)
+    return dataclasses.replace(surrogate, deployable=dataclasses.replace(surrogate.deployable, tolerance=1e-3))
+
+
+@pytest.mark.parametrize("name", ["tracks", "events"])  # one table of numbers; numbers and words
+def test_onnx_answers_as_torch_does_also_what_has_no_answer(name):
+    surrogate = tolerant(name)
+    arrays = example_arrays(surrogate)
+    for given in ([array[:1] for array in arrays], arrays, [array.astype(float) for array in arrays]):
+        wanted = named(surrogate, surrogate.predict(*given))
+        found = named(surrogate, surrogate.predict(*given, runtime="onnx"))
+        for output, right in wanted.items():
+            np.testing.assert_allclose(found[output], right, rtol=1e-3, atol=1e-4 * np.abs(right).max())
+    arrays = [np.resize(array, (3, *array.shape[1:])) for array in arrays]
+    place = next(k for k, array in enumerate(arrays) if array.dtype.kind == "f")
+    for broken in (np.nan, np.inf, 1e39):
+        wrong = [array.astype(float) if k == place else array for k, array in enumerate(arrays)]
+        wrong[place].reshape(3, -1)[1, 0] = broken
+        with pytest.warns(UserWarning, match="1 of 3 rows are answered NaN: 1 with inputs that are not finite") as seen:
+            answers = named(surrogate, surrogate.predict(*wrong, runtime="onnx"))
+        assert seen[0].filename == __file__
+        for answer in answers.values():
+            assert np.isnan(answer[1]).all() and np.isfinite(answer[[0, 2]]).all()
+
+
+def test_what_onnx_does_not_take_as_it_stands_goes_the_careful_way():
+    surrogate = tolerant("tracks")
+    (rows,) = example_arrays(surrogate)
+    table = example_table(surrogate)
+    wanted = surrogate.predict(rows, runtime="onnx")
+    backwards = np.asfortranarray(rows)
+    for given in (table, rows.tolist(), backwards):
+        np.testing.assert_allclose(surrogate.predict(given, runtime="onnx"), wanted, rtol=1e-5, atol=1e-4)
+    assert surrogate.predict(rows[:0], runtime="onnx").shape == (0, 4)
+    with pytest.raises(ConfigError, match=r"expected shape \[N, 7\]"):
+        surrogate.predict(rows[:, :6], runtime="onnx")
+    with pytest.raises(ConfigError, match="takes mm"):
+        surrogate.predict(rows, units={"x": "cm"}, runtime="onnx")
+    with pytest.raises(ConfigError, match=r"runtime='onx': no such runtime.*onnx"):
+        surrogate.predict(rows, runtime="onx")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,8 @@ from .export.onnx import load_onnx
 from .export.torch_programs import CARD, load_pt2, load_torchscript
 from thesis_surrogates.core.surrogate import (
     BATCH_ROWS,
-    apply_in_pieces,
-    check_units,
+    answer,
     input_table,
-    tensors_of,
-    without_rows,
 )
 
 # %% auto #0
@@ -115,12 +111,7 @@ class ExportedSurrogate:
         self, *inputs: Any, units: Mapping[str, str] | None = None, batch_size: int = BATCH_ROWS
     ) -> np.ndarray | dict[str, np.ndarray]:
         """Answers as `Surrogate.predict` gives them; `units` of columns that are not those of the file are refused."""
-        check_units(self.entry, units or {})
-        tensors, finite = tensors_of(self.entry, inputs)
-        arrays, remark = without_rows(apply_in_pieces(self.entry.module, tensors, batch_size), finite)
-        if remark is not None:
-            warnings.warn(remark, stacklevel=2)
-        return dict(zip(self.entry.outputs, arrays, strict=True)) if len(arrays) > 1 else arrays[0]
+        return answer(self.entry, self.entry.module, inputs, units, batch_size)
 
 
 def load_export(path: str | Path, entry_point: str = "forward") -> ExportedSurrogate:

@@ -100,24 +100,14 @@ class Drawing(Figure):
         return png_of(self)
 
 
-def new_figure(
-    rows: int = 1,
-    columns: int = 1,
-    width: float = 5.2,
-    height: float = 3.4,  # inches
-) -> tuple[Figure, list[Axes]]:
-    """A figure in constrained layout and its axes, row by row."""
+def new_figure(rows: int = 1, columns: int = 1, width: float = 5.2, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    """A figure in constrained layout, `width` by `height` inches, and its axes, row by row."""
     figure = Drawing(figsize=(width, height), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
     rules = matplotlib.rcParams
+    grid = {name.replace(".", "_"): rules[name] for name in ("grid.color", "grid.alpha")}
     for one in axes:
-        one.tick_params(
-            which="both",
-            colors=rules["xtick.color"],
-            labelsize=rules["font.size"] - 1,
-            grid_color=rules["grid.color"],
-            grid_alpha=rules["grid.alpha"],
-        )
+        one.tick_params(which="both", colors=rules["xtick.color"], labelsize=rules["font.size"] - 1, **grid)
     return figure, axes
 
 # %% ../../nbs/01_core/29_plots.ipynb #8febe983
@@ -127,7 +117,9 @@ def pdf_of(figure: Figure) -> bytes:
     try:
         with matplotlib.rc_context({"pdf.fonttype": 42}):
             figure.set_dpi(160)  # of what cannot be drawn as lines
-            FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+            FigureCanvasPdf(figure).print_pdf(
+                buffer, metadata={"CreationDate": None, "Creator": None, "Producer": None}
+            )
     finally:
         figure.set_dpi(usual)
         figure.set_canvas(canvas)
@@ -166,9 +158,9 @@ def look_rules(look: str) -> dict[str, bool]:
 def few_colors(figure: Figure) -> bytes:
     """The figure as a PNG with a palette of 256 colours."""
     small = io.BytesIO()
-    Image.open(io.BytesIO(png_of(figure))).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-        small, format="png", optimize=True
-    )
+    Image.open(io.BytesIO(png_of(figure))).convert("RGB").quantize(
+        256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
+    ).save(small, format="png", optimize=True)
     return small.getvalue()
 
 # %% ../../nbs/01_core/29_plots.ipynb #a2c1d0a9

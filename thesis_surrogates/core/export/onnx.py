@@ -38,8 +38,9 @@ from ..files import atomic, file_fingerprint, replace_text
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['Originals', 'Parity', 'split_batches', 'compare', 'largest_difference', 'silent', 'compare_all', 'checked_export',
-           'open_batch', 'write_onnx', 'load_onnx', 'load_graphs', 'export_onnx']
+__all__ = ['Originals', 'FLOATS', 'Parity', 'split_batches', 'compare', 'largest_difference', 'silent', 'compare_all',
+           'checked_export', 'open_batch', 'write_onnx', 'single_precision', 'OnnxFunction', 'load_onnx', 'load_graphs',
+           'export_onnx']
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #f8ba65ed
 @dataclass(frozen=True, kw_only=True)
@@ -219,25 +220,59 @@ def write_onnx(
     onnx.save_model(graph, str(path))
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #68a21b70
-def load_onnx(path: Path) -> Callable[..., tuple[Tensor, ...]]:
-    """The file as a function of tensors, run by onnxruntime on one thread."""
+FLOATS = (np.dtype("float32"), np.dtype("float64"))
+
+
+def single_precision(array: np.ndarray) -> np.ndarray:
+    """The array itself where it is contiguous single precision already; what is too large becomes infinite."""
+    if array.dtype == FLOATS[0]:
+        return np.ascontiguousarray(array)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, FLOATS[0])
+
+
+@dataclass(frozen=True)
+class OnnxFunction:
+    """An ONNX file as a function of tensors, and of arrays that need no conversion."""
+
+    session: Any  # of onnxruntime
+    names: tuple[str, ...]  # of the inputs
+    shapes: tuple[tuple[int, ...], ...] | None  # of a row of each input; None where anything is not single precision
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        feed = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in zip(self.names, tensors, strict=True)}
+        return tuple(torch.from_numpy(np.asarray(array)) for array in self.session.run(None, feed))
+
+    def takes(self, arrays: Sequence[Any]) -> bool:
+        """Whether these are arrays of numbers in the shapes that the file takes, with as many rows each."""
+        if self.shapes is None or len(arrays) != len(self.shapes):
+            return False
+        for array, shape in zip(arrays, self.shapes, strict=True):
+            if type(array) is not np.ndarray or array.dtype not in FLOATS or array.shape != (len(arrays[0]), *shape):
+                return False
+        return True
+
+    def on_arrays(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Results for what `takes` says yes to."""
+        return list(self.session.run(None, dict(zip(self.names, map(single_precision, arrays), strict=True))))
+
+# %% ../../../nbs/01_core/export/00_onnx.ipynb #68a21b71
+def load_onnx(path: Path) -> OnnxFunction:
+    """The file as a function, run by onnxruntime on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-
-    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        feed = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in zip(names, tensors, strict=True)}
-        return tuple(torch.from_numpy(np.asarray(array)) for array in session.run(None, feed))
-
-    return run
+    inputs, everything = session.get_inputs(), [*session.get_inputs(), *session.get_outputs()]
+    shapes = tuple(tuple(value.shape[1:]) for value in inputs)
+    plain = all(value.type == "tensor(float)" for value in everything)
+    return OnnxFunction(session, tuple(value.name for value in inputs), shapes if plain else None)
 
 
 def load_graphs(deployable: Deployable, originals: Originals, folder: Path) -> dict[str, Callable[..., Any]]:
     """The graphs that a header was made of, run by onnxruntime: what is compared where there is no compiler."""
-    runs = {}
+    runs: dict[str, Callable[..., Any]] = {}
     for name, entry in all_entry_points(deployable).items():
         path = folder / f"{name}.onnx"
         write_onnx(*originals[name], path, list(entry.inputs), entry.outputs, 18)
