@@ -1,6 +1,4 @@
-"""Guards of the orbits physics: Kepler's equation everywhere, degenerate orbits, the integrators, the metrics'
-formulas.
-"""
+"""Guards of the orbits physics: Kepler's equation everywhere, degenerate orbits, the metrics' formulas."""
 
 from __future__ import annotations
 
@@ -28,7 +26,6 @@ from thesis_surrogates.orbits.kepler import (
     two_body_acceleration,
 )
 from thesis_surrogates.orbits.metrics import acceleration_error_percent, distribution_statistics, theta_degrees
-from thesis_surrogates.orbits.neural_ode import rk4_rollout, solve_adaptive
 
 
 @settings(max_examples=300, deadline=None)
@@ -124,40 +121,6 @@ def test_units_guard() -> None:
         units.normalize(units.normalize(km))
     with pytest.raises(UnitsError, match="6 components"):
         units.normalize(km[:, :5])
-
-
-def exact_field(state: torch.Tensor) -> torch.Tensor:
-    return torch.cat([state[..., 3:], two_body_acceleration(state[..., :3])], -1)
-
-
-def test_adaptive_solver_closes_orbits_at_tight_tolerance() -> None:
-    e = torch.linspace(0, 0.85, 12, dtype=torch.float64)
-    zero = torch.zeros_like(e)
-    start = torch.stack([1 - e, zero, zero, zero, torch.sqrt((1 + e) / (1 - e)), zero], -1)
-    time = torch.tensor([0.0, 1.0, 2 * np.pi], dtype=torch.float64).expand(12, 3)
-    solution = solve_adaptive(exact_field, start, time, rtol=1e-10, atol=1e-12)
-    assert bool(solution.finished.all())
-    assert float((solution.states[:, -1] - start).abs().max()) < 1e-6
-    assert torch.all(solution.states[..., [2, 5]] == 0)
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.permutations(range(5)))
-def test_samples_do_not_feel_their_batch(order: list[int]) -> None:
-    e = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
-    zero = torch.zeros_like(e)
-    start = torch.stack([1 - e, zero, zero, zero, torch.sqrt((1 + e) / (1 - e)), zero], -1)
-    time = torch.stack([torch.linspace(0, 3 + k, 7, dtype=torch.float64) for k in range(5)])
-    together = solve_adaptive(exact_field, start, time)
-    shuffled = solve_adaptive(exact_field, start[order], time[order])
-    assert float((together.states[order] - shuffled.states).abs().max()) < 1e-12
-
-
-def test_rk4_takes_each_row_at_its_own_times() -> None:
-    start = torch.tensor([[1.0, 0, 0, 0, 1.0, 0]], dtype=torch.float64)
-    slow, fast = torch.linspace(0, 1, 50, dtype=torch.float64), torch.linspace(0, 0.5, 50, dtype=torch.float64)
-    both = rk4_rollout(exact_field, start.expand(2, 6), torch.stack([slow, fast]))
-    assert torch.allclose(both[1], rk4_rollout(exact_field, start, fast[None])[0], atol=1e-14)
 
 
 def test_rotation_gives_its_angle() -> None:

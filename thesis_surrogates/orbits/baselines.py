@@ -19,11 +19,12 @@ from ..core.models import count_parameters
 from .coordinates import require_normalized
 from .kepler import propagate_kepler, two_body_acceleration
 from .models import NeuralField
-from .neural_ode import Field, solve_adaptive
+from .runge_kutta import Field
+from .solvers import solve
 
 # %% auto #0
-__all__ = ['RTOL', 'ATOL', 'Propagate', 'wanted_times', 'roll_out', 'adaptive_propagation', 'predict_orbits', 'no_force',
-           'exact_field', 'by_kepler', 'by_dop853', 'contender', 'surrogate', 'baselines']
+__all__ = ['RTOL', 'ATOL', 'Propagate', 'wanted_times', 'roll_out', 'adaptive_propagation', 'accelerations', 'predict_orbits',
+           'no_force', 'exact_field', 'by_kepler', 'by_dop853', 'contender', 'surrogate', 'baselines']
 
 # %% ../../nbs/03_orbits/10_baselines.ipynb #54a9e6cd
 RTOL, ATOL = 1e-6, 1e-8
@@ -45,16 +46,22 @@ def roll_out(propagate: Propagate, orbits: Tensors) -> Tensor:
 # %% ../../nbs/03_orbits/10_baselines.ipynb #415fa8eb
 def adaptive_propagation(field: Field) -> Propagate:
     """Propagation of a field by the adaptive integrator with one clock per orbit."""
-    return lambda start, times: solve_adaptive(field, start, times, RTOL, ATOL).states
+    return lambda start, times: solve(field, start, times, "dopri5", RTOL, ATOL).states
+
+
+def accelerations(field: Field, states: Tensor, rows: int = 65536) -> Tensor:
+    """Accelerations [N, T, 3] of a field at states [N, T, 6], so many rows at a time, so that a network stays small."""
+    pieces = [field(piece)[..., 3:] for piece in states.reshape(-1, 6).split(rows)]
+    return torch.cat(pieces).view(*states.shape[:2], 3)
 
 
 def predict_orbits(field: Field, propagate: Propagate, orbits: Tensors) -> Tensors:
     """What `score` compares: acceleration at the true states, the rollout, and the acceleration along it."""
     rollout = roll_out(propagate, orbits)
     return {
-        "acceleration": field(orbits["state"])[..., 3:],
+        "acceleration": accelerations(field, orbits["state"]),
         "rollout": rollout,
-        "rollout_acceleration": field(rollout[:, :-1])[..., 3:],
+        "rollout_acceleration": accelerations(field, rollout[:, :-1]),
     }
 
 # %% ../../nbs/03_orbits/10_baselines.ipynb #85036d6c

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.data import Batch, Tensors
-from .neural_ode import rk4_rollout
+from .solvers import solve
 
 # %% auto #0
 __all__ = ['Loss', 'LOSSES', 'after_first', 'percent_error', 'nrmse_percent', 'only_percent', 'percent_plus_nmse',
@@ -81,7 +81,7 @@ def rollout_loss(name: str, nmse_weight: float) -> Callable[[ReducedField, Batch
     loss = LOSSES[name]
 
     def rollout_loss_terms(model: ReducedField, batch: Batch) -> Tensors:
-        predicted = rk4_rollout(model.reduced, batch["state"][:, 0], batch["time"])
+        predicted = solve(model.reduced, batch["state"][:, 0], batch["time"], "rk4").states
         return loss(predicted, batch["state"], nmse_weight)
 
     return rollout_loss_terms
