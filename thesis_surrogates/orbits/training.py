@@ -5,23 +5,28 @@
 # %% ../../nbs/03_orbits/09_training.ipynb #a5481264
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from ..core.config import OptimizerConfig, TrainConfig, nearest
+from ..core.config import OptimizerConfig, TrainConfig, nearest, unless_default
 from ..core.data import Data, Tensors, TensorSource, numpy_rng
 from ..core.plan import LossTerms, Phase, Plan, Update, mean_loss
+from ..core.running_means import DIVERGED
+from ..core.training import TrainingDiverged
 from .kepler import two_body_acceleration
-from .losses import LOSSES
+from .losses import LOSSES, NOT_BUILT
 from .metrics import acceleration_error_percent
 from .models import NeuralField, NeuralODEConfig, axes, fit_scale
 from .segments import CurriculumPhase, broadcast_curriculum, cut_segments, cut_window
+from .solvers import Gradient, Method
 
 # %% auto #0
-__all__ = ['STRATEGIES', 'phase_epochs', 'derive', 'OrbitsTrain', 'phase_tensors', 'validation', 'fit_scalers', 'plan']
+__all__ = ['WEIGHTS', 'STRATEGIES', 'SHARE_SAID', 'SHARE_BORNE', 'phase_epochs', 'derive', 'later', 'fill_weights', 'OrbitsTrain',
+           'phase_tensors', 'judge_divergence', 'validation', 'fit_scalers', 'plan']
 
 # %% ../../nbs/03_orbits/09_training.ipynb #85067440
 def phase_epochs(steps: int, validate_every: int) -> int:
@@ -42,6 +47,25 @@ def derive(values: dict[str, Any], path: tuple[str, ...], value: Any, source: st
         raise ValueError(f"{key} is {values[key]}, but {source} gives {value}; leave {key} out")
     return {**values, key: value}
 
+# %% ../../nbs/03_orbits/09_training.ipynb #85067443
+WEIGHTS = sorted({key for loss in LOSSES.values() for key in loss.weights} - {"nmse_weight"})
+
+
+def later(default: Any, description: str, **limits: float) -> Any:
+    """A key that came later: at its default it is not part of the identity of a run."""
+    return Field(default=default, exclude_if=unless_default(default), description=description, **limits)
+
+
+def fill_weights(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with the weights that its loss has by itself; ValueError for one that it does not have."""
+    name = values.get("loss", "percent_error_plus_nmse")
+    own = LOSSES[name].weights if name in LOSSES else {}
+    foreign = [key for key in WEIGHTS if values.get(key) is not None and key not in own]
+    if foreign and name in LOSSES:
+        raise ValueError(f"the loss {name} has no {foreign[0]}; it has {', '.join(own) or 'no weights'}")
+    missing = {key: own[key] for key in WEIGHTS if key in own and values.get(key) is None}
+    return {**values, **missing}
+
 # %% ../../nbs/03_orbits/09_training.ipynb #32bb9147
 class OrbitsTrain(TrainConfig):
     """How a neural ODE of orbits is trained: a curriculum of four lists, and the loss."""
@@ -57,6 +81,17 @@ class OrbitsTrain(TrainConfig):
     validate_every: int = Field(default=100, ge=1, description="steps between two validations")
     loss: str = Field(default="percent_error_plus_nmse", description="a key of LOSSES")
     nmse_weight: float = Field(default=1.0, ge=0, description="weight of the second part of the loss")
+    l1_weight: float | None = later(None, "of the sum of |parameter|; null is that of the loss", ge=0)
+    l2_weight: float | None = later(None, "of the sum of squared parameters; null is that of the loss", ge=0)
+    attraction_weight: float | None = later(None, "of a force that points outward; null is that of the loss", ge=0)
+    energy_weight: float | None = later(None, "of the energy error; null is that of the loss", ge=0)
+    jacobian_weight: float | None = later(None, "of the squared Jacobian; null is that of the loss", ge=0)
+    consistency_weight: float | None = later(None, "of the differences of the data; null is that of the loss", ge=0)
+    rollout_steps: int | None = later(None, "intervals flown from each sample; null is that of the loss", ge=1)
+    solver: Method = later("rk4", "how windows are flown in training and validation")
+    rtol: float = later(1e-6, "relative tolerance of an adaptive solver", gt=0)
+    atol: float = later(1e-8, "absolute tolerance of an adaptive solver", gt=0)
+    gradient: Gradient = later("steps", "through the steps of the solver, or by its adjoint")
 
     @model_validator(mode="before")
     @classmethod
@@ -76,14 +111,15 @@ class OrbitsTrain(TrainConfig):
         except TypeError:  # an entry is not a number: the check of the fields says which
             return values
         default = {"optimizer": {"name": "adam", "weight_decay": 0.0}, **values, **lists}
-        values = derive(default, ("epochs",), epochs, "steps_strategy")
+        values = derive(fill_weights(default), ("epochs",), epochs, "steps_strategy")
         return derive(values, ("optimizer", "learning_rate"), phases[0].learning_rate, "lr_strategy")
 
     @field_validator("loss")
     @classmethod
     def _known_loss(cls, value: str) -> str:
         if value not in LOSSES:
-            raise ValueError(f"{value!r} is unknown; {nearest(value, list(LOSSES))}")
+            reason = f"is left out: {NOT_BUILT[value]}" if value in NOT_BUILT else "is unknown"
+            raise ValueError(f"{value!r} {reason}; {nearest(value, list(LOSSES))}")
         return value
 
     @model_validator(mode="after")
@@ -98,6 +134,16 @@ class OrbitsTrain(TrainConfig):
         """The phases of the curriculum."""
         return broadcast_curriculum(*(getattr(self, name) for name in STRATEGIES))
 
+    @property
+    def weights(self) -> dict[str, float | None]:
+        """All weights of losses by their keys; those of other losses are None."""
+        return {name: getattr(self, name) for name in ("nmse_weight", *WEIGHTS)}
+
+    @property
+    def flight(self) -> dict[str, Any]:
+        """Arguments of `solve`."""
+        return {"method": self.solver, "rtol": self.rtol, "atol": self.atol, "gradient": self.gradient}
+
 
 STRATEGIES = ("length_strategy", "lr_strategy", "steps_strategy", "segment_length_strategy")
 
@@ -108,22 +154,40 @@ def phase_tensors(orbits: Tensors, phase: CurriculumPhase, dimensions: int, dtyp
     return {"time": window["time"].to(dtype), "state": window["state"][..., axes(dimensions)].to(dtype)}
 
 # %% ../../nbs/03_orbits/09_training.ipynb #529101f8
+SHARE_SAID, SHARE_BORNE = 0.01, 0.10  # of the windows of a validation that diverge
+
+
+def judge_divergence(diverged: int, windows: int) -> None:
+    """Warn where more than a hundredth of the windows diverge, raise TrainingDiverged beyond a tenth."""
+    told = f"{diverged} of {windows} validation windows diverge ({diverged / windows:.1%}) and count in no mean"
+    remedy = "lower train.lr_strategy or train.gradient_clip, or begin with shorter segments"
+    if diverged > SHARE_BORNE * windows:
+        raise TrainingDiverged(f"{told}; {remedy}")
+    if diverged > SHARE_SAID * windows:
+        warnings.warn(f"{told}; beyond {SHARE_BORNE:.0%} the training ends: {remedy}", stacklevel=2)
+
+
 def validation(
     orbits: Tensors, loss: LossTerms, train: OrbitsTrain, dimensions: int, dtype: torch.dtype
 ) -> Callable[[NeuralField], dict[str, float]]:
-    """Loss on full segments of the last phase's length, and acceleration_error_percent at true states."""
+    """Loss on full segments of the last phase's length, and acceleration_error_percent at true states.
+
+    Raises TrainingDiverged where too many of them fly off.
+    """
     last = train.phases[-1]
     yardstick = CurriculumPhase(
         window=(0.0, 1.0), learning_rate=last.learning_rate, steps=last.steps, segment_length=last.segment_length
     )
-    losses = mean_loss(loss, phase_tensors(orbits, yardstick, dimensions, dtype))
+    windows = phase_tensors(orbits, yardstick, dimensions, dtype)
+    losses = mean_loss(loss, windows)
     states = orbits["state"][orbits["mask"]]
     exact = two_body_acceleration(states[:, :3])
     inputs = states.to(dtype)
 
     def validate(model: NeuralField) -> dict[str, float]:
-        found = model.acceleration(inputs).detach().to(exact.dtype)
-        return {**losses(model), "acceleration_error_percent": float(acceleration_error_percent(found, exact).mean())}
+        found, terms = model.acceleration(inputs).detach().to(exact.dtype), losses(model)
+        judge_divergence(int(terms[DIVERGED]), len(windows["time"]))
+        return {**terms, "acceleration_error_percent": float(acceleration_error_percent(found, exact).mean())}
 
     return validate
 
@@ -136,7 +200,7 @@ def fit_scalers(model: NeuralField, data: Data) -> None:
 def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsTrain, seed: int) -> Plan:
     """Fill the scale; then one phase of the loop per entry of the lists."""
     fit_scalers(model, data)
-    loss, dtype = config.loss(train.loss, train.nmse_weight), next(model.parameters()).dtype
+    loss, dtype = config.loss(train.loss, train.weights, train.flight), next(model.parameters()).dtype
     phases = []
     for number, part in enumerate(train.phases):
         tensors = phase_tensors(data.splits["train"], part, model.dimensions, dtype)
