@@ -5,24 +5,25 @@
 # %% ../../nbs/03_orbits/05_data.ipynb #1ca56624
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import AfterValidator, Field, model_validator
 
-from ..core.config import DataConfig
-from ..core.data import Data, Tensors, split_by_group
+from ..core.config import DataConfig, digest, unless_default
+from ..core.data import Data, Tensors, numpy_rng, split_by_group
 from ..core.errors import DataError
 from ..core.files import file_fingerprint
 from ..core.hdf5 import read_hdf5, write_hdf5
 from ..core.progress import show_progress
+from .checks import check_orbits, check_units, count_below_surface
 from .coordinates import Normalization2BP, UnitsError
-from .generator import BOXES, Anomaly, Box, SetName, make_orbit_set, parse_set_name
+from .dictionaries import read_dictionaries
+from .generator import BOXES, Anomaly, Box, OrbitSet, SetName, make_orbit_set, parse_set_name
 from thesis_surrogates.orbits.kepler import (
     EARTH_MU_KM3_S2,
     EARTH_RADIUS_KM,
@@ -30,11 +31,12 @@ from thesis_surrogates.orbits.kepler import (
     orbital_period,
     state_to_elements,
 )
+from .segments import cut_segments
 
 # %% auto #0
-__all__ = ['SetText', 'PRESETS', 'check_set_name', 'check_pair', 'largest_values', 'largest_components', 'OrbitsData',
-           'make_data', 'pad_orbits', 'check_orbits', 'normalized_orbits', 'take', 'split_training', 'load_data',
-           'units_of']
+__all__ = ['SetText', 'PRESETS', 'LEAK', 'check_set_name', 'check_pair', 'largest_values', 'largest_components', 'OrbitsData',
+           'make_data', 'normalized_orbits', 'take', 'split_training', 'read_orbits', 'count_deep', 'load_data',
+           'units_of', 'segment']
 
 # %% ../../nbs/03_orbits/05_data.ipynb #388b2bbb
 def check_set_name(name: str) -> str:
@@ -44,7 +46,7 @@ def check_set_name(name: str) -> str:
 
 def check_pair(train: SetName, test: SetName) -> None:
     """Raise ValueError unless the two are a training set and a test set of one plane."""
-    if (train.role, test.role) != ("train", "test"):
+    if train.role not in ("train", "pool") or test.role not in ("test", "pool"):
         raise ValueError(f"train_set must end in _train and test_set in _test, got {train.text}, {test.text}")
     if train.planar != test.planar:
         raise ValueError(f"{train.text} and {test.text} do not share a plane; use both planar or both nonplanar")
@@ -77,6 +79,15 @@ class OrbitsData(DataConfig):
     anomaly: Anomaly = Field(default="mean", description="the angle in which the samples are even")
     training_orbits: int | None = Field(default=None, ge=1, description="use only the first n; null uses all")
     validation_fraction: float = Field(default=0.2, ge=0, lt=1, description="share of orbits; 0 validates on training")
+    shuffle_orbits: bool = Field(
+        default=False, exclude_if=unless_default(False), description="shuffle by the seed, then take the first n"
+    )
+    split: Literal["orbits", "segments"] = Field(
+        default="orbits", exclude_if=unless_default("orbits"), description="what is divided; segments leak"
+    )
+    test_path: str | None = Field(
+        default=None, exclude_if=unless_default(None), description="test orbits beside a JSON or npz file in path"
+    )
     planar: bool | None = Field(default=None, description="only for a user's file; null reads it off train_set")
     length_km: float = Field(default=EARTH_RADIUS_KM, gt=0, description="unit of length [km]")
     mu_km3_s2: float = Field(default=EARTH_MU_KM3_S2, gt=0, description="gravitational parameter [km^3/s^2]")
@@ -91,7 +102,9 @@ class OrbitsData(DataConfig):
 
     def fresh_test(self, seed: int, rows: int) -> OrbitsData:
         """The test set, which names its number of orbits, beside two training orbits."""
-        two = {"train_set": re.sub(r"_[0-9]+_train$", "_2_train", self.train_set), "validation_fraction": 0.5}
+        train = parse_set_name(self.train_set)
+        box, plane = "complex" if BOXES[train.box].grid else train.box, "planar" if train.planar else "nonplanar"
+        two = {"train_set": f"{box}_TBP_{plane}_2_train", "validation_fraction": 0.5}
         return self.model_copy(update={"seed": seed, "path": None, "training_orbits": None, **two})
 
     @property
@@ -144,40 +157,6 @@ def make_data(config: OrbitsData, path: Path, workers: int = 1) -> None:
         },
     )
 
-# %% ../../nbs/03_orbits/05_data.ipynb #76b285ea
-def pad_orbits(times: Sequence[Array], states: Sequence[Array]) -> dict[str, Array]:
-    """Stack orbits [T_k], [T_k, 6] of different lengths into `time` [N, T], `state` [N, T, 6] and `mask` [N, T]."""
-    longest = max(len(time) for time in times)
-    time = np.stack([np.append(t, t[-1] + 1e-6 * np.arange(1, longest - len(t) + 1)) for t in times])
-    state = np.full((len(times), longest, 6), np.nan)
-    mask = np.zeros((len(times), longest), bool)
-    for k, values in enumerate(states):
-        state[k, : len(values)], mask[k, : len(values)] = values, True
-    return {"time": time, "state": state, "mask": mask}
-
-# %% ../../nbs/03_orbits/05_data.ipynb #cdeb52d5
-def check_orbits(time: Array, state: Array, mask: Array, planar: bool, where: str) -> None:
-    """Raise DataError unless times [N, T], states [N, T, 6] and mask [N, T] describe usable orbits."""
-    if state.ndim != 3 or state.shape[-1] != 6 or time.shape != state.shape[:2] or mask.shape != time.shape:
-        raise DataError(
-            f"{where}: need time [N, T], state [N, T, 6], mask [N, T]; got {time.shape}, {state.shape}, {mask.shape}"
-        )
-    bad = {
-        "has a NaN or infinite state that the mask calls real; mark it false in the mask": mask
-        & ~np.isfinite(state).all(-1),
-        "has times that are not finite and increasing; sort its samples": ~np.isfinite(time)
-        | (np.diff(time, axis=1, prepend=time[:, :1] - 1) <= 0),
-        "has fewer than two real samples; leave it out": np.broadcast_to(mask.sum(1, keepdims=True) < 2, mask.shape),
-        "starts with padding; begin each orbit with a real sample": ~mask & (np.arange(mask.shape[1]) == 0),
-        "leaves the plane z = 0 in a planar run; set data.planar to false": mask
-        & (state[..., [2, 5]] != 0).any(-1)
-        & planar,
-    }
-    for complaint, wrong in bad.items():
-        if wrong.any():
-            orbit, sample = np.argwhere(wrong)[0]
-            raise DataError(f"{where}: orbit {orbit} (sample {sample}) {complaint}")
-
 # %% ../../nbs/03_orbits/05_data.ipynb #22df27d7
 def normalized_orbits(
     arrays: Mapping[str, Array], role: str, units: Normalization2BP, planar: bool, where: str
@@ -190,7 +169,9 @@ def normalized_orbits(
     mask = np.asarray(arrays.get(f"{role}_mask", np.isfinite(state).all(-1)), bool)
     check_orbits(time, state, mask, planar, f"{where} ({role})")
     try:
-        state = units.normalize(np.where(mask[..., None], state, np.nan))
+        kilometres = np.where(mask[..., None], state, np.nan)
+        state = units.normalize(kilometres)
+        check_units(time, kilometres, mask, units.mu_km3_s2, f"{where} ({role})")
         elements = state_to_elements(state[:, 0], mu=1.0)
     except UnitsError as error:
         raise DataError(f"{where} ({role}): {error}") from None
@@ -209,6 +190,11 @@ def normalized_orbits(
     return {name: torch.from_numpy(np.ascontiguousarray(column)) for name, column in columns.items()}
 
 # %% ../../nbs/03_orbits/05_data.ipynb #507da4a9
+LEAK = (
+    "data.split is segments: pieces of every training orbit are in the validation, which leaks; it tells too low a loss"
+)
+
+
 def take(tensors: Tensors, rows: Array) -> Tensors:
     """The given rows of every tensor."""
     return {name: tensor[torch.as_tensor(rows)] for name, tensor in tensors.items()}
@@ -217,7 +203,13 @@ def take(tensors: Tensors, rows: Array) -> Tensors:
 def split_training(tensors: Tensors, config: OrbitsData) -> dict[str, Tensors]:
     """Whole orbits to "train" and "validation"; both the same, with a warning, if there is nothing to split."""
     n = min(len(tensors["state"]), config.training_orbits or len(tensors["state"]))
-    chosen = take(tensors, np.arange(n))
+    order = np.arange(len(tensors["state"]))
+    chosen = take(
+        tensors, numpy_rng(config.seed, "orbit order").permutation(order)[:n] if config.shuffle_orbits else order[:n]
+    )
+    if config.split == "segments":
+        warnings.warn(LEAK, stacklevel=2)
+        return {"train": chosen, "validation": chosen}
     if n == 1 or config.validation_fraction == 0:
         warnings.warn(
             f"{n} training orbit(s), validation share {config.validation_fraction}: validating on the "
@@ -229,12 +221,30 @@ def split_training(tensors: Tensors, config: OrbitsData) -> dict[str, Tensors]:
     return {name: take(chosen, rows) for name, rows in split_by_group(np.arange(n), shares, config.seed).items()}
 
 # %% ../../nbs/03_orbits/05_data.ipynb #607e6f6d
+def read_orbits(path: Path, test_path: str | None) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Arrays and attributes of a file of one's own or of ours, by its ending."""
+    if path.suffix in (".json", ".npz"):
+        return read_dictionaries(path, None if test_path is None else Path(test_path).expanduser())
+    if test_path is not None:
+        raise DataError(f"{path}: holds its test orbits itself; leave data.test_path out, or give a .json or .npz file")
+    return read_hdf5(path)
+
+
+def count_deep(orbits: Tensors, config: OrbitsData, where: str) -> int:
+    """Orbits that dip below the surface, with a warning."""
+    periapsis = orbits["semi_major_axis"] * (1 - orbits["eccentricity"]) * config.length_km
+    return count_below_surface(periapsis.numpy(), config.mu_km3_s2, where)
+
+
 def load_data(config: OrbitsData, path: Path) -> Data:
     """Read, check, normalise and split an orbit file. Raises DataError naming the file and the remedy."""
-    arrays, attributes = read_hdf5(path)
+    arrays, attributes = read_orbits(path, config.test_path)
     missing = [name for name in ("train_time", "train_state", "test_time", "test_state") if name not in arrays]
     if missing:
         raise DataError(f"{path}: no dataset {missing[0]!r}; an orbit file needs train_ and test_ time and state")
+    if "mu_km3_s2" not in attributes and "mu_km3_s2" not in config.model_fields_set:
+        remedy = f"set data.mu_km3_s2 ({EARTH_MU_KM3_S2} for the Earth), or write it as the attribute mu_km3_s2"
+        raise DataError(f"{path}: nothing says around which body its orbits are; {remedy}")
     made_with = attributes.get("mu_km3_s2", config.mu_km3_s2)
     if abs(made_with / config.mu_km3_s2 - 1) > 1e-9:
         raise DataError(f"{path}: made with mu = {made_with} km3/s2, the run uses {config.mu_km3_s2}; use the same")
@@ -251,10 +261,27 @@ def load_data(config: OrbitsData, path: Path) -> Data:
         "length_km": config.length_km,
         "mu_km3_s2": config.mu_km3_s2,
         "anomaly": attributes.get("anomaly", "unknown"),
+        "below_surface": {role: count_deep(orbits, config, f"{path} ({role})") for role, orbits in both.items()},
     }
-    return Data(splits=splits, fingerprint=file_fingerprint(path), meta=meta)
+    if config.split == "segments":
+        shares = {"train": 1 - config.validation_fraction, "validation": config.validation_fraction}
+        meta |= {"leak": LEAK, "segment_shares": shares, "split_seed": config.seed}
+    prints = [file_fingerprint(name) for name in (path, config.test_path) if name is not None]
+    return Data(splits=splits, fingerprint=prints[0] if len(prints) == 1 else digest(prints, 64), meta=meta)
 
 
 def units_of(data: Data) -> Normalization2BP:
     """The normaliser with which the orbits of `data` were read."""
     return Normalization2BP(data.meta["length_km"], data.meta["mu_km3_s2"])
+
+# %% ../../nbs/03_orbits/05_data.ipynb #5e900002
+def segment(orbits: Mapping[str, Any] | OrbitSet, length: int, stride: int | None = None) -> Tensors:
+    """Segments of `length` samples: `time` [S, L] from zero, `state` [S, L, 6], `orbit` [S] (row of origin).
+
+    `orbits` holds time [N, T] and state [N, T, 6], NaN where padded, and mask [N, T] unless that is all that is missing.
+    """
+    given = vars(orbits) if isinstance(orbits, OrbitSet) else orbits
+    tensors = {name: torch.as_tensor(given[name]) for name in ("time", "state")}
+    mask = given.get("mask")
+    real = torch.isfinite(tensors["state"]).all(-1) if mask is None else torch.as_tensor(mask)
+    return cut_segments({**tensors, "mask": real}, length, stride)

@@ -27,7 +27,6 @@ from thesis_surrogates.orbits.rollouts import (
     percent_of_no_force,
     relative_square,
 )
-from .runge_kutta import Field
 from .solvers import find_leaves, solve
 
 # %% auto #0

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
 
 from ..core.config import OptimizerConfig, TrainConfig, nearest, unless_default
-from ..core.data import Data, Tensors, TensorSource, numpy_rng
+from ..core.data import Data, Tensors, TensorSource, numpy_rng, split_by_group
 from ..core.plan import LossTerms, Phase, Plan, Update, mean_loss
 from ..core.running_means import DIVERGED
 from ..core.training import TrainingDiverged
@@ -26,7 +27,7 @@ from .solvers import Gradient, Method
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'STRATEGIES', 'SHARE_SAID', 'SHARE_BORNE', 'phase_epochs', 'derive', 'later', 'fill_weights', 'OrbitsTrain',
-           'phase_tensors', 'judge_divergence', 'validation', 'fit_scalers', 'plan']
+           'share_segments', 'phase_tensors', 'judge_divergence', 'validation', 'fit_scalers', 'plan']
 
 # %% ../../nbs/03_orbits/09_training.ipynb #85067440
 def phase_epochs(steps: int, validate_every: int) -> int:
@@ -51,7 +52,7 @@ def derive(values: dict[str, Any], path: tuple[str, ...], value: Any, source: st
 WEIGHTS = sorted({key for loss in LOSSES.values() for key in loss.weights} - {"nmse_weight"})
 
 
-def later(default: Any, description: str, **limits: float) -> Any:
+def later(default: Any, description: str, **limits: Any) -> Any:
     """A key that came later: at its default it is not part of the identity of a run."""
     return Field(default=default, exclude_if=unless_default(default), description=description, **limits)
 
@@ -148,9 +149,18 @@ class OrbitsTrain(TrainConfig):
 STRATEGIES = ("length_strategy", "lr_strategy", "steps_strategy", "segment_length_strategy")
 
 # %% ../../nbs/03_orbits/09_training.ipynb #01705bba
-def phase_tensors(orbits: Tensors, phase: CurriculumPhase, dimensions: int, dtype: torch.dtype) -> Tensors:
+def share_segments(segments: Tensors, meta: Mapping[str, Any], role: str) -> Tensors:
+    """The segments of a role: all, unless the data are divided by segments, which leaks."""
+    if "segment_shares" not in meta:
+        return segments
+    rows = split_by_group(np.arange(len(segments["time"])), meta["segment_shares"], meta["split_seed"])
+    return {name: tensor[torch.from_numpy(rows.get(role, rows["train"]))] for name, tensor in segments.items()}
+
+
+def phase_tensors(data: Data, role: str, phase: CurriculumPhase, dimensions: int, dtype: torch.dtype) -> Tensors:
     """Windows of a phase: `time` [S, L], `state` [S, L, 2D] without the frozen axis."""
-    window = cut_window(cut_segments(orbits, phase.segment_length), phase.window)
+    segments = share_segments(cut_segments(data.splits[role], phase.segment_length), data.meta, role)
+    window = cut_window(segments, phase.window)
     return {"time": window["time"].to(dtype), "state": window["state"][..., axes(dimensions)].to(dtype)}
 
 # %% ../../nbs/03_orbits/09_training.ipynb #529101f8
@@ -168,7 +178,7 @@ def judge_divergence(diverged: int, windows: int) -> None:
 
 
 def validation(
-    orbits: Tensors, loss: LossTerms, train: OrbitsTrain, dimensions: int, dtype: torch.dtype
+    data: Data, loss: LossTerms, train: OrbitsTrain, dimensions: int, dtype: torch.dtype
 ) -> Callable[[NeuralField], dict[str, float]]:
     """Loss on full segments of the last phase's length, and acceleration_error_percent at true states.
 
@@ -178,7 +188,7 @@ def validation(
     yardstick = CurriculumPhase(
         window=(0.0, 1.0), learning_rate=last.learning_rate, steps=last.steps, segment_length=last.segment_length
     )
-    windows = phase_tensors(orbits, yardstick, dimensions, dtype)
+    windows, orbits = phase_tensors(data, "validation", yardstick, dimensions, dtype), data.splits["validation"]
     losses = mean_loss(loss, windows)
     states = orbits["state"][orbits["mask"]]
     exact = two_body_acceleration(states[:, :3])
@@ -203,7 +213,7 @@ def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsT
     loss, dtype = config.loss(train.loss, train.weights, train.flight), next(model.parameters()).dtype
     phases = []
     for number, part in enumerate(train.phases):
-        tensors = phase_tensors(data.splits["train"], part, model.dimensions, dtype)
+        tensors = phase_tensors(data, "train", part, model.dimensions, dtype)
         optimizer = train.optimizer.model_copy(update={"learning_rate": part.learning_rate})
         batches = int(numpy_rng(seed, "orbit batches", number).integers(2**31))
         phases.append(
@@ -220,5 +230,5 @@ def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsT
     return Plan(
         phases=tuple(phases),
         monitor="loss",
-        validate=validation(data.splits["validation"], loss, train, model.dimensions, dtype),
+        validate=validation(data, loss, train, model.dimensions, dtype),
     )
