@@ -18,17 +18,18 @@ from ..core.data import Data, Tensors
 from ..core.models import count_parameters
 from .coordinates import require_normalized
 from .kepler import propagate_kepler, two_body_acceleration
+from .metrics import STEPS
 from .models import NeuralField
 from .runge_kutta import Field
-from .solvers import solve
+from .solvers import Solution, solve
 
 # %% auto #0
-__all__ = ['RTOL', 'ATOL', 'Propagate', 'wanted_times', 'roll_out', 'adaptive_propagation', 'accelerations', 'predict_orbits',
-           'no_force', 'exact_field', 'by_kepler', 'by_dop853', 'contender', 'surrogate', 'baselines']
+__all__ = ['RTOL', 'ATOL', 'Propagate', 'wanted_times', 'fly', 'roll_out', 'adaptive_propagation', 'accelerations',
+           'predict_orbits', 'no_force', 'exact_field', 'by_kepler', 'by_dop853', 'contender', 'surrogate', 'baselines']
 
 # %% ../../nbs/03_orbits/10_baselines.ipynb #54a9e6cd
 RTOL, ATOL = 1e-6, 1e-8
-Propagate = Callable[[Tensor, Tensor], Tensor]
+Propagate = Callable[[Tensor, Tensor], Tensor | Solution]
 
 
 def wanted_times(orbits: Tensors) -> Tensor:
@@ -36,17 +37,24 @@ def wanted_times(orbits: Tensors) -> Tensor:
     return torch.cat([orbits["time"], orbits["period"][:, None]], 1)
 
 
-def roll_out(propagate: Propagate, orbits: Tensors) -> Tensor:
-    """States [N, T + 1, 6] at the wanted times, from `propagate(start [N, 6], increasing times [N, T + 1])`."""
+def fly(propagate: Propagate, orbits: Tensors) -> Tensors:
+    """The `rollout` [N, T + 1, 6] at the wanted times and, where a solver flies, its counts of steps [N]."""
     require_normalized(orbits["state"])
     order = wanted_times(orbits).argsort(1)
-    states = propagate(orbits["state"][:, 0], wanted_times(orbits).gather(1, order))
-    return states.gather(1, order.argsort(1)[..., None].expand_as(states))
+    flown = propagate(orbits["state"][:, 0], wanted_times(orbits).gather(1, order))
+    counts = {name: getattr(flown, name) for name in STEPS} if isinstance(flown, Solution) else {}
+    states = flown.states if isinstance(flown, Solution) else flown
+    return {"rollout": states.gather(1, order.argsort(1)[..., None].expand_as(states)), **counts}
+
+
+def roll_out(propagate: Propagate, orbits: Tensors) -> Tensor:
+    """States [N, T + 1, 6] at the wanted times, from `propagate(start [N, 6], increasing times [N, T + 1])`."""
+    return fly(propagate, orbits)["rollout"]
 
 # %% ../../nbs/03_orbits/10_baselines.ipynb #415fa8eb
 def adaptive_propagation(field: Field) -> Propagate:
     """Propagation of a field by the adaptive integrator with one clock per orbit."""
-    return lambda start, times: solve(field, start, times, "dopri5", RTOL, ATOL).states
+    return lambda start, times: solve(field, start, times, "dopri5", RTOL, ATOL)
 
 
 def accelerations(field: Field, states: Tensor, rows: int = 65536) -> Tensor:
@@ -57,11 +65,11 @@ def accelerations(field: Field, states: Tensor, rows: int = 65536) -> Tensor:
 
 def predict_orbits(field: Field, propagate: Propagate, orbits: Tensors) -> Tensors:
     """What `score` compares: acceleration at the true states, the rollout, and the acceleration along it."""
-    rollout = roll_out(propagate, orbits)
+    flown = fly(propagate, orbits)
     return {
         "acceleration": accelerations(field, orbits["state"]),
-        "rollout": rollout,
-        "rollout_acceleration": accelerations(field, rollout[:, :-1]),
+        "rollout_acceleration": accelerations(field, flown["rollout"][:, :-1]),
+        **flown,
     }
 
 # %% ../../nbs/03_orbits/10_baselines.ipynb #85036d6c

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -15,14 +17,18 @@ from ..core.comparison import Scores
 from ..core.data import Tensors
 from .coordinates import require_normalized
 from .kepler import two_body_acceleration
+from .path_errors import path_errors
 
 # %% auto #0
-__all__ = ['require_three', 'acceleration_error_percent', 'theta_degrees', 'points_outward', 'ratio', 'distribution_statistics',
-           'loglog_slope', 'field_errors', 'mean_of_finite', 'flip_percent', 'score']
+__all__ = ['STATISTICS', 'STEPS', 'require_three', 'acceleration_error', 'angle_error', 'points_outward', 'ratio', 'quantiles',
+           'find_mode', 'distribution_statistics', 'statistics_per_orbit', 'loglog_slope', 'find_failed',
+           'three_fields', 'field_errors', 'mean_of_finite', 'median_of', 'flip_percent', 'score_field', 'score_orbits',
+           'score_steps', 'score', 'rank_orbits']
 
 # %% ../../nbs/03_orbits/08_metrics.ipynb #c82ba015
 def require_three(vector: Tensor, name: str) -> Tensor:
     """The tensor itself if its last axis has 3 components, else ValueError (the six-component trap)."""
+    vector = torch.as_tensor(vector)
     if vector.shape[-1] != 3:
         raise ValueError(
             f"{name} must have 3 components, got {vector.shape[-1]}; pass accelerations, not the derivative "
@@ -31,57 +37,82 @@ def require_three(vector: Tensor, name: str) -> Tensor:
     return vector
 
 
-def acceleration_error_percent(predicted: Tensor, true: Tensor) -> Tensor:
+def acceleration_error(a_true: Tensor, a_pred: Tensor) -> Tensor:
     """100 |a - a_hat| / |a| for accelerations [..., 3]; shape [...]."""
-    predicted, true = require_three(predicted, "predicted"), require_three(true, "true")
-    return 100 * (predicted - true).norm(dim=-1) / true.norm(dim=-1)
+    a_true, a_pred = require_three(a_true, "a_true"), require_three(a_pred, "a_pred")
+    return 100 * (a_pred - a_true).norm(dim=-1) / a_true.norm(dim=-1)
 
 
-def theta_degrees(predicted: Tensor, true: Tensor) -> Tensor:
+def angle_error(a_true: Tensor, a_pred: Tensor) -> Tensor:
     """Angle [deg] between accelerations [..., 3], exact near 0 and 180; NaN where one of them is zero."""
-    predicted, true = require_three(predicted, "predicted"), require_three(true, "true")
-    across, along = torch.linalg.cross(predicted, true).norm(dim=-1), (predicted * true).sum(-1)
+    a_true, a_pred = require_three(a_true, "a_true"), require_three(a_pred, "a_pred")
+    across, along = torch.linalg.cross(a_pred, a_true).norm(dim=-1), (a_pred * a_true).sum(-1)
     angle = torch.rad2deg(torch.atan2(across, along))
     return torch.where((across == 0) & (along == 0), torch.nan, angle)
 
 
-def points_outward(predicted: Tensor, position: Tensor) -> Tensor:
+def points_outward(a_pred: Tensor, position: Tensor) -> Tensor:
     """True where an acceleration [..., 3] has a component along the position: repulsive gravity."""
-    return (require_three(predicted, "predicted") * position).sum(-1) > 0
+    return (require_three(a_pred, "a_pred") * position).sum(-1) > 0
 
 # %% ../../nbs/03_orbits/08_metrics.ipynb #ff4fe4f6
+STATISTICS = ("mean", "median", "q1", "q3", "std", "skewness", "pearson_sk1", "pearson_sk2", "bowley")
+
+
 def ratio(above: float, below: float) -> float:
     """above / below, NaN for a zero denominator."""
     return above / below if below > 0 else math.nan
 
 
-def distribution_statistics(values: np.ndarray) -> dict[str, float]:
-    """Mean, median, std, skewness (four kinds) and share of outliers [%] of the finite values, any shape."""
-    flat = np.asarray(values, float)[np.isfinite(values)]
-    if flat.size == 0:
-        names = ("mean", "median", "std", "skewness", "pearson_sk1", "pearson_sk2", "bowley", "outlier_percent")
-        return dict.fromkeys(names, math.nan)
-    q1, median, q3 = np.quantile(flat, [0.25, 0.5, 0.75])
-    mean, std, spread = float(flat.mean()), float(flat.std()), float(q3 - q1)
-    flatness = np.ptp(flat) <= 1e-12 * abs(mean)
-    std = 0.0 if flatness else std
-    bins = (
-        1 if flatness or spread == 0 else min(1000, max(1, round(np.ptp(flat) / (2 * spread * flat.size ** (-1 / 3)))))
-    )
-    counts, edges = np.histogram(flat, bins=bins)
+def quantiles(values: np.ndarray, places: Sequence[float]) -> np.ndarray:
+    """Quantiles of values without NaN; what is infinite counts as larger than all, and NaN is the answer to nothing."""
+    known = np.asarray(values, float)[~np.isnan(values)]
+    if known.size == 0:
+        return np.full(len(places), math.nan)
+    found = np.quantile(np.minimum(known, 1e300), places)  # between two infinities there would be no number
+    return np.where(found > 1e290, math.inf, found)
+
+
+def find_mode(values: np.ndarray, spread: float) -> float:
+    """Middle of the fullest bin of a Freedman-Diaconis histogram."""
+    width = 2 * spread * values.size ** (-1 / 3)
+    bins = 1 if spread == 0 else min(1000, max(1, round(np.ptp(values) / width)))
+    counts, edges = np.histogram(values, bins=bins)
     fullest = int(counts.argmax())
-    mode = float(edges[fullest] + edges[fullest + 1]) / 2
-    outside = (flat < q1 - 1.5 * spread) | (flat > q3 + 1.5 * spread)
+    return float(edges[fullest] + edges[fullest + 1]) / 2
+
+# %% ../../nbs/03_orbits/08_metrics.ipynb #ff4fe4f7
+def distribution_statistics(values: np.ndarray) -> dict[str, float]:
+    """Mean, quartiles, std, four kinds of skewness and outliers of values of any shape; NaN is left out.
+
+    An infinite value counts in the quartiles and as an outlier, and `n_finite` says of how many the rest is made.
+    """
+    known = np.asarray(values, float)[~np.isnan(np.asarray(values, float))]
+    flat = known[np.isfinite(known)]
+    if flat.size == 0:
+        counts = {"outlier_percent": math.nan, "n_outliers": 0.0, "n_finite": 0.0}
+        return dict.fromkeys(STATISTICS, math.nan) | counts
+    q1, median, q3 = (float(q) for q in quantiles(known, [0.25, 0.5, 0.75]))
+    mean, std, spread = float(flat.mean()), float(flat.std()), q3 - q1 if math.isfinite(q3) else math.nan
+    flatness = bool(np.ptp(flat) <= 1e-12 * abs(mean))
+    std = 0.0 if flatness else std
+    mode = find_mode(flat, 0.0 if flatness or math.isnan(spread) else spread)
+    outside = np.isinf(known) | (known < q1 - 1.5 * spread) | (known > q3 + 1.5 * spread)
     return {
-        "mean": mean,
-        "median": float(median),
-        "std": std,
+        **{"mean": mean, "median": median, "q1": q1, "q3": q3, "std": std},
         "skewness": ratio(float(((flat - mean) ** 3).mean()), std**3),
         "pearson_sk1": ratio(mean - mode, std),
-        "pearson_sk2": ratio(3 * (mean - float(median)), std),
-        "bowley": ratio(float(q1 + q3 - 2 * median), spread),
+        "pearson_sk2": ratio(3 * (mean - median), std),
+        "bowley": ratio(q1 + q3 - 2 * median, spread),
         "outlier_percent": 100 * float(outside.mean()),
+        "n_outliers": float(outside.sum()),
+        "n_finite": float(flat.size),
     }
+
+
+def statistics_per_orbit(values: np.ndarray) -> pd.DataFrame:
+    """The same of each orbit: values [N, T] to a table of N rows."""
+    return pd.DataFrame([distribution_statistics(row) for row in np.asarray(values, float)])
 
 # %% ../../nbs/03_orbits/08_metrics.ipynb #d7ca4af7
 def loglog_slope(radius: Tensor, size: Tensor) -> float:
@@ -94,31 +125,55 @@ def loglog_slope(radius: Tensor, size: Tensor) -> float:
     return float((x * y).sum() / (x * x).sum())
 
 # %% ../../nbs/03_orbits/08_metrics.ipynb #dd19ac18
-def field_errors(predictions: Tensors, truth: Tensors) -> dict[str, Tensor]:
-    """Sample-wise quantities [N, T], NaN where padded: three errors [%], angle [deg], outward, |a|, radius."""
-    state, mask = truth["state"], truth["mask"]
-    require_normalized(state)
-    rolled = predictions["rollout"][:, :-1]
-    exact, exact_rolled = two_body_acceleration(state[..., :3]), two_body_acceleration(rolled[..., :3])
-    at_states, along = predictions["acceleration"], predictions["rollout_acceleration"]
-    found = {
-        "error_percent": acceleration_error_percent(at_states, exact),
-        "rollout_error_percent": acceleration_error_percent(along, exact_rolled),
-        "mismatch_error_percent": acceleration_error_percent(along, exact),
-        "theta_deg": theta_degrees(at_states, exact),
-        "outward": points_outward(at_states, state[..., :3]).to(state.dtype),
-        "acceleration": at_states.norm(dim=-1),
-        "radius": state[..., :3].norm(dim=-1),
+def find_failed(predictions: Tensors, truth: Tensors) -> Tensor:
+    """Orbits [N] whose rollout is not finite at a real sample or after the period."""
+    known = torch.isfinite(predictions["rollout"]).all(-1)
+    return ~(known[:, -1] & (known[:, :-1] | ~truth["mask"]).all(1))
+
+
+def three_fields(predictions: Tensors, truth: Tensors) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """True acceleration, predicted one and position [N, T, 3]: at true states, on the own rollout, and mixed."""
+    place, rolled = truth["state"][..., :3], predictions["rollout"][:, :-1, :3]
+    along = predictions["rollout_acceleration"]
+    return {
+        "": (two_body_acceleration(place), predictions["acceleration"], place),
+        "rollout_": (two_body_acceleration(rolled), along, rolled),
+        "mismatch_": (two_body_acceleration(place), along, place),
     }
-    return {name: torch.where(mask, value, torch.nan) for name, value in found.items()}
 
 
+def field_errors(predictions: Tensors, truth: Tensors) -> dict[str, Tensor]:
+    """Sample-wise quantities [N, T]: for each of the three errors [%], angle [deg] and outward; and |a|, radius.
+
+    NaN where padded; infinite along a rollout that failed.
+    """
+    require_normalized(truth["state"])
+    found: Tensors = {}
+    failed = find_failed(predictions, truth)[:, None]
+    for name, (exact, guess, place) in three_fields(predictions, truth).items():
+        terms = {
+            "error_percent": acceleration_error(exact, guess),
+            "theta_deg": angle_error(exact, guess),
+            "outward": points_outward(guess, place).to(guess.dtype),
+        }
+        lost = failed if name else torch.zeros_like(failed)
+        found |= {f"{name}{term}": torch.where(lost, torch.inf, value) for term, value in terms.items()}
+    found["acceleration"] = predictions["acceleration"].norm(dim=-1)
+    found["radius"] = truth["state"][..., :3].norm(dim=-1)
+    return {name: torch.where(truth["mask"], value, torch.nan) for name, value in found.items()}
+
+# %% ../../nbs/03_orbits/08_metrics.ipynb #c6ba15d7
 def mean_of_finite(values: Tensor) -> float:
     """Mean of the finite entries; NaN if there is none."""
     finite = values[torch.isfinite(values)]
     return float(finite.mean()) if len(finite) else math.nan
 
-# %% ../../nbs/03_orbits/08_metrics.ipynb #c6ba15d7
+
+def median_of(values: Tensor) -> float:
+    """Median of all entries but NaN, of which some may be infinite."""
+    return float(quantiles(values.numpy(), [0.5])[0])
+
+
 def flip_percent(acceleration: Tensor, mask: Tensor) -> float:
     """Share [%] of neighbouring real samples between which an acceleration [N, T, 3] turns by more than 90 deg."""
     both = mask[:, 1:] & mask[:, :-1]
@@ -126,30 +181,66 @@ def flip_percent(acceleration: Tensor, mask: Tensor) -> float:
     return 100 * float(turned[both].double().mean())
 
 # %% ../../nbs/03_orbits/08_metrics.ipynb #22dd9157
+STEPS = ("accepted", "rejected", "evaluations")
+
+
+def score_field(samples: Tensors, predictions: Tensors, truth: Tensors) -> dict[str, float]:
+    """What is said of the accelerations."""
+    metrics = {"acceleration_error_percent": mean_of_finite(samples["error_percent"])}
+    metrics["acceleration_error_median_percent"] = median_of(samples["error_percent"])
+    metrics["acceleration_error_worst_orbit_percent"] = float(samples["error_percent"].nanmean(1).max())
+    metrics["rollout_acceleration_error_percent"] = mean_of_finite(samples["rollout_error_percent"])
+    metrics["mismatch_error_percent"] = mean_of_finite(samples["mismatch_error_percent"])
+    for name in ("", "rollout_", "mismatch_"):
+        metrics[f"{name}theta_deg"] = mean_of_finite(samples[f"{name}theta_deg"])
+        metrics[f"{name}radial_percent"] = 100 * mean_of_finite(samples[f"{name}outward"])
+    metrics["flip_percent"] = flip_percent(predictions["acceleration"], truth["mask"])
+    metrics["loglog_slope"] = loglog_slope(samples["radius"], samples["acceleration"])
+    shape = distribution_statistics(samples["error_percent"].numpy())
+    kept = ("skewness", "pearson_sk1", "pearson_sk2", "bowley", "q1", "q3", "n_outliers")
+    return metrics | {f"error_{name}": shape[name] for name in kept}
+
+
+def score_orbits(orbits: Tensors, failed: Tensor, miss_km: Tensor) -> dict[str, float]:
+    """Mean over the finished orbits and median over all of each error [N] of a rollout, and how many there are."""
+    metrics: dict[str, float] = {"closure_km": mean_of_finite(miss_km)}
+    for name, values in orbits.items():
+        what, unit = name.rsplit("_", 1)
+        metrics |= {name: mean_of_finite(values), f"{what}_median_{unit}": median_of(values)}
+    metrics["failed_percent"] = 100 * float(failed.double().mean())
+    return metrics | {"finished_orbits": float((~failed).sum()), "orbits": float(len(failed))}
+
+# %% ../../nbs/03_orbits/08_metrics.ipynb #22dd9158
+def score_steps(predictions: Tensors, truth: Tensors) -> dict[str, float]:
+    """Means of what a solver counted for each orbit, and the time [1] of an accepted step; empty if none did."""
+    counted = {name: predictions[name] for name in STEPS if name in predictions}
+    metrics = {f"solver_{name}": float(values.mean()) for name, values in counted.items()}
+    if "accepted" in counted:
+        metrics["solver_mean_step"] = mean_of_finite(truth["period"] / counted["accepted"])
+    return metrics
+
+
 def score(predictions: Tensors, truth: Tensors) -> Scores:
     """All metrics of a method on orbits; samples are per orbit. Raises UnitsError for raw kilometres."""
     predictions = {name: value.detach().cpu().double() for name, value in predictions.items()}
     truth = {name: value.cpu() for name, value in truth.items()}
-    samples = field_errors(predictions, truth)
+    samples, failed = field_errors(predictions, truth), find_failed(predictions, truth)
     miss = (predictions["rollout"][:, -1, :3] - truth["state"][:, 0, :3]).norm(dim=-1)
-    closure = 100 * miss / truth["semi_major_axis"]
-    failed = ~torch.isfinite(predictions["rollout"][:, -1]).all(-1)
-    metrics = {
-        "acceleration_error_percent": mean_of_finite(samples["error_percent"]),
-        "acceleration_error_median_percent": float(samples["error_percent"].nanmedian()),
-        "acceleration_error_worst_orbit_percent": float(samples["error_percent"].nanmean(1).max()),
-        "rollout_acceleration_error_percent": mean_of_finite(samples["rollout_error_percent"]),
-        "mismatch_error_percent": mean_of_finite(samples["mismatch_error_percent"]),
-        "theta_deg": mean_of_finite(samples["theta_deg"]),
-        "radial_percent": 100 * mean_of_finite(samples["outward"]),
-        "flip_percent": flip_percent(predictions["acceleration"], truth["mask"]),
-        "loglog_slope": loglog_slope(samples["radius"], samples["acceleration"]),
-        "closure_percent": mean_of_finite(closure),
-        "closure_median_percent": float(closure.nanmedian()),
-        "closure_km": mean_of_finite(miss * truth["length_km"]),
-        "failed_percent": 100 * float(failed.double().mean()),
-    }
-    shape = distribution_statistics(samples["error_percent"].numpy())
-    metrics |= {f"error_{name}": shape[name] for name in ("skewness", "pearson_sk1", "pearson_sk2", "bowley")}
-    arrays = {**samples, "closure_percent": closure, "rollout": predictions["rollout"][..., :3]}
+    orbits = {"closure_percent": 100 * miss / truth["semi_major_axis"]}
+    orbits |= path_errors(predictions["rollout"][:, :-1], truth)
+    orbits = {name: torch.where(failed, torch.inf, values) for name, values in orbits.items()}
+    metrics = score_field(samples, predictions, truth)
+    metrics |= score_orbits(orbits, failed, torch.where(failed, torch.inf, miss * truth["length_km"]))
+    metrics |= score_steps(predictions, truth)
+    arrays = {**samples, **orbits, "rollout": predictions["rollout"][..., :3]}
     return Scores(metrics=metrics, samples={name: value.numpy().astype(np.float32) for name, value in arrays.items()})
+
+
+def rank_orbits(scores: Scores, truth: Tensors, by: str = "closure_percent", count: int = 5) -> pd.DataFrame:
+    """The worst orbits by an error that `score` keeps, the failed ones first, with their size and shape."""
+    errors = scores.samples[by]
+    worst = errors if errors.ndim == 1 else np.nanmean(errors, 1)
+    table = pd.DataFrame({"orbit": np.arange(len(worst)), by: worst})
+    for name in ("semi_major_axis", "eccentricity"):
+        table[name] = truth[name].cpu().numpy()
+    return table.sort_values(by, ascending=False, kind="stable", na_position="first").head(count).reset_index(drop=True)

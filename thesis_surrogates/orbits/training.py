@@ -20,7 +20,7 @@ from ..core.running_means import DIVERGED
 from ..core.training import TrainingDiverged
 from .kepler import two_body_acceleration
 from .losses import LOSSES, NOT_BUILT
-from .metrics import acceleration_error_percent
+from .metrics import acceleration_error
 from .models import NeuralField, NeuralODEConfig, axes, fit_scale
 from .segments import CurriculumPhase, broadcast_curriculum, cut_segments, cut_window
 from .solvers import Gradient, Method
@@ -197,7 +197,7 @@ def validation(
     def validate(model: NeuralField) -> dict[str, float]:
         found, terms = model.acceleration(inputs).detach().to(exact.dtype), losses(model)
         judge_divergence(int(terms[DIVERGED]), len(windows["time"]))
-        return {**terms, "acceleration_error_percent": float(acceleration_error_percent(found, exact).mean())}
+        return {**terms, "acceleration_error_percent": float(acceleration_error(exact, found).mean())}
 
     return validate
 
