@@ -235,7 +235,7 @@ def count_deep(orbits: Tensors, config: OrbitsData, where: str) -> int:
     periapsis = orbits["semi_major_axis"] * (1 - orbits["eccentricity"]) * config.length_km
     return count_below_surface(periapsis.numpy(), config.mu_km3_s2, where)
 
-
+# %% ../../nbs/03_orbits/05_data.ipynb #607e6f6f
 def load_data(config: OrbitsData, path: Path) -> Data:
     """Read, check, normalise and split an orbit file. Raises DataError naming the file and the remedy."""
     arrays, attributes = read_orbits(path, config.test_path)
@@ -278,7 +278,7 @@ def units_of(data: Data) -> Normalization2BP:
 def segment(orbits: Mapping[str, Any] | OrbitSet, length: int, stride: int | None = None) -> Tensors:
     """Segments of `length` samples: `time` [S, L] from zero, `state` [S, L, 6], `orbit` [S] (row of origin).
 
-    `orbits` holds time [N, T] and state [N, T, 6], NaN where padded, and mask [N, T] unless that is all that is missing.
+    `orbits` holds time [N, T], state [N, T, 6] with NaN where padded, and mask [N, T] where more than that is missing.
     """
     given = vars(orbits) if isinstance(orbits, OrbitSet) else orbits
     tensors = {name: torch.as_tensor(given[name]) for name in ("time", "state")}

@@ -82,17 +82,18 @@ def collect_orbits(entries: Mapping[str, Any], where: str) -> dict[str, Array]:
 
 
 def read_dictionaries(path: Path, test_path: Path | None) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Arrays by role, as in our own files, and attributes, of one dictionary with both roles or of two with one each."""
+    """Arrays by role, as in our own files, and attributes, of one dictionary with both roles or of one for each."""
     first = read_dictionary(path)
     if not {"train", "test"} <= set(first):
         if test_path is None:
             raise DataError(f"{path}: holds one set of orbits; name the file of the test orbits as data.test_path")
         second = read_dictionary(test_path)
     sets = {role: first[role] for role in ("train", "test")} if test_path is None else {"train": first, "test": second}
+    names = {"train": path, "test": test_path or path}
     arrays = {
         f"{role}_{name}": array
         for role, entries in sets.items()
-        for name, array in collect_orbits(entries, f"{path if role == 'train' else test_path or path} ({role})").items()
+        for name, array in collect_orbits(entries, f"{names[role]} ({role})").items()
     }
     mu = first.get("mu_km3_s2")
     return arrays, {} if mu is None else {"mu_km3_s2": float(np.asarray(mu))}

@@ -36,7 +36,7 @@ ANYWHERE = (0.0, 2 * np.pi)
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """Ranges of semi-major axis [km], eccentricity and first true anomaly [rad] of a set; or a grid over the first two."""
+    """Ranges of semi-major axis [km], eccentricity and first true anomaly [rad]; or a grid over the first two."""
 
     semi_major_axis_km: tuple[float, float]
     eccentricity: tuple[float, float]

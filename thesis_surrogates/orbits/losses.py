@@ -95,7 +95,7 @@ def percent_with_energy(rollout: Rollout, weights: Weights) -> Tensors:
     """Percent error plus `energy_weight` times the energy error."""
     return with_percent(rollout, energy_error=(weights["energy_weight"], energy_error(rollout)))
 
-
+# %% ../../nbs/03_orbits/07_losses.ipynb #1f100003
 PERCENT_PLUS_NMSE = Loss(
     terms=percent_plus_nmse, formula="percent error + nmse_weight * nrmse", weights={"nmse_weight": 1.0}
 )
@@ -208,7 +208,7 @@ def percent_with_consistency(rollout: Rollout, weights: Weights) -> Tensors:
     """Percent error plus the weighted distance from the differences of the data."""
     return with_percent(rollout, inconsistency=(weights["consistency_weight"], inconsistency(rollout)))
 
-
+# %% ../../nbs/03_orbits/07_losses.ipynb #1f100001
 OF_FIELDS: dict[str, Loss] = {
     "mse_with_reg": Loss(
         terms=lambda rollout, weights: with_parameters(mean_square, rollout, weights),

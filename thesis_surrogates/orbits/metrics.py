@@ -185,7 +185,7 @@ STEPS = ("accepted", "rejected", "evaluations")
 
 
 def score_field(samples: Tensors, predictions: Tensors, truth: Tensors) -> dict[str, float]:
-    """What is said of the accelerations."""
+    """Metrics of the accelerations."""
     metrics = {"acceleration_error_percent": mean_of_finite(samples["error_percent"])}
     metrics["acceleration_error_median_percent"] = median_of(samples["error_percent"])
     metrics["acceleration_error_worst_orbit_percent"] = float(samples["error_percent"].nanmean(1).max())

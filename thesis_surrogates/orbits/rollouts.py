@@ -19,7 +19,7 @@ __all__ = ['Rollout', 'compare_paths', 'after_first', 'percent_error', 'nrmse_pe
 # %% ../../nbs/03_orbits/07_rollouts.ipynb #a2dc6023
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """Predicted and true states [B, L, F], times and mask of real samples [B, L], start states [B, F], and the field."""
+    """Predicted and true states [B, L, F], times and mask of real samples [B, L], start states [B, F], the field."""
 
     predicted: Tensor
     true: Tensor

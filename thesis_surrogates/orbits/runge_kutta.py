@@ -19,7 +19,7 @@ Field = Callable[[Tensor], Tensor]
 
 
 def follow_rk4(field: Field, state: Tensor, intervals: Tensor) -> Tensor:
-    """States [n, T, d] from start states [n, d], one Runge-Kutta step of order 4 for each of the intervals [n, T - 1]."""
+    """States [n, T, d] from start states [n, d], one step of order 4 for each of the intervals [n, T - 1]."""
     path = [state]
     for h in intervals.unsqueeze(-1).unbind(1):
         k1 = field(state)
@@ -33,7 +33,7 @@ def follow_rk4(field: Field, state: Tensor, intervals: Tensor) -> Tensor:
 # %% ../../nbs/03_orbits/04_runge_kutta.ipynb #f34eed68
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Weights of the slopes: for each stage (the last is the step), for the error, and for theta, theta^2, ... inside."""
+    """Weights of slopes: for each stage (the last is the step), for the error, and for theta, theta^2, ... inside."""
 
     stages: tuple[tuple[float, ...], ...]
     error: tuple[float, ...]
@@ -99,7 +99,7 @@ def combine(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
 def take_step(
     pair: Pair, field: Field, state: Tensor, slope: Tensor, size: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The seven points [n, d] of a step of each row's own size [n, 1], the last of which is its end, and their slopes."""
+    """The seven points [n, d] of a step, the last of which is its end, and their slopes; sizes are [n, 1]."""
     points, slopes = [state], [slope]
     for weights in pair.stages:
         points.append(state + size * combine(weights, slopes))

@@ -53,8 +53,8 @@ def cut_segments(orbits: Tensors, length: int, stride: int | None = None) -> Ten
     orbit, piece = whole.nonzero(as_tuple=True)
     if len(orbit) == 0:
         raise SegmentError(
-            f"no run of real samples covers a segment of {length} from a multiple of {stride or length}; the longest is "
-            f"{int(longest.max())} (orbit {int(longest.argmax())}); choose a smaller stride, such as 1"
+            f"no run of real samples covers a segment of {length} from a multiple of {stride or length}; the longest "
+            f"is {int(longest.max())} (orbit {int(longest.argmax())}); choose a smaller stride, such as 1"
         )
     rows = columns[piece]
     time = time[orbit[:, None], rows]

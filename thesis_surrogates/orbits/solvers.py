@@ -24,7 +24,7 @@ from thesis_surrogates.orbits.runge_kutta import (
 )
 
 # %% auto #0
-__all__ = ['Method', 'Gradient', 'FIXED', 'Clocks', 'Step', 'Solution', 'scaled_error', 'next_step', 'Flight', 'settle',
+__all__ = ['Method', 'Gradient', 'FIXED', 'Clocks', 'Step', 'Solution', 'scaled_error', 'next_step', 'settle', 'Flight',
            'fly_again', 'follow_accepted', 'find_leaves', 'BackwardField', 'Adjoint', 'fly_back', 'follow_fixed',
            'check_arguments', 'solve']
 
@@ -65,7 +65,7 @@ class Clocks:
 # %% ../../nbs/03_orbits/04_solvers.ipynb #4ea5e7bc
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A step of rows [m] by size [m, 1]; sample k lies at `fraction` of the step of its owner, and at its flat place."""
+    """A step of rows [m] by size [m, 1]; a sample lies at `fraction` of the step of its owner; places are flat."""
 
     rows: Tensor
     size: Tensor
@@ -117,6 +117,15 @@ def next_step(step: Tensor, error: Tensor) -> Tensor:
     factor = 0.9 * error.clamp(min=1e-10) ** -0.2
     return step * torch.where(torch.isfinite(error), factor.clamp(0.2, 5.0), 0.2)
 
+
+def settle(states: Tensor, accepted: Tensor, rejected: Tensor, evaluations: Tensor) -> Solution:
+    """The solution, with NaN for what is not finite; finished is a row in which all is."""
+    finished = torch.isfinite(states.detach().sum((1, 2)))  # a sum takes no memory; where it overflows, look closer
+    if not bool(finished.all()):
+        known = torch.isfinite(states)
+        states, finished = torch.where(known, states, torch.nan), known.all(-1).all(-1)
+    return Solution(states=states, accepted=accepted, rejected=rejected, finished=finished, evaluations=evaluations)
+
 # %% ../../nbs/03_orbits/04_solvers.ipynb #3901d86d
 @dataclass(kw_only=True)
 class Flight:
@@ -152,15 +161,6 @@ class Flight:
             if self.watch is not None:
                 self.watch(step, [point[good] for point in points])
         return settle(states, accepted, tries - accepted, 1 + 6 * tries)
-
-
-def settle(states: Tensor, accepted: Tensor, rejected: Tensor, evaluations: Tensor) -> Solution:
-    """The solution, with NaN for what is not finite; finished is a row in which all is."""
-    finished = torch.isfinite(states.detach().sum((1, 2)))  # a sum takes no memory; where it overflows, look closer
-    if not bool(finished.all()):
-        known = torch.isfinite(states)
-        states, finished = torch.where(known, states, torch.nan), known.all(-1).all(-1)
-    return Solution(states=states, accepted=accepted, rejected=rejected, finished=finished, evaluations=evaluations)
 
 # %% ../../nbs/03_orbits/04_solvers.ipynb #a1892587
 def fly_again(pair: Pair, field: Field, state: Tensor, steps: Sequence[Step]) -> list[Tensor]:
