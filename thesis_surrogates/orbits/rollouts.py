@@ -31,6 +31,8 @@ class Rollout:
     def find_finite(self) -> Tensor:
         """Which rows [B] have not diverged, where samples are real."""
         squares = self.predicted.detach().square().sum(-1)
+        if bool(torch.isfinite(squares.sum())):
+            return torch.ones_like(squares[:, 0], dtype=torch.bool)
         return torch.isfinite(torch.where(self.mask, squares, 0.0).sum(1))
 
     def only(self, rows: Tensor) -> Rollout:
