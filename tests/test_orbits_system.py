@@ -16,7 +16,8 @@ from thesis_surrogates.core.export.onnx import export_onnx
 from thesis_surrogates.core.export.torch_programs import export_torchscript
 from thesis_surrogates.core.hdf5 import read_hdf5, write_hdf5
 from thesis_surrogates.core.training import fit
-from thesis_surrogates.orbits.data import OrbitsData, load_data, make_data, pad_orbits
+from thesis_surrogates.orbits.data import OrbitsData, load_data, make_data
+from thesis_surrogates.orbits.dictionaries import pad_orbits
 from thesis_surrogates.orbits.models import FEATURES, HEADS, NeuralField, NeuralODEConfig
 from thesis_surrogates.orbits.segments import SegmentError, cut_segments
 from thesis_surrogates.orbits.system import SYSTEM
@@ -163,7 +164,7 @@ def test_ragged_user_file(planar: tuple[OrbitsData, Path], tmp_path: Path) -> No
         [arrays["test_state"][k, :n] for k, n in enumerate((90, 40, 90))],
     )
     both = {f"train_{k}": v for k, v in train.items()} | {f"test_{k}": v for k, v in test.items()}
-    write_hdf5(tmp_path / "mine.h5", both)
+    write_hdf5(tmp_path / "mine.h5", both, {"mu_km3_s2": 398600.4418})
     config = OrbitsData(path=str(tmp_path / "mine.h5"), planar=True, validation_fraction=0.2)
     data = load_data(config, tmp_path / "mine.h5")
     whole = [len(cut_segments(data.splits[name], 10)["time"]) for name in ("train", "validation")]

@@ -18,7 +18,7 @@ from .config import OptimizerConfig, ScheduleConfig, TrainConfig
 from .data import Batch, Tensors
 from .errors import ConfigError
 from .plan import LossTerms, ParameterGroup, Phase, Update
-from .running_means import LARGEST, LEFT_OUT, RunningMeans
+from .running_means import COUNTED, LARGEST, RunningMeans
 from .soap import Soap
 
 # %% auto #0
@@ -255,7 +255,7 @@ class EpochMeans:
             sound = float(self.sound[prefix])
             bad_steps += self.steps[prefix] - int(sound)
             for name, value in self.terms[prefix].totals().items():
-                if name != LEFT_OUT:
+                if name not in COUNTED:
                     value = value / (1.0 if name.endswith(LARGEST) else sound) if sound else math.nan
                 result[f"{prefix}{name}"] = value
         return result, bad_steps

@@ -16,7 +16,7 @@ from torch import nn
 from .config import OptimizerConfig, ScheduleConfig, TrainConfig
 from .data import Batch, Source, Tensors
 from .errors import ConfigError
-from .running_means import LARGEST, LEFT_OUT, RunningMeans, count_rows, cut_batches
+from .running_means import COUNTED, LARGEST, RunningMeans, count_rows, cut_batches
 
 # %% auto #0
 __all__ = ['LossTerms', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'LossAndGradients', 'Callback', 'Weight', 'trainable',
@@ -239,7 +239,7 @@ def rows_of(batch: Any) -> int:
 
 def _check_weights(terms: Tensors, rows: Sequence[int]) -> None:
     """Raise ConfigError where nothing says what a term is a mean of."""
-    unclear = [name for name in terms if name != LEFT_OUT and not name.endswith(LARGEST)]
+    unclear = [name for name in terms if name not in COUNTED and not name.endswith(LARGEST)]
     if unclear and len(set(rows)) > 1:
         raise ConfigError(
             f"the streams have {sorted(set(rows))} rows, and nothing says of which of them {', '.join(unclear)} are "
@@ -276,10 +276,10 @@ def mean_loss(
             if total is not None:
                 rest.pop("loss", None)
             _check_weights(rest, rows)
-            sums.add(rest, rows_of(batch) - rest[LEFT_OUT] if LEFT_OUT in rest else rows_of(batch))
+            sums.add(rest, rows_of(batch) - sum(rest[name] for name in COUNTED if name in rest))
         means = sums.means()
-        if means.get(LEFT_OUT, 0.0) > LARGEST_SHARE_LEFT_OUT * max(rows):
-            means = {name: value if name == LEFT_OUT else math.nan for name, value in means.items()}
+        if sum(means.get(name, 0.0) for name in COUNTED) > LARGEST_SHARE_LEFT_OUT * max(rows):
+            means = {name: value if name in COUNTED else math.nan for name, value in means.items()}
         return means if total is None else {"loss": total(means), **means}
 
     return validate

@@ -15,10 +15,12 @@ from .data import Batch, Tensors
 from .errors import DataError
 
 # %% auto #0
-__all__ = ['LEFT_OUT', 'LARGEST', 'weigh', 'RunningMeans', 'count_rows', 'cut_batches']
+__all__ = ['LEFT_OUT', 'DIVERGED', 'COUNTED', 'LARGEST', 'weigh', 'RunningMeans', 'count_rows', 'cut_batches']
 
 # %% ../../nbs/01_core/10_running_means.ipynb #a39f0007
 LEFT_OUT = "rows_left_out"  # a term that is counted and not averaged: rows that no other term is made of
+DIVERGED = "diverged_rows"  # another such term, which says why
+COUNTED = (LEFT_OUT, DIVERGED)
 LARGEST = "_max"  # ends the name of a term of which the largest is kept, and not the mean
 
 
@@ -46,7 +48,7 @@ class RunningMeans:
     @torch.no_grad()
     def add(self, terms: Tensors, weight: float | torch.Tensor = 1.0) -> None:
         """Add the terms of a batch, means over as many entries as `weight` says."""
-        names = tuple(name for name in terms if name != LEFT_OUT and not name.endswith(LARGEST))
+        names = tuple(name for name in terms if name not in COUNTED and not name.endswith(LARGEST))
         if names:
             values = torch.stack([terms[name] for name in names])
             weighted = weigh(values if self.dtype is None else values.to(self.dtype), weight)
@@ -60,7 +62,7 @@ class RunningMeans:
         """Add what is no mean: a count, whatever the weight, or a largest value."""
         value = value if self.dtype is None else value.to(self.dtype)
         old = self.others.get(name)
-        if name == LEFT_OUT:
+        if name in COUNTED:
             self.others[name] = value if old is None else old + value
         else:
             seen = torch.where(torch.as_tensor(weight, device=value.device) > 0, value, -math.inf)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -15,44 +14,67 @@ from ..core.data import numpy_rng
 from thesis_surrogates.orbits.kepler import (
     EARTH_MU_KM3_S2,
     EARTH_RADIUS_KM,
+    ELEMENT_NAMES,
+    Anomaly,
     Array,
     Elements,
-    eccentric_from_true,
     elements_to_state,
-    mean_from_eccentric,
-    orbital_period,
     propagate_kepler,
-    solve_kepler,
-    true_from_eccentric,
+    sample_times,
 )
 
 # %% auto #0
-__all__ = ['LOW_ORBIT_KM', 'GEOSTATIONARY_KM', 'BOXES', 'Anomaly', 'Box', 'SetName', 'parse_set_name', 'draw_elements',
-           'sample_times', 'OrbitSet', 'make_orbit_set']
+__all__ = ['LOW_ORBIT_KM', 'GEOSTATIONARY_KM', 'ANYWHERE', 'ANY_SIZE', 'ANY_SHAPE', 'BOXES', 'MEMBER', 'MEMBER_ELEMENTS',
+           'OLD_NAMES', 'Box', 'grid_cells', 'check_grid_size', 'SetName', 'parse_set_name', 'draw_sizes',
+           'draw_elements', 'OrbitSet', 'make_orbit_set']
 
 # %% ../../nbs/03_orbits/02_generator.ipynb #8af57f97
 LOW_ORBIT_KM = EARTH_RADIUS_KM + 200.0
 GEOSTATIONARY_KM = 42164.0
+ANYWHERE = (0.0, 2 * np.pi)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """Ranges of the semi-major axis [km] and of the eccentricity from which a set is drawn."""
+    """Ranges of semi-major axis [km], eccentricity and first true anomaly [rad]; or a grid over the first two."""
 
     semi_major_axis_km: tuple[float, float]
     eccentricity: tuple[float, float]
+    true_anomaly: tuple[float, float] = ANYWHERE
+    grid: bool = False
 
 
+ANY_SIZE, ANY_SHAPE = (LOW_ORBIT_KM, GEOSTATIONARY_KM), (0.0, 0.99)
 BOXES: dict[str, Box] = {
-    "complex": Box(semi_major_axis_km=(LOW_ORBIT_KM, GEOSTATIONARY_KM), eccentricity=(0.0, 0.99)),
+    "complex": Box(semi_major_axis_km=ANY_SIZE, eccentricity=ANY_SHAPE),
     "simple": Box(semi_major_axis_km=(LOW_ORBIT_KM, LOW_ORBIT_KM + 2000.0), eccentricity=(0.0, 0.1)),
     "single": Box(semi_major_axis_km=(LOW_ORBIT_KM + 12000.0, LOW_ORBIT_KM + 12000.0), eccentricity=(0.5, 0.5)),
+    "circular": Box(semi_major_axis_km=ANY_SIZE, eccentricity=(0.0, 0.0)),
+    "fixnu0": Box(semi_major_axis_km=ANY_SIZE, eccentricity=ANY_SHAPE, true_anomaly=(0.0, 0.0)),
+    "grid": Box(semi_major_axis_km=ANY_SIZE, eccentricity=ANY_SHAPE, true_anomaly=(0.0, 0.0), grid=True),
 }
+
+# %% ../../nbs/03_orbits/02_generator.ipynb #8730fad2
+def grid_cells(lines: int) -> Array:
+    """Semi-major axes [km] and eccentricities [N, 2] of so many even steps of both, without those below the surface."""
+    size = np.linspace(*ANY_SIZE, lines)
+    shape = np.linspace(0, 1 - EARTH_RADIUS_KM / GEOSTATIONARY_KM, lines)
+    cells = np.stack(np.meshgrid(size, shape, indexing="ij"), -1).reshape(-1, 2)
+    return cells[cells[:, 0] * (1 - cells[:, 1]) >= EARTH_RADIUS_KM * (1 - 1e-12)]
+
+
+def check_grid_size(name: str, orbits: int) -> None:
+    """Raise ValueError with the nearest full grids unless there is one of so many orbits."""
+    sizes = [1]
+    while sizes[-1] < orbits:
+        sizes.append(len(grid_cells(len(sizes) + 1)))
+    if sizes[-1] != orbits:
+        raise ValueError(f"{name!r}: a full grid of a and e has {sizes[-2]} or {sizes[-1]} orbits, not {orbits}")
 
 # %% ../../nbs/03_orbits/02_generator.ipynb #8730fad0
 @dataclass(frozen=True, kw_only=True)
 class SetName:
-    """The parts of the name of a set."""
+    """The parts of the name of a set; the role is train, test, or pool for either."""
 
     text: str
     box: str
@@ -61,60 +83,65 @@ class SetName:
     role: str
 
 
+MEMBER = "TBP_complex_planar_1"  # one orbit of the older work, known by its elements
+MEMBER_ELEMENTS = (35359.73, 0.37370604, 0.0, 0.0, 0.0, 5.6238999)
+OLD_NAMES = {
+    MEMBER: "complex_TBP_planar_1_train",
+    "complex_TBP_planar": "complex_TBP_planar_100_train",
+    **{f"complex_TBP_planar_{n}": f"complex_TBP_planar_{n}_train" for n in (1, 4, 16, 1024)},
+    "single_complex_TBP_planar_v3": "single_TBP_planar_1_train",
+    "2BP_grid_test": "grid_TBP_planar_73_test",
+}
+
+
 def parse_set_name(name: str) -> SetName:
-    """Read `complex_TBP_planar_100_train`. Raises ValueError with the allowed pattern."""
-    found = re.fullmatch(rf"({'|'.join(BOXES)})_TBP_(planar|nonplanar)_([1-9][0-9]*)_(train|test)", name)
+    """Read `complex_TBP_planar_100_train`, or an older name. Raises ValueError with the allowed pattern."""
+    older = re.sub(r"^complex_TBP_planar_fixnu0_([0-9]+)$", r"fixnu0_TBP_planar_\1_train", OLD_NAMES.get(name, name))
+    found = re.fullmatch(rf"({'|'.join(BOXES)})_TBP_(planar|nonplanar)_([1-9][0-9]*)_(train|test)", older)
     if found is None:
         raise ValueError(
             f"orbit set {name!r} is not a name of the form <{'|'.join(BOXES)}>_TBP_<planar|nonplanar>_"
             f"<number of orbits>_<train|test>, such as complex_TBP_planar_100_train"
         )
     box, plane, number, role = found.groups()
+    if BOXES[box].grid:
+        check_grid_size(name, int(number))
+    role = role if older == name else "pool"
     return SetName(text=name, box=box, planar=plane == "planar", orbits=int(number), role=role)
 
 # %% ../../nbs/03_orbits/02_generator.ipynb #f0b9bcda
-def draw_elements(name: str, seed: int) -> Elements:
-    """Elements [N] of the set called `name` (lengths in km); the same name and seed give the same orbits."""
-    wanted = parse_set_name(name)
-    rng = numpy_rng(seed, "orbits", name)
-    box, n = BOXES[wanted.box], wanted.orbits
+def draw_sizes(name: str, box: Box, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Semi-major axes [km] and eccentricities of n orbits above the surface."""
+    if box.grid:
+        cells = grid_cells(next(lines for lines in range(1, n + 1) if len(grid_cells(lines)) >= n))
+        return cells[:, 0], cells[:, 1]
     size, shape = np.empty(0), np.empty(0)
     for _ in range(1000):
         more_size, more_shape = rng.uniform(*box.semi_major_axis_km, n), rng.uniform(*box.eccentricity, n)
         allowed = more_size * (1 - more_shape) >= EARTH_RADIUS_KM
         size, shape = np.append(size, more_size[allowed]), np.append(shape, more_shape[allowed])
         if len(size) >= n:
-            break
-    else:
-        raise ValueError(f"the box of {name!r} allows no orbit above the Earth's surface")
+            return size[:n], shape[:n]
+    raise ValueError(f"the box of {name!r} allows no orbit above the Earth's surface")
+
+
+def draw_elements(name: str, seed: int) -> Elements:
+    """Elements [N] of the set called `name` (lengths in km); the same name and seed give the same orbits."""
+    wanted = parse_set_name(name)
+    if name == MEMBER:
+        return Elements(**{key: np.array([value]) for key, value in zip(ELEMENT_NAMES, MEMBER_ELEMENTS, strict=True)})
+    rng = numpy_rng(seed, "orbits", name)
+    box, n = BOXES[wanted.box], wanted.orbits
+    size, shape = draw_sizes(name, box, n, rng)
     plane = np.zeros((2, n)) if wanted.planar else rng.uniform(0, np.pi, (2, n))
     return Elements(
-        semi_major_axis=size[:n],
-        eccentricity=shape[:n],
+        semi_major_axis=size,
+        eccentricity=shape,
         inclination=plane[0],
         raan=plane[1],
-        argument_of_periapsis=rng.uniform(0, np.pi, n),
-        true_anomaly=rng.uniform(0, 2 * np.pi, n),
+        argument_of_periapsis=np.zeros(n) if box.grid else rng.uniform(0, np.pi, n),
+        true_anomaly=rng.uniform(*box.true_anomaly, n),
     )
-
-# %% ../../nbs/03_orbits/02_generator.ipynb #538e3556
-Anomaly = Literal["mean", "eccentric", "true"]
-
-
-def sample_times(elements: Elements, points: int, anomaly: Anomaly = "mean", mu: float = EARTH_MU_KM3_S2) -> Array:
-    """Times [N, points] from zero over one period, endpoint excluded, even in the chosen anomaly."""
-    if anomaly not in get_args(Anomaly):
-        raise ValueError(f"anomaly is {anomaly!r}; allowed: {', '.join(get_args(Anomaly))}")
-    e = np.asarray(elements.eccentricity)[:, None]
-    start_true = np.asarray(elements.true_anomaly)[:, None]
-    start_eccentric = eccentric_from_true(start_true, e)
-    turn = 2 * np.pi * np.arange(points) / points
-    if anomaly == "mean":
-        passed = np.broadcast_to(turn, (len(e), points))
-    else:
-        eccentric = start_eccentric + turn if anomaly == "eccentric" else eccentric_from_true(start_true + turn, e)
-        passed = mean_from_eccentric(eccentric, e) - mean_from_eccentric(start_eccentric, e)
-    return passed / (2 * np.pi) * orbital_period(elements.semi_major_axis, mu)[:, None]
 
 # %% ../../nbs/03_orbits/02_generator.ipynb #1749a293
 @dataclass(frozen=True, kw_only=True)

@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 
 # %% auto #0
-__all__ = ['EARTH_RADIUS_KM', 'EARTH_MU_KM3_S2', 'Array', 'ArrayOrTensor', 'ELEMENT_NAMES', 'solve_kepler', 'true_from_eccentric',
-           'eccentric_from_true', 'mean_from_eccentric', 'Elements', 'elements_to_state', 'angle_in_plane',
-           'state_to_elements', 'two_body_acceleration', 'specific_energy', 'angular_momentum', 'orbital_period',
-           'propagate_kepler']
+__all__ = ['EARTH_RADIUS_KM', 'EARTH_MU_KM3_S2', 'Array', 'ArrayOrTensor', 'ELEMENT_NAMES', 'Anomaly', 'solve_kepler',
+           'true_from_eccentric', 'eccentric_from_true', 'mean_from_eccentric', 'Elements', 'elements_to_state',
+           'angle_in_plane', 'state_to_elements', 'two_body_acceleration', 'specific_energy', 'angular_momentum',
+           'orbital_period', 'propagate_kepler', 'sample_times', 'orbit_states']
 
 # %% ../../nbs/03_orbits/00_kepler.ipynb #e76534c7
 EARTH_RADIUS_KM = 6378.137
@@ -93,7 +93,7 @@ class Elements:
 ELEMENT_NAMES = ("semi_major_axis", "eccentricity", "inclination", "raan", "argument_of_periapsis", "true_anomaly")
 
 # %% ../../nbs/03_orbits/00_kepler.ipynb #25ab1fac
-def elements_to_state(elements: Elements, mu: float = EARTH_MU_KM3_S2) -> Array:
+def elements_to_state(elements: Elements, mu: float = 1.0) -> Array:
     """Cartesian state [..., 6] of orbital elements (Battin 1999, chapter 3)."""
     a, e, i, raan, argp, nu = np.moveaxis(elements.as_array(), -1, 0)
     node = np.stack([np.cos(raan), np.sin(raan), np.zeros_like(raan)], -1)
@@ -112,7 +112,7 @@ def angle_in_plane(vector: Array, first: Array, second: Array) -> Array:
     return np.mod(np.arctan2(np.sum(vector * second, -1), np.sum(vector * first, -1)), 2 * np.pi)
 
 
-def state_to_elements(state: Array, mu: float = EARTH_MU_KM3_S2, tolerance: float = 1e-8) -> Elements:
+def state_to_elements(state: Array, mu: float = 1.0, tolerance: float = 1e-8) -> Elements:
     """Elements of Cartesian states [..., 6]; below `tolerance` an orbit counts as circular or equatorial."""
     position, velocity = np.asarray(state, float)[..., :3], np.asarray(state, float)[..., 3:]
     r = np.linalg.norm(position, axis=-1)
@@ -180,3 +180,42 @@ def propagate_kepler(state: Array, times: Array, mu: float = 1.0) -> Array:
     f_rate = -np.sqrt(mu * a) / (radius * radius0) * np.sin(change)
     g_rate = 1 - a / radius * (1 - np.cos(change))
     return np.concatenate([f[..., None] * r0 + g[..., None] * v0, f_rate[..., None] * r0 + g_rate[..., None] * v0], -1)
+
+# %% ../../nbs/03_orbits/00_kepler.ipynb #a1e00002
+Anomaly = Literal["mean", "eccentric", "true"]
+
+
+def sample_times(elements: Elements, points: int, anomaly: Anomaly = "mean", mu: float = 1.0) -> Array:
+    """Times [N, points] from zero over one period, endpoint excluded, even in the chosen anomaly."""
+    if anomaly not in get_args(Anomaly):
+        raise ValueError(f"anomaly is {anomaly!r}; allowed: {', '.join(get_args(Anomaly))}")
+    e = np.asarray(elements.eccentricity)[:, None]
+    start_true = np.asarray(elements.true_anomaly)[:, None]
+    start_eccentric = eccentric_from_true(start_true, e)
+    turn = 2 * np.pi * np.arange(points) / points
+    if anomaly == "mean":
+        passed = np.broadcast_to(turn, (len(e), points))
+    else:
+        eccentric = start_eccentric + turn if anomaly == "eccentric" else eccentric_from_true(start_true + turn, e)
+        passed = mean_from_eccentric(eccentric, e) - mean_from_eccentric(start_eccentric, e)
+    return passed / (2 * np.pi) * orbital_period(elements.semi_major_axis, mu)[:, None]
+
+
+def orbit_states(
+    a: float,
+    e: float,
+    i: float,
+    raan: float,
+    argp: float,
+    nu0: float,
+    n_points: int,
+    mu: float = 1.0,
+    anomaly: Anomaly = "mean",
+) -> tuple[Array, Array]:
+    """Times [n] and states [n, 6] of one period of an orbit given by its six elements (angles in rad)."""
+    if n_points < 1:
+        raise ValueError(f"an orbit needs at least 1 point, got {n_points}")
+    six = zip(ELEMENT_NAMES, (a, e, i, raan, argp, nu0), strict=True)
+    elements = Elements(**{name: np.array([value], float) for name, value in six})
+    time = sample_times(elements, n_points, anomaly, mu)
+    return time[0], propagate_kepler(elements_to_state(elements, mu), time, mu)[0]

@@ -39,6 +39,8 @@ def cut_segments(orbits: Tensors, length: int, stride: int | None = None) -> Ten
     """
     time, state, mask = orbits["time"], orbits["state"], orbits["mask"]
     longest = longest_runs(mask)
+    if stride is not None and stride < 1:
+        raise SegmentError(f"stride {stride} does not go on; choose stride >= 1, or leave it out for {length}")
     if length < 2 or length > int(longest.max()):
         raise SegmentError(
             f"segment length {length} gives no usable segment; the longest run of real samples is "
@@ -50,7 +52,10 @@ def cut_segments(orbits: Tensors, length: int, stride: int | None = None) -> Ten
     whole = mask[:, columns].all(-1)
     orbit, piece = whole.nonzero(as_tuple=True)
     if len(orbit) == 0:
-        raise SegmentError(f"no run of real samples covers a segment of {length} from a multiple of {stride or length}")
+        raise SegmentError(
+            f"no run of real samples covers a segment of {length} from a multiple of {stride or length}; the longest "
+            f"is {int(longest.max())} (orbit {int(longest.argmax())}); choose a smaller stride, such as 1"
+        )
     rows = columns[piece]
     time = time[orbit[:, None], rows]
     return {"time": time - time[:, :1], "state": state[orbit[:, None], rows], "orbit": orbit}
