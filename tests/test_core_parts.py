@@ -128,8 +128,9 @@ def test_a_setting_of_a_part_that_was_only_named_keeps_the_name():
     assert merge({"model": {"encoder": "gnn"}}, {"model": {"encoder": {"k": 4}}}) == {
         "model": {"encoder": {"name": "gnn", "k": 4}}
     }
-    assert merge({"encoder": "gnn"}, {"encoder": {"name": "masked"}}) == {"encoder": {"name": "masked"}}
-    assert merge({"encoder": {"name": "gnn", "k": 4}}, {"encoder": "masked"}) == {"encoder": "masked"}
+    one, other = {"model": {"encoder": {"name": "gnn", "k": 4}}}, {"model": {"encoder": "masked"}}
+    assert merge(one, other) == other and merge(other, one) == one, "another part brings its own keys"
+    assert merge({"data": {"path": "a.h5"}}, {"data": {"path": {"train": "b.h5"}}})["data"]["path"] == {"train": "b.h5"}
     suite = {
         "defaults": {"system": "toy", "model": {"name": "toy", "encoder": "gnn"}},
         "grid": {"model.encoder.k": [4, 8], "model.encoder.pool": ["mean", "max"]},

@@ -37,13 +37,13 @@ def nearest(word: str, choices: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(sorted(choices))}"
 
 # %% ../../nbs/01_core/03_config.ipynb #67bd21d4
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge: `over` wins, nested mappings are merged key by key; a bare word is the name of a mapping."""
+def merge(base: Mapping[str, Any], over: Mapping[str, Any], named: bool = False) -> dict[str, Any]:
+    """Deep merge: `over` wins, nested mappings are merged key by key; in a model a bare word is a name."""
     result = dict(base)
     for key, value in over.items():
-        old = result.get(key)
-        old = {"name": old} if isinstance(old, str) else old  # `model: mlp`, and now a key of it
-        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        old, inside = result.get(key), named or key == "model"
+        old = {"name": old} if inside and isinstance(old, str) else old  # `model: mlp`, and now a key of it
+        result[key] = merge(old, value, inside) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
 
 
@@ -131,6 +131,7 @@ class DataConfig(StrictModel):
     """One dataset; subclasses add what the generator of their system needs."""
 
     reading: ClassVar[frozenset[str]] = frozenset()  # keys of how a file is read, not of what is in it
+    file_keys: ClassVar[tuple[str, ...]] = ("path",)  # keys that name files of a user's own, see `core.data_files`
     seed: int = Field(default=0, ge=0, description="seed of the dataset, not of the training")
     path: str | None = Field(default=None, description="a user's own file instead of the generated one")
 

@@ -20,7 +20,7 @@ from ..core.known_scores import known_scores
 from ..core.recorder import append_event
 from ..core.system import System
 from .beside import BESIDE, announce_training, evaluate_alone
-from .datasets import dataset_path, ensure_dataset, read_dataset
+from .datasets import ensure_dataset, files_of_dataset, read_dataset
 from .execution import ON_TEST, place_of_scores, threads, trained_model
 
 # %% auto #0
@@ -56,9 +56,9 @@ def evaluate_runs(
             (path, system, config.model_copy(update={"data": config.data.model_copy(update={"path": str(on)})}), model)
             for path, system, config, model in trained
         ]
-    groups: dict[Path, list[tuple[Path, System, RunConfig, nn.Module]]] = {}
+    groups: dict[tuple[Path, ...], list[tuple[Path, System, RunConfig, nn.Module]]] = {}
     for entry in trained:
-        groups.setdefault(dataset_path(entry[2].system, entry[2].data, data_dir), []).append(entry)
+        groups.setdefault(files_of_dataset(entry[2].system, entry[2].data, data_dir), []).append(entry)
     result = []
     for members in groups.values():
         _, system, config, _ = members[0]
