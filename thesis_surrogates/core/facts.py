@@ -107,6 +107,11 @@ class Run:
         """Rows on the judging sets, as `evaluated_on`; empty before the run was judged."""
         return list(self.last_event("judged").get("rows", []))
 
+    @property
+    def tabulated(self) -> list[dict[str, Any]]:
+        """Small tables of all methods on the test split, see `core.small_tables.from_fact`."""
+        return list(self.last_event("tabulated").get("rows", []))
+
     def missing_sets(self, names: Iterable[str]) -> list[str]:
         """Those of some named sets that have no rows yet; the test split always has."""
         known = {"test", *(row["set"] for row in self.evaluated_on)}
