@@ -132,6 +132,7 @@ class DataConfig(StrictModel):
 
     reading: ClassVar[frozenset[str]] = frozenset()  # keys of how a file is read, not of what is in it
     file_keys: ClassVar[tuple[str, ...]] = ("path",)  # keys that name files of a user's own, see `core.data_files`
+    owner: ClassVar[str] = ""  # the system whose generated files these are, where several systems read them
     seed: int = Field(default=0, ge=0, description="seed of the dataset, not of the training")
     path: str | None = Field(default=None, description="a user's own file instead of the generated one")
 

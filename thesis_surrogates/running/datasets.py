@@ -33,7 +33,8 @@ def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
 def files_of_dataset(system: str, config: DataConfig, data_dir: str | Path) -> tuple[Path, ...]:
     """All files of a dataset: the user's own, or the generated one."""
     own = tuple(file for files in named_files(config).values() for file in files)
-    return own or (Path(data_dir) / system / config.file_name(system),)
+    home = config.owner or system
+    return own or (Path(data_dir) / home / config.file_name(home),)
 
 
 def lock_beside(path: Path) -> FileLock:
