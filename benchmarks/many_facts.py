@@ -1,4 +1,4 @@
-"""What `surrogates status` and `surrogates report` cost over many runs, beside the same tables by pandas from the same files.
+"""What `surrogates status` and `surrogates report` cost over many runs, beside the same tables by pandas.
 
     python benchmarks/many_facts.py [--runs 1000] [--epochs 26] [--recipes 50] [--command report]
 
