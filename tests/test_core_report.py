@@ -22,9 +22,9 @@ from thesis_surrogates.core.tables import (
     convergence_table,
     escape_latex,
     label,
-    read_each,
     read_results,
 )
+from thesis_surrogates.running.reports import read_each
 
 COLUMNS, HEADLINE = ("error_mean_mm", "error_p95_mm"), "error_mean_mm"
 

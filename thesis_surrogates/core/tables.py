@@ -20,10 +20,10 @@ from .facts import KINDS, SCALAR_ONLY, Run, fingerprint, natural_key, read_run, 
 from .metrics import epoch_to_fraction, format_value, median_and_spread, overfit_flag
 
 # %% auto #0
-__all__ = ['MOST_COLUMNS', 'LATEX', 'ReportError', 'Problem', 'explain_problem', 'label', 'read_each', 'read_results',
-           'summarise', 'baseline_rows', 'surrogate_rows', 'build_table', 'comparison_table', 'epoch_reached',
-           'convergence_row', 'convergence_table', 'format_cell', 'format_table', 'to_csv', 'to_markdown',
-           'to_narrow_markdown', 'to_latex', 'escape_latex', 'to_terminal']
+__all__ = ['MOST_COLUMNS', 'LATEX', 'ReportError', 'Problem', 'explain_problem', 'label', 'read_results', 'summarise',
+           'baseline_rows', 'surrogate_rows', 'build_table', 'comparison_table', 'epoch_reached', 'convergence_row',
+           'convergence_table', 'format_cell', 'format_table', 'to_csv', 'to_markdown', 'to_narrow_markdown',
+           'to_latex', 'escape_latex', 'to_terminal']
 
 # %% ../../nbs/01_core/31_tables.ipynb #716cf5d4
 class ReportError(SurrogatesError, ValueError):
@@ -54,17 +54,6 @@ def label(run: Run) -> str:
     return re.sub(r"[-,_ ]?\b(?:data[._])?seed[=_-]?\d+", "", name).strip("-,_ ") or str(run.config.get("system"))
 
 # %% ../../nbs/01_core/31_tables.ipynb #dd3f0b9f
-def read_each(run_dirs: Iterable[str | Path | Run]) -> list[str | Path | Run]:
-    """The runs, each read once for all that look at it; one that cannot be read stays a directory."""
-    found: list[str | Path | Run] = []
-    for one in run_dirs:
-        try:
-            found.append(one if isinstance(one, Run) else read_run(one))
-        except FactsError:
-            found.append(one)
-    return found
-
-
 def read_results(run_dirs: Iterable[str | Path | Run]) -> tuple[list[Run], list[Problem]]:
     """Runs with a result, and what became of the others; of runs with one configuration the last one counts.
 

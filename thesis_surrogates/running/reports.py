@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from .registry import SYSTEMS, experiments_folder, get_system, load_suite, suite
 from .templates import execute_notebook
 
 # %% auto #0
-__all__ = ['SHOWN_RUNS', 'SHOWN_ROWS', 'is_suite', 'runs_of', 'label_of', 'by_system', 'system_of', 'read_comparison',
-           'make_reports', 'settings_table', 'deciding_rows', 'deciding_table', 'Comparison', 'compare_runs',
-           'finished_runs', 'measure_costs']
+__all__ = ['SHOWN_RUNS', 'SHOWN_ROWS', 'is_suite', 'runs_of', 'label_of', 'by_system', 'read_each', 'system_of',
+           'read_comparison', 'make_reports', 'settings_table', 'deciding_rows', 'deciding_table', 'Comparison',
+           'compare_runs', 'finished_runs', 'measure_costs']
 
 # %% ../../nbs/06_running/11_reports.ipynb #bd2d34b9
 def is_suite(target: str | Path) -> bool:
@@ -85,6 +85,17 @@ def by_system(run_dirs: Sequence[Any]) -> dict[str, list[Any]]:
     if problems and not groups:
         raise problems[0][1]
     return {name: [*members, *(run_dir for run_dir, _ in problems)] for name, members in groups.items()}
+
+
+def read_each(run_dirs: Iterable[str | Path | Run]) -> list[str | Path | Run]:
+    """The runs, each read once for all that look at it; one that cannot be read stays a directory."""
+    found: list[str | Path | Run] = []
+    for one in run_dirs:
+        try:
+            found.append(one if isinstance(one, Run) else read_run(one))
+        except FactsError:
+            found.append(one)
+    return found
 
 
 def system_of(run_dirs: Sequence[str | Path | Run]) -> System:
