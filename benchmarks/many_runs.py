@@ -8,7 +8,6 @@ Prints processor seconds a run, starting and the sweep itself included, and writ
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -17,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import yaml
+from measured import write_result
 
 from thesis_surrogates.core.config import as_mapping
 from thesis_surrogates.running.datasets import ensure_dataset
@@ -71,10 +71,7 @@ def main() -> None:
         "papermill_cpu_seconds_a_run": alone,
         "ratio": shared / alone,
     }
-    out = Path("outputs/benchmarks/many_runs.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    write_result("many_runs", result)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from made_up import epoch_end
 
-from thesis_surrogates.core.facts import read_run
+from thesis_surrogates.core.facts import Run, read_run
 from thesis_surrogates.core.publishing import publish, read_published, strip_private
 from thesis_surrogates.core.recorder import open_run, prepare_run
 from thesis_surrogates.core.report import write_report
@@ -24,6 +24,7 @@ from thesis_surrogates.core.tables import (
     label,
     read_results,
 )
+from thesis_surrogates.running.reports import read_each
 
 COLUMNS, HEADLINE = ("error_mean_mm", "error_p95_mm"), "error_mean_mm"
 
@@ -164,6 +165,16 @@ def test_runs_on_other_data_are_not_compared(tmp_path):
     assert list(made.table.data) == ["1" * 8] * 3 + ["2" * 8] * 3
     names = {file.name for file in made.files}
     assert {"accuracy_cost-11111111.png", "accuracy_cost-22222222.pdf", "loss_curves.csv"} <= names
+
+
+def test_runs_that_were_read_give_the_same_report(tmp_path):
+    """A report of a thousand runs read each of them twice."""
+    folders = [toy(tmp_path / "runs", "a"), tmp_path / "runs" / "nowhere"]
+    found = read_each(folders)
+    assert isinstance(found[0], Run) and found[1] == folders[1], "what cannot be read is still reported"
+    report(found, tmp_path / "once")
+    report(folders, tmp_path / "twice")
+    assert contents(tmp_path / "once") == contents(tmp_path / "twice")
 
 
 def test_failures_are_rows(tmp_path):

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from thesis_surrogates.core.export.deployable import Column, Deployable  # noqa: E402
+from thesis_surrogates.core.export.onnx import export_onnx  # noqa: E402
+from thesis_surrogates.core.export.torch_programs import export_torchscript  # noqa: E402
 from thesis_surrogates.tracks.exchange.native import (
     NativeError,
     build_native,
@@ -187,6 +190,62 @@ def test_a_wrong_golden_vector_is_noticed(programs, tmp_path):
 
 
 @needs_tools
+def test_names_of_columns_come_from_what_the_header_says_of_itself(programs, tmp_path):
+    lines = (CPP / "golden" / "golden.csv").read_text().splitlines()
+    rows = [",".join(line.split(",")[:7]) for line in lines]
+    (tmp_path / "s.csv").write_text("\n".join(rows) + "\n")
+    call([programs / "from_header", "--states", tmp_path / "s.csv", "--out", tmp_path / "f.csv"], "from_header")
+    assert (tmp_path / "f.csv").read_text().splitlines()[0] == "x_end,y_end,tx_end,ty_end"
+    swapped = [",".join([y, x, *rest]) for x, y, *rest in (row.split(",") for row in rows)]
+    (tmp_path / "s.csv").write_text("\n".join(swapped) + "\n")
+    done = subprocess.run(
+        [programs / "from_header", "--states", tmp_path / "s.csv"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2 and "the order x,y,tx,ty,q_over_p,z0,dz" in done.stderr
+
+
+class TwoInTwoOut(torch.nn.Module):
+    """A matrix [B, 2, 3] and a number [B, 1] to two sums [B, 2] and a product [B]: shapes that no default knows."""
+
+    def forward(self, cells: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return scale * cells.sum(2), cells.prod(2).prod(1)
+
+
+def write_two_in_two_out(folder: Path, export, name: str) -> Path:
+    """The model in a file, and in golden.csv eight rows with its answers."""
+    rng = torch.Generator().manual_seed(0)
+    inputs = {"cells": torch.rand(8, 2, 3, generator=rng) + 0.5, "scale": torch.rand(8, 1, generator=rng)}
+    module, scale = TwoInTwoOut(), (Column(name="scale_mm", unit="mm"),)
+    export(
+        Deployable(module=module, inputs=inputs, outputs=("sums", "product"), columns={"scale": scale}), folder / name
+    )
+    parts = [tensor.reshape(8, -1) for tensor in (*inputs.values(), *module(*inputs.values()))]
+    np.savetxt(folder / "golden.csv", torch.cat(parts, 1).numpy(), delimiter=",", header="a row", fmt="%.9g")
+    return folder / name
+
+
+def check_two_in_two_out(program: Path, model: Path) -> None:
+    """The program finds shapes and names in the JSON beside the file, and says so where there is none."""
+    asked = [program, "--model", model, "--golden", model.parent / "golden.csv"]
+    assert json.loads(call(asked, program.name))["passed"]
+    np.savetxt(model.parent / "s.csv", np.ones((2, 7)), delimiter=",", header="a row")
+    call([*asked[:3], "--states", model.parent / "s.csv", "--out", model.parent / "f.csv"], program.name)
+    head, first, _ = (model.parent / "f.csv").read_text().splitlines()
+    assert head == "sums_0,sums_1,product" and first == "3,3,1"
+    card = model.with_name(model.name + ".json")
+    text = card.read_text()
+    for broken, words in {
+        text[: len(text) // 2]: "not readable as JSON",
+        "{}": 'no "card"',
+        text.replace('"type": "float32"', '"type": "int64"'): "cells is of type int64",
+        None: "export the surrogate again",
+    }.items():
+        card.unlink() if broken is None else card.write_text(broken)
+        done = subprocess.run([str(word) for word in asked], capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and words in done.stderr, done.stderr
+
+
+@needs_tools
 def test_rows_for_a_table_of_costs(programs):
     states = tracks(64, 8)
     rows = native_rows(programs, states, steps=(4,), tolerances=(1e-2,), surrogate="net", count=2000, repeats=2)
@@ -248,13 +307,20 @@ def test_golden_vector_from_onnx(from_onnx, tmp_path, monkeypatch):
 
 @needs_tools
 @needs_library
+def test_shapes_and_names_come_from_the_json_beside_the_file(from_onnx, tmp_path):
+    check_two_in_two_out(from_onnx, write_two_in_two_out(tmp_path, export_onnx, "two.onnx"))
+
+
+@needs_tools
+@needs_library
 def test_what_onnx_runtime_complains_about_is_said(from_onnx, tmp_path):
+    (tmp_path / "none.onnx.json").write_text((CPP / "golden" / "golden.hpp.json").read_text())
     done = subprocess.run(
         [from_onnx, "--model", tmp_path / "none.onnx", "--golden", CPP / "golden" / "golden.csv"],
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and "none.onnx" in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "none.onnx failed" in done.stderr
 
 
 @needs_tools
@@ -284,3 +350,5 @@ def test_golden_vector_from_torchscript(tmp_path, monkeypatch):
         )
     )
     assert found["passed"] and found["max_relative_difference"] < 1e-6
+    model = write_two_in_two_out(tmp_path, export_torchscript, "two.ts")
+    check_two_in_two_out(tmp_path / "build" / "from_torchscript", model)

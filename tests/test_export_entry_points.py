@@ -134,6 +134,7 @@ def test_a_header_has_a_function_for_each_entry_point(tmp_path):
 
 
 @pytest.mark.skipif("THESIS_SLOW" not in os.environ, reason="AOTInductor takes minutes: set THESIS_SLOW=1")
+@pytest.mark.timeout(1800)
 def test_a_package_holds_all_entry_points(tmp_path):
     threads = torch.get_num_threads()
     export_pt2(circle(), tmp_path / "m.pt2", states=200)

@@ -29,8 +29,16 @@ def read(name: str) -> str:
     return "\n".join("".join(c["source"]) for c in json.loads(text)["cells"]) if name.endswith(".ipynb") else text
 
 
+def place_of(system: str) -> tuple[str, str]:
+    """Folder and notebook of a record; a second task shares the folder of the first one."""
+    place = SYSTEMS.get(system, f"thesis_surrogates.{system}.system")
+    _, folder, notebook = str(place).split(".")
+    return folder, notebook
+
+
 def has_notebooks(system: str) -> bool:
-    return all(list(NBS.glob(f"[0-9]*_{system}/{name}")) for name in ("index.ipynb", "*_system.ipynb"))
+    folder, notebook = place_of(system)
+    return all(list(NBS.glob(f"[0-9]*_{folder}/{name}")) for name in ("index.ipynb", f"*_{notebook}.ipynb"))
 
 
 def has_suites(system: str) -> bool:
@@ -40,21 +48,26 @@ def has_suites(system: str) -> bool:
 def has_sidebar(system: str) -> bool:
     contents = yaml.safe_load(read("_quarto.yml"))["website"]["sidebar"]["contents"]
     patterns = [entry.get("auto", "") for section in contents for entry in section.get("contents", [])]
-    return any(re.fullmatch(rf"\w+_{system}/\*\.ipynb", pattern) for pattern in patterns)
+    return any(re.fullmatch(rf"\w+_{place_of(system)[0]}/\*\.ipynb", pattern) for pattern in patterns)
 
 
 def has_import_law(system: str) -> bool:
     law = configparser.ConfigParser()
     law.read_string(read(".importlinter"))
-    layers = law["importlinter:contract:layers"]["layers"]
-    return f"({system})" in layers and f"thesis_surrogates.{system}\n" in (
+    layers, folder = law["importlinter:contract:layers"]["layers"], place_of(system)[0]
+    return f"({folder})" in layers and f"thesis_surrogates.{folder}\n" in (
         law["importlinter:contract:cli"]["forbidden_modules"] + "\n"
     )
 
 
 def names_it(place: str, pattern: str) -> Callable[[str], bool]:
-    """Whether a file holds a pattern, in which NAME stands for the system."""
-    return lambda system: bool(re.search(pattern.replace("NAME", system), read(place), re.MULTILINE | re.IGNORECASE))
+    """Whether a file holds a pattern, in which NAME stands for the system and FOLDER for its folder."""
+
+    def found(system: str) -> bool:
+        words = pattern.replace("NAME", system).replace("FOLDER", place_of(system)[0])
+        return bool(re.search(words, read(place), re.MULTILINE | re.IGNORECASE))
+
+    return found
 
 
 # What a system that stays needs, as the guide names it, and whether a system has it.
@@ -62,7 +75,7 @@ PLACES: dict[str, Callable[[str], bool]] = {
     "nbs/05b_NAME/": has_notebooks,
     "nbs/experiments/suites/NAME/": has_suites,
     "nbs/06_running/00_registry.ipynb": names_it(
-        "nbs/06_running/00_registry.ipynb", r'^    "NAME": "thesis_surrogates\.NAME\.system",$'
+        "nbs/06_running/00_registry.ipynb", r'^    "NAME": "thesis_surrogates\.FOLDER\.\w+",$'
     ),
     ".importlinter": has_import_law,
     "pyproject.toml": names_it(
@@ -72,7 +85,7 @@ PLACES: dict[str, Callable[[str], bool]] = {
     "nbs/07_results/05_NAME.ipynb": lambda system: bool(list(NBS.glob(f"07_results/[0-9]*_{system}.ipynb"))),
     "nbs/07_results/index.ipynb": names_it("nbs/07_results/index.ipynb", r"\[NAME\]\(\w+_NAME\.ipynb\)"),
     "README.md": names_it("README.md", r"^\| `NAME` \|"),
-    "data/README.md": names_it("data/README.md", r"^## NAME \(`nbs/\w+_NAME/"),
+    "data/README.md": names_it("data/README.md", r"^## FOLDER \(`nbs/\w+_FOLDER/"),
     "tests/test_systems.py": names_it("tests/test_systems.py", r'^    "NAME": lambda split, data: '),
     "CHANGELOG.md": names_it("CHANGELOG.md", r"`NAME`"),
 }
@@ -99,6 +112,12 @@ def test_every_place_knows_every_system(place):
 @pytest.mark.parametrize("place", PLACES)
 def test_no_place_knows_a_system_that_is_not_there(place):
     assert not PLACES[place]("pendulum")
+
+
+def test_a_second_task_shares_the_folder_of_the_first(monkeypatch):
+    monkeypatch.setitem(SYSTEMS, "tagging", "thesis_surrogates.events.metrics")
+    shared = [place for place in PLACES if PLACES[place]("tagging")]
+    assert shared == ["nbs/05b_NAME/", ".importlinter", "_quarto.yml", "data/README.md"]
 
 
 def test_the_guide_names_the_places_that_are_tested():

@@ -11,7 +11,7 @@ import seaborn
 
 from thesis_surrogates.core.convergence import error_curves
 from thesis_surrogates.core.cost_figure import accuracy_cost
-from thesis_surrogates.core.plots import style
+from thesis_surrogates.core.plots import MANY_RUNS, loss_curves, style
 from thesis_surrogates.running import overview
 
 EXACT = [("idle", "nothing", 1.0, 9.0), ("law", "baseline", 0.0, 5.0), ("net", "surrogate", 0.1, 1.0)]
@@ -93,3 +93,21 @@ def test_the_look_is_the_style_ticks_of_seaborn_without_loading_it():
     with style():
         ours = dict(matplotlib.rcParams)
     assert {key: ours[key] for key in theirs} == theirs and len(theirs) > 12
+
+
+def test_curves_of_many_runs_are_all_drawn_and_drawn_at_once():
+    """A line for each of a thousand runs took most of the time of a report."""
+    rows = [
+        (f"run{run}", f"mlp{run % 3}", split, epoch, 1.0 / (1 + epoch + run))
+        for run in range(MANY_RUNS + 1)
+        for split in ("train", "validation")
+        for epoch in range(3)
+    ]
+    table = pd.DataFrame(rows, columns=["run", "group", "split", "epoch", "value"]).assign(metric="loss")
+    figure, drawn = loss_curves(table)
+    (axes,) = figure.axes
+    assert len(axes.lines) == 0 and [len(one.get_segments()) for one in axes.collections] == [MANY_RUNS + 1] * 2
+    assert len(drawn) == len(rows) and axes.get_yscale() == "log"
+    assert axes.get_xlim()[1] >= 2 and axes.get_ylim()[0] <= drawn.value.min() < drawn.value.max() <= axes.get_ylim()[1]
+    few, _ = loss_curves(table[table.run.isin([f"run{k}" for k in range(3)])])
+    assert len(few.axes[0].lines) == 6

@@ -15,7 +15,7 @@ namespace golden {
 inline constexpr std::size_t constant_bytes = 672, work_numbers = 113;
 
 // Names, units and ranges of all numbers, and where this file comes from.
-inline constexpr char about[] = R"surrogate({"origin": {}, "tolerance": 1e-05, "entry_points": {"forward": {"inputs": {"state": {"type": "float32", "shape": [7], "columns": []}}, "outputs": {"extrapolated": {"type": "float32", "shape": [4], "columns": []}}}}})surrogate";
+inline constexpr char about[] = R"surrogate({"origin": {}, "tolerance": 1e-05, "entry_points": {"forward": {"inputs": {"state": {"type": "float32", "shape": [7], "columns": [{"name": "x", "unit": "mm", "lowest": null, "highest": null}, {"name": "y", "unit": "mm", "lowest": null, "highest": null}, {"name": "tx", "unit": "1", "lowest": null, "highest": null}, {"name": "ty", "unit": "1", "lowest": null, "highest": null}, {"name": "q_over_p", "unit": "1/GeV", "lowest": null, "highest": null}, {"name": "z0", "unit": "mm", "lowest": null, "highest": null}, {"name": "dz", "unit": "mm", "lowest": null, "highest": null}]}}, "outputs": {"extrapolated": {"type": "float32", "shape": [4], "columns": [{"name": "x_end", "unit": "mm", "lowest": null, "highest": null}, {"name": "y_end", "unit": "mm", "lowest": null, "highest": null}, {"name": "tx_end", "unit": "1", "lowest": null, "highest": null}, {"name": "ty_end", "unit": "1", "lowest": null, "highest": null}]}}}}})surrogate";
 
 namespace detail {
 constexpr const float* no_bias = nullptr;

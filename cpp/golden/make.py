@@ -17,11 +17,18 @@ import torch
 from torch import nn
 
 from thesis_surrogates.core.export.cpp_header import export_header
-from thesis_surrogates.core.export.deployable import Deployable
+from thesis_surrogates.core.export.deployable import Column, Deployable
 from thesis_surrogates.core.export.onnx import export_onnx
 from thesis_surrogates.core.export.torch_programs import export_torchscript
 
-COLUMNS = "x_mm,y_mm,tx,ty,q_over_p,z0_mm,dz_mm,x_end_mm,y_end_mm,tx_end,ty_end"
+UNITS = {"mm": ("x", "y", "z0", "dz", "x_end", "y_end"), "1": ("tx", "ty", "tx_end", "ty_end"), "1/GeV": ("q_over_p",)}
+STATE = ("x", "y", "tx", "ty", "q_over_p", "z0", "dz")
+EXTRAPOLATED = ("x_end", "y_end", "tx_end", "ty_end")
+
+
+def columns_of(names: tuple[str, ...]) -> tuple[Column, ...]:
+    """The numbers of a row with their units."""
+    return tuple(Column(name=name, unit=next(unit for unit, own in UNITS.items() if name in own)) for name in names)
 
 
 class GoldenTrack(nn.Module):
@@ -66,7 +73,12 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="ONNX and TorchScript too")
     options = parser.parse_args()
     model, states = GoldenTrack(), golden_states()
-    deployable = Deployable(module=model, inputs={"state": torch.from_numpy(states).float()}, outputs=("extrapolated",))
+    deployable = Deployable(
+        module=model,
+        inputs={"state": torch.from_numpy(states).float()},
+        outputs=("extrapolated",),
+        columns={"state": columns_of(STATE), "extrapolated": columns_of(EXTRAPOLATED)},
+    )
     export_header(deployable, options.folder / "golden.hpp")
     if options.all:
         export_onnx(deployable, options.folder / "golden.onnx")
@@ -74,7 +86,14 @@ def main() -> None:
     with torch.no_grad():
         answers = model.double()(torch.from_numpy(states)).numpy()
     table = np.concatenate([states, answers], axis=1)
-    np.savetxt(options.folder / "golden.csv", table, fmt="%.12g", delimiter=",", header=COLUMNS, comments="")
+    np.savetxt(
+        options.folder / "golden.csv",
+        table,
+        fmt="%.12g",
+        delimiter=",",
+        header=",".join([*STATE, *EXTRAPOLATED]),
+        comments="",
+    )
 
 
 if __name__ == "__main__":

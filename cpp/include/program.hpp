@@ -49,8 +49,26 @@ inline bool ends_with(const std::string& text, const std::string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
-// Rows of `columns` numbers: comma-separated text with one header line (.csv), or raw float64.
-inline std::vector<double> read_rows(const std::string& path, std::size_t columns) {
+// Names of the numbers of a row, and how far an answer may be off.
+struct Columns {
+  std::vector<std::string> in, out;
+  double tolerance = 1e-5;
+};
+
+// A header line with the names of the columns in another order is a mistake; other words are not looked at.
+inline void check_header(const std::string& path, const std::string& line, const std::vector<std::string>& names) {
+  std::vector<std::string> words;
+  std::stringstream text(line);
+  for (std::string word; std::getline(text, word, ',');) words.push_back(word.substr(0, word.find_last_not_of(" \r") + 1));
+  if (words == names || !std::is_permutation(words.begin(), words.end(), names.begin(), names.end())) return;
+  std::string wanted;
+  for (const auto& name : names) wanted += (wanted.empty() ? "" : ",") + name;
+  throw std::runtime_error(path + ": the columns are " + line + "; bring them into the order " + wanted);
+}
+
+// Rows of numbers: comma-separated text with one header line (.csv), or raw float64.
+inline std::vector<double> read_rows(const std::string& path, const std::vector<std::string>& names) {
+  const std::size_t columns = names.size();
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error("cannot read " + path);
   std::vector<double> rows;
@@ -65,6 +83,7 @@ inline std::vector<double> read_rows(const std::string& path, std::size_t column
   }
   std::string line;
   std::getline(file, line);
+  check_header(path, line, names);
   for (int at = 2; std::getline(file, line); ++at) {
     std::stringstream words(line);
     std::string word;
@@ -76,11 +95,12 @@ inline std::vector<double> read_rows(const std::string& path, std::size_t column
   return rows;
 }
 
-inline void write_rows(const std::string& path, const std::vector<double>& rows, std::size_t columns) {
+inline void write_rows(const std::string& path, const std::vector<double>& rows, const std::vector<std::string>& names) {
+  const std::size_t columns = names.size();
   std::FILE* file = std::fopen(path.c_str(), "wb");
   if (!file) throw std::runtime_error("cannot write " + path);
   if (ends_with(path, ".csv")) {
-    for (std::size_t c = 0; c < columns; ++c) std::fprintf(file, "y%zu%c", c, c + 1 == columns ? '\n' : ',');
+    for (std::size_t c = 0; c < columns; ++c) std::fprintf(file, "%s%c", names[c].c_str(), c + 1 == columns ? '\n' : ',');
     for (std::size_t i = 0; i < rows.size(); ++i) std::fprintf(file, "%.17g%c", rows[i], (i + 1) % columns == 0 ? '\n' : ',');
   } else {
     std::fwrite(rows.data(), 8, rows.size(), file);
@@ -104,15 +124,18 @@ double median_ns(Call&& call, std::size_t count, int repeats) {
 
 inline const std::vector<std::string> common{"--states", "--out", "--golden", "--tolerance", "--time", "--repeats"};
 
-// The whole of a program around `call(in, out, rows)`, which turns rows of `inputs` numbers into rows of `outputs` numbers.
+// The whole of a program around `call(in, out, rows)`, which turns rows of `columns.in` into rows of `columns.out`.
 //   --states FILE --out FILE    compute
-//   --golden FILE               compare with the outputs that follow the inputs in each line; --tolerance, default 1e-5, of each column's largest value
+//   --golden FILE               compare with the outputs that follow the inputs in each line; --tolerance, by default that of the file, of each column's largest value
 //   --time N                    nanoseconds for one state a call (over 1024 states in turn) and for N states at once, printed as JSON
 template <typename S, class Call>
-int run(const std::string& name, const std::string& detail, std::size_t inputs, std::size_t outputs, Call&& call, const Options& options) {
+int run(const std::string& name, const std::string& detail, const Columns& columns, Call&& call, const Options& options) {
+  const std::size_t inputs = columns.in.size(), outputs = columns.out.size();
   const auto convert = [&](const std::vector<double>& rows) { return std::vector<S>(rows.begin(), rows.end()); };
   if (options.count("--golden")) {
-    const std::vector<double> rows = read_rows(options.at("--golden"), inputs + outputs);
+    std::vector<std::string> both = columns.in;
+    both.insert(both.end(), columns.out.begin(), columns.out.end());
+    const std::vector<double> rows = read_rows(options.at("--golden"), both);
     const std::size_t n = rows.size() / (inputs + outputs);
     std::vector<S> in, out(n * outputs);
     for (std::size_t r = 0; r < n; ++r)
@@ -128,11 +151,11 @@ int run(const std::string& name, const std::string& detail, std::size_t inputs, 
       }
       worst = std::max(worst, difference / largest);
     }
-    const double allowed = number(options, "--tolerance", 1e-5);
+    const double allowed = number(options, "--tolerance", columns.tolerance);
     std::printf("{\"program\": \"%s\", \"golden_rows\": %zu, \"max_relative_difference\": %.3g, \"passed\": %s}\n", name.c_str(), n, worst, worst <= allowed ? "true" : "false");
     return worst <= allowed ? 0 : 1;
   }
-  const std::vector<double> rows = read_rows(get(options, "--states", "states.csv"), inputs);
+  const std::vector<double> rows = read_rows(get(options, "--states", "states.csv"), columns.in);
   const std::size_t given = rows.size() / inputs;
   if (given == 0) throw std::runtime_error("no states");
   if (options.count("--time")) {
@@ -154,7 +177,7 @@ int run(const std::string& name, const std::string& detail, std::size_t inputs, 
   const std::vector<S> in = convert(rows);
   std::vector<S> out(given * outputs);
   call(in.data(), out.data(), given);
-  write_rows(get(options, "--out", "final.csv"), std::vector<double>(out.begin(), out.end()), outputs);
+  write_rows(get(options, "--out", "final.csv"), std::vector<double>(out.begin(), out.end()), columns.out);
   return 0;
 }
 

@@ -27,7 +27,8 @@ int follow(const Field& field, const program::Options& options) {
   char detail[160];
   std::snprintf(detail, sizeof detail, "\"method\": \"%s\", \"field\": \"%s\", \"step_mm\": %.9g, \"error_mm\": %.9g", method.c_str(),
                 program::get(options, "--field", "lhcb_like").c_str(), step, fixed ? 0 : tolerance);
-  return program::run<double>("baseline", detail, 7, 4, call, options);
+  const program::Columns columns{{"x", "y", "tx", "ty", "qop", "z0", "dz"}, {"x", "y", "tx", "ty"}};
+  return program::run<double>("baseline", detail, columns, call, options);
 }
 
 }  // namespace

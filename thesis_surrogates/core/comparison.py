@@ -18,11 +18,12 @@ import pandas as pd
 
 from .data import Tensors
 from .facts import KINDS
+from .small_tables import SmallTable, table_rows
 from .timing import synchronize, time_in_turns
 
 # %% auto #0
-__all__ = ['Kind', 'Contender', 'Scores', 'refuse_twins', 'score_all', 'by_name', 'without_gradients', 'evaluate_all', 'finished',
-           'cheapest_as_accurate', 'most_accurate', 'pareto_front']
+__all__ = ['Kind', 'Contender', 'Scores', 'refuse_twins', 'score_all', 'by_name', 'without_gradients', 'tables_of',
+           'evaluate_all', 'finished', 'cheapest_as_accurate', 'most_accurate', 'pareto_front']
 
 # %% ../../nbs/01_core/26_comparison.ipynb #cbb59d52
 Kind = Literal["nothing", "baseline", "surrogate", "reference"]
@@ -56,6 +57,7 @@ class Scores:
 
     metrics: dict[str, float]  # {"position_mean_mm": ...}
     samples: dict[str, np.ndarray] = field(default_factory=dict)  # {"position_mm": [N]}
+    tables: dict[str, SmallTable] = field(default_factory=dict)  # what of the samples is kept in the facts
 
 # %% ../../nbs/01_core/26_comparison.ipynb #9d9bbcba
 def refuse_twins(contenders: Sequence[Contender]) -> None:
@@ -91,6 +93,13 @@ def without_gradients() -> Any:
     """`torch.no_grad()` where torch is loaded, an empty context elsewhere."""
     torch = sys.modules.get("torch")
     return nullcontext() if torch is None else torch.no_grad()
+
+# %% ../../nbs/01_core/26_comparison.ipynb #d9d0aa6e
+def tables_of(contenders: Sequence[Contender], scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
+    """Rows of facts with the small tables of all methods; of several implementations the first stands for all."""
+    named = by_name(contenders, scores)
+    kinds = {contender.name: contender.kind for contender in reversed(contenders)}
+    return [row for name, one in named.items() for row in table_rows(name, kinds[name], one.tables)]
 
 # %% ../../nbs/01_core/26_comparison.ipynb #a9d08581
 def evaluate_all(

@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from .errors import ConfigError
+from .parts import Place, find_place
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,12 +37,13 @@ def nearest(word: str, choices: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(sorted(choices))}"
 
 # %% ../../nbs/01_core/03_config.ipynb #67bd21d4
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge: `over` wins, nested mappings are merged key by key."""
+def merge(base: Mapping[str, Any], over: Mapping[str, Any], named: bool = False) -> dict[str, Any]:
+    """Deep merge: `over` wins, nested mappings are merged key by key; in a model a bare word is a name."""
     result = dict(base)
     for key, value in over.items():
-        old = result.get(key)
-        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        old, inside = result.get(key), named or key == "model"
+        old = {"name": old} if inside and isinstance(old, str) else old  # `model: mlp`, and now a key of it
+        result[key] = merge(old, value, inside) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
 
 
@@ -129,6 +131,8 @@ class DataConfig(StrictModel):
     """One dataset; subclasses add what the generator of their system needs."""
 
     reading: ClassVar[frozenset[str]] = frozenset()  # keys of how a file is read, not of what is in it
+    file_keys: ClassVar[tuple[str, ...]] = ("path",)  # keys that name files of a user's own, see `core.data_files`
+    owner: ClassVar[str] = ""  # the system whose generated files these are, where several systems read them
     seed: int = Field(default=0, ge=0, description="seed of the dataset, not of the training")
     path: str | None = Field(default=None, description="a user's own file instead of the generated one")
 
@@ -150,7 +154,7 @@ class DataConfig(StrictModel):
 
 # %% ../../nbs/01_core/03_config.ipynb #58ba7449
 def unless_default(value: Any) -> Callable[[Any], bool]:
-    """For `Field(exclude_if=as_before(default))` of a later key: at its default it is not part of the identity."""
+    """For `Field(exclude_if=unless_default(default))` of a later key: at its default it is not part of the identity."""
     return lambda found: found == value
 
 # %% ../../nbs/01_core/03_config.ipynb #275fee75
@@ -212,15 +216,33 @@ class RunConfig(StrictModel):
     )
 
 # %% ../../nbs/01_core/03_config.ipynb #b7845708
-def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Names of the fields of the (nested) type that encloses `location`."""
-    for key in location[:-1]:
-        field = model.model_fields.get(str(key))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)
+def _explain_part(place: Place, key: str, item: Mapping[str, Any]) -> str:
+    """One line for a part of a model that is wrong or not named; empty for any other mistake."""
+    tag = str(item.get("ctx", {}).get("tag", ""))
+    match item["type"]:
+        case "union_tag_invalid":
+            return f"{key}.name: no part {tag!r}; {nearest(tag, place.names)}"
+        case "union_tag_not_found":
+            return f"{key}.name: missing; {nearest('', place.names)}"
+        case "model_attributes_type":
+            remedy = nearest("", place.names)
+            return f"{key}: expected a name or a mapping with one; {remedy}; got {item['input']!r}"
+    return ""
+
+
+def _explain(model: type[BaseModel], item: Mapping[str, Any], where: str) -> str:
+    """One line for one broken rule."""
+    place = find_place(model, item["loc"])
+    key = ".".join([where] * bool(where) + list(place.keys))
+    of_part = f" of {place.part!r}" if place.part else ""
+    if item["type"] == "extra_forbidden":
+        owners = [f"{name!r}" for name, fields in place.others.items() if place.keys[-1] in fields]
+        remedy = f"it is one of {' and '.join(owners)}" if owners else nearest(place.keys[-1], place.fields)
+        return f"{key}: unknown key{of_part}; {remedy}"
+    if item["type"] == "missing":
+        return f"{key}{of_part}: missing; give it a value"
+    message = f"{key}{of_part}: {item['msg'][0].lower()}{item['msg'][1:]}; got {item['input']!r}"
+    return _explain_part(place, key, item) or message
 
 # %% ../../nbs/01_core/03_config.ipynb #ef879fa1
 Model = TypeVar("Model", bound=BaseModel)
@@ -239,17 +261,6 @@ def check(model: type[Model], values: Mapping[str, Any], where: str = "") -> Mod
     except ValidationError as error:
         lines = [_explain(model, item, where) for item in error.errors()]
     raise ConfigError("\n".join(lines))
-
-
-def _explain(model: type[BaseModel], item: Mapping[str, Any], where: str) -> str:
-    """One line for one broken rule."""
-    location = item["loc"]
-    key = ".".join(str(part) for part in ((where,) if where else ()) + tuple(location))
-    if item["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {nearest(str(location[-1]), _fields_at(model, location))}"
-    if item["type"] == "missing":
-        return f"{key}: missing; give it a value"
-    return f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}; got {item['input']!r}"
 
 # %% ../../nbs/01_core/03_config.ipynb #13528fea
 def model_name(values: Mapping[str, Any]) -> str:

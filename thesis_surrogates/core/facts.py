@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 import re
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +85,22 @@ class Run:
     started: str | None
     finished: str | None
 
+    @cached_property
+    def points(self) -> dict[tuple[str, str], dict[int, float]]:
+        """Epoch to value of each split and metric: many runs are looked at without a table for each curve."""
+        found: dict[tuple[str, str], dict[int, float]] = {}
+        columns = (self.scalars[name].tolist() for name in ("split", "metric", "epoch", "value"))
+        for split, metric, epoch, value in zip(*columns, strict=True):
+            found.setdefault((split, metric), {})[epoch] = value
+        return {place: dict(sorted(values.items())) for place, values in found.items()}
+
     def curve(self, split: str, metric: str) -> pd.Series:
         """One metric of one split, indexed by epoch."""
-        rows = self.scalars[(self.scalars.split == split) & (self.scalars.metric == metric)]
-        return rows.set_index("epoch").value.sort_index()
+        import pandas as pd
+
+        found = self.points.get((split, metric), {})
+        index = pd.Index(list(found), name="epoch", dtype="int64")
+        return pd.Series(list(found.values()), index=index, name="value", dtype="float64")
 
     def last_event(self, moment: str) -> dict[str, Any]:
         """The last event of a moment, empty when there is none."""
@@ -106,6 +120,11 @@ class Run:
     def judged(self) -> list[dict[str, Any]]:
         """Rows on the judging sets, as `evaluated_on`; empty before the run was judged."""
         return list(self.last_event("judged").get("rows", []))
+
+    @property
+    def tabulated(self) -> list[dict[str, Any]]:
+        """Small tables of all methods on the test split, see `core.small_tables.from_fact`."""
+        return list(self.last_event("tabulated").get("rows", []))
 
     def missing_sets(self, names: Iterable[str]) -> list[str]:
         """Those of some named sets that have no rows yet; the test split always has."""
@@ -274,19 +293,15 @@ def run_row(run: Run, swept: Sequence[str]) -> dict[str, Any]:
     row |= {"model": flat.get("model.name"), "status": run.status, "attempt": run.attempt}
     row |= {key: flat.get(key) for key in swept}
     monitor = str(run.last_event("start").get("monitor", "loss"))
-    curve = run.curve("validation", monitor).dropna()
-    row |= {
-        "epochs": run.last_event("convergence").get("epochs") or run.scalars.epoch.nunique()
-    }  # a published curve may be thinned
-    row |= (
-        {"best_epoch": int(curve.index.to_numpy()[curve.to_numpy().argmin()]), f"best_{monitor}": curve.min()}
-        if len(curve)
-        else {}
-    )
-    last = run.scalars[run.scalars.epoch == run.scalars.epoch.max()]
-    row |= {
-        f"{split}_{metric}": value for split, metric, value in zip(last.split, last.metric, last.value, strict=True)
-    }
+    curve = run.points.get(("validation", monitor), {})
+    known = {epoch: value for epoch, value in curve.items() if not math.isnan(value)}
+    epochs = {epoch for values in run.points.values() for epoch in values}
+    row |= {"epochs": run.last_event("convergence").get("epochs") or len(epochs)}  # a published curve may be thinned
+    if known:
+        best = min(known, key=lambda epoch: known[epoch])
+        row |= {"best_epoch": best, f"best_{monitor}": known[best]}
+    last = max(epochs, default=None)
+    row |= {f"{split}_{metric}": values[last] for (split, metric), values in run.points.items() if last in values}
     surrogate = next((contender for contender in run.evaluated if contender.get("kind") == "surrogate"), {})
     row |= {key: value for key, value in surrogate.items() if key not in ("contender", "kind", "note")}
     return row | {"training_seconds": run.seconds, "run_dir": str(run.path), "config_hash": run.config_hash}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tokenize
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
@@ -19,9 +20,10 @@ import torch
 from .comparison import Contender, Scores, score_all
 from .data import Tensors
 from .files import atomic, package_folder
+from .small_tables import as_fact, from_fact
 
 # %% auto #0
-__all__ = ['LIBRARIES', 'LARGEST_ENTRY', 'tensors_digest', 'code_digest', 'scores_place', 'write_scores', 'read_scores',
+__all__ = ['LIBRARIES', 'LARGEST_ENTRY', 'DAMAGE', 'tensors_digest', 'code_digest', 'scores_place', 'write_scores', 'read_scores',
            'known_scores']
 
 # %% ../../nbs/01_core/27_known_scores.ipynb #698211a3
@@ -50,6 +52,11 @@ def code_digest(rooms: Iterable[str]) -> str:
     return digest.hexdigest()
 
 # %% ../../nbs/01_core/27_known_scores.ipynb #a1a3e567
+LARGEST_ENTRY = 64_000_000  # bytes of samples; more costs as much to read as to compute
+# what NumPy raises for a damaged archive, by the place of the damage
+DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, tokenize.TokenError)
+
+
 def scores_place(
     folder: str | Path,
     system: str,  # its folder in the package
@@ -64,9 +71,6 @@ def scores_place(
     return Path(folder) / f"{data.hexdigest()[:24]}-{code_digest(['core', system])[:24]}.npz"
 
 # %% ../../nbs/01_core/27_known_scores.ipynb #650ef8ba
-LARGEST_ENTRY = 64_000_000  # bytes of samples; more costs as much to read as to compute
-
-
 def write_scores(path: Path, scores: Mapping[str, Scores]) -> None:
     """Keep scores; entries of the same data that older code has left are removed. Too much is not kept."""
     arrays: dict[str, Any] = {
@@ -75,6 +79,7 @@ def write_scores(path: Path, scores: Mapping[str, Scores]) -> None:
     if sum(array.nbytes for array in arrays.values()) > LARGEST_ENTRY:
         return
     about = {"names": list(scores), "metrics": [one.metrics for one in scores.values()]}
+    about |= {"tables": [{name: as_fact(table) for name, table in one.tables.items()} for one in scores.values()]}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as partial:
         np.savez(partial, about=np.array(json.dumps(about)), **arrays)
@@ -96,10 +101,10 @@ def read_scores(path: Path, names: Sequence[str]) -> dict[str, Scores] | None:
                 if name:
                     samples[int(number)][name] = stored[key]
         return {
-            name: Scores(metrics=metrics, samples=own)
-            for name, metrics, own in zip(names, about["metrics"], samples, strict=True)
+            name: Scores(metrics=metrics, samples=own, tables={key: from_fact(fact) for key, fact in facts.items()})
+            for name, metrics, own, facts in zip(names, about["metrics"], samples, about["tables"], strict=True)
         }
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile):
+    except DAMAGE:
         return None
 
 # %% ../../nbs/01_core/27_known_scores.ipynb #804ebc9c

@@ -18,6 +18,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -26,9 +27,9 @@ from .errors import ConfigError
 from .files import atomic
 
 # %% auto #0
-__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'TICKS', 'LOOKS', 'UNITS', 'style', 'png_of', 'Drawing', 'new_figure',
-           'pdf_of', 'save_figure', 'look_rules', 'few_colors', 'phase_starts', 'loss_curves', 'draw_curve',
-           'mark_phases', 'axis_label', 'seed_spread']
+__all__ = ['PALETTE', 'KIND_COLOR', 'KIND_MARKER', 'TICKS', 'LOOKS', 'MANY_RUNS', 'UNITS', 'style', 'png_of', 'Drawing',
+           'new_figure', 'pdf_of', 'save_figure', 'look_rules', 'few_colors', 'phase_starts', 'loss_curves',
+           'draw_curve', 'draw_many', 'mark_phases', 'axis_label', 'seed_spread']
 
 # %% ../../nbs/01_core/29_plots.ipynb #52806515
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#777777")
@@ -186,10 +187,12 @@ def loss_curves(
     groups = list(dict.fromkeys(table.group))
     with style(dark=dark, serif=serif):
         figure, (axes,) = new_figure()
-        for (group, _, split), curve in table.groupby(["group", "run", "split"], sort=False):
-            draw_curve(
-                axes, curve, str(group), str(split), PALETTE[groups.index(group) % len(PALETTE)], alone=len(groups) == 1
-            )
+        colors = {group: PALETTE[place % len(PALETTE)] for place, group in enumerate(groups)}
+        if table.run.nunique() > MANY_RUNS:
+            draw_many(axes, table, colors)
+        else:
+            for (group, _, split), curve in table.groupby(["group", "run", "split"], sort=False):
+                draw_curve(axes, curve, str(group), str(split), colors[group], alone=len(groups) == 1)
         mark_phases(axes, phases or {})
         positive = table.value[np.isfinite(table.value)]
         axes.set(
@@ -215,6 +218,19 @@ def draw_curve(axes: Axes, curve: pd.DataFrame, group: str, split: str, color: s
         alpha=0.7 if thin else 1.0,
         marker="." if len(curve) < 3 else "",
     )
+
+
+MANY_RUNS = 100  # a line for each curve of more runs takes longer than all else in a report
+
+
+def draw_many(axes: Axes, table: pd.DataFrame, colors: Mapping[Any, str]) -> None:
+    """The curves of many runs, drawn as one: training thin, everything else thick."""
+    for thin in (True, False):
+        curves = table[(table.split == "train") == thin].groupby(["group", "run", "split"], sort=False)
+        points = [(colors[place[0]], curve[["epoch", "value"]].to_numpy(float)) for place, curve in curves]
+        look = {"linewidths": 0.8 if thin else 1.8, "alpha": 0.7 if thin else 1.0}
+        axes.add_collection(LineCollection([line for _, line in points], colors=[c for c, _ in points], **look))
+    axes.autoscale_view()
 
 
 def mark_phases(axes: Axes, phases: Mapping[str, int]) -> None:

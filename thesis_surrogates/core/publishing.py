@@ -78,7 +78,7 @@ def kept_events(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0c4
 CURVE_POINTS = 40  # of one metric of one split of one run
-LARGE_SUITE_RUNS = 100  # a suite with more runs is published without curves
+LARGE_SUITE_RUNS = 100  # a suite with more runs is published without curves and small tables
 
 
 def thin_curve(curve: pd.DataFrame, points: int = CURVE_POINTS) -> pd.DataFrame:
@@ -94,23 +94,21 @@ def thin_curve(curve: pd.DataFrame, points: int = CURVE_POINTS) -> pd.DataFrame:
 
 
 def with_curves(run: Run, points: int) -> Run:
-    """A copy with curves of at most `points` points (0: none); the event `convergence` keeps what is lost."""
-    groups = [
-        thin_curve(curve, points) if points else curve.head(0)
-        for _, curve in run.scalars.groupby(["split", "metric"], sort=False)
-    ]
+    """A copy with curves of at most `points` points; the event `convergence` keeps what is lost.
+
+    With 0 it has no curves and no small tables.
+    """
+    curves = [curve for _, curve in run.scalars.groupby(["split", "metric"], sort=False)]
+    groups = [thin_curve(curve, points) if points else curve.head(0) for curve in curves]
     scalars = pd.concat(groups).sort_index() if groups else run.scalars
+    events = run.events if points else [event for event in run.events if event.get("moment") != "tabulated"]
     if len(scalars) == len(run.scalars):
-        return run
-    events = (
-        run.events
-        if run.last_event("convergence")
-        else [*run.events, {"moment": "convergence", **convergence_row(run)}]
-    )
-    return replace(run, scalars=scalars.reset_index(drop=True), events=events)
+        return replace(run, events=events)
+    more = [] if run.last_event("convergence") else [{"moment": "convergence", **convergence_row(run)}]
+    return replace(run, scalars=scalars.reset_index(drop=True), events=[*events, *more])
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0c7
-ON_SETS = ("evaluated_on", "judged")  # moments of rows that carry a `set`
+ON_SETS = ("evaluated_on", "judged", "tabulated")  # moments of rows without a cost, which carry a `set` or a `table`
 # fields of a `Run` that are kept as they are
 KEPT = ("run_id", "config_hash", "status", "attempt", "started", "finished", "config", "provenance", "error")
 # fingerprint of the data, name (with #2 for a second set) -> row without a cost
@@ -121,6 +119,7 @@ def add_baseline(known: Baselines, data: str, row: Mapping[str, Any], taken: Ite
     """The name of the metrics of a baseline, which are added where they are new; names in `taken` are another row's."""
     metrics = {key: value for key, value in row.items() if key != "cost_us"}
     place = str(row.get("contender")) + (f" on {row['set']}" if "set" in row else "")
+    place += f" table {row['table']}" if "table" in row else ""
     for number in itertools.count(1):
         name = place + (f"#{number}" if number > 1 else "")
         if name not in taken and to_line(known.setdefault((data, name), metrics)) == to_line(metrics):
@@ -137,7 +136,7 @@ def run_line(run: Run, known: Baselines) -> str:
     events = [{key: value for key, value in event.items() if key != "run_id"} for event in run.events]
     for event in (one for one in events if one.get("moment") in ("evaluated", *ON_SETS)):
         others = [row for row in event.get("rows", []) if row.get("kind") != "surrogate"]
-        if event["moment"] in ON_SETS:  # no row of a named set has a cost
+        if event["moment"] in ON_SETS:
             on_sets[event["moment"]] = [add_baseline(known, fingerprint(run), row, ()) for row in others]
         event["rows"] = [row for row in event.get("rows", []) if row not in others]
     facts, more = {name: getattr(run, name) for name in KEPT}, {"on_sets": on_sets} if on_sets else {}
@@ -285,7 +284,7 @@ def curve_lines(curves: Mapping[str, Rows]) -> str:
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0e9
 def write_suite(folder: Path, new: Sequence[Run]) -> None:
-    """Merge runs into the files of a folder; a suite of more than `LARGE_SUITE_RUNS` runs loses its curves."""
+    """Merge runs into the files of a folder; a suite of more than `LARGE_SUITE_RUNS` runs is thinned to results."""
     there = read_suite(folder)
     if there.torn:
         raise FactsError(
@@ -345,7 +344,7 @@ def publish(
     """Put the facts of ended runs, stripped, into `published_dir/<system>/<suite>`.
 
     Returns a name `<suite>/<name>-<hash>` for each run.
-    A suite of more than `LARGE_SUITE_RUNS` runs is published without curves; other curves keep `CURVE_POINTS` points.
+    A suite of more than `LARGE_SUITE_RUNS` runs keeps no curve and no small table; others, `CURVE_POINTS` of a curve.
     """
     groups: dict[Path, list[Run]] = {}
     for run in [stripped_run(folder) for folder in sorted(map(Path, run_dirs), key=natural_key)]:

@@ -165,6 +165,7 @@ MOMENTS: Mapping[str, tuple[str, ...]] = {  # keys beside those; `key?` may be m
     "end": (*OF_LOOP, "best_epoch", "best_value"),
     "exception": (*OF_LOOP, "type", "message"),
     "evaluated": ("split", "rows", "headline?", "together?", "beside?", "chosen_on?"),
+    "tabulated": ("split", "rows"),
     "evaluated_on": ("rows", "headline"),
     "judged": ("rows", "headline", "seeds", "chosen_on"),
     "finished": ("status", "error"),

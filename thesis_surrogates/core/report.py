@@ -190,6 +190,7 @@ def write_sweep(
 def write_parts(
     runs: Sequence[Run],
     problems: Sequence[Problem],
+    table: pd.DataFrame,
     columns: Sequence[str],
     headline: str,
     out: Path,
@@ -197,12 +198,21 @@ def write_parts(
     look: str,
     comparison: Mapping[str, Any] | None,
 ) -> tuple[str, str, list[Path]]:
-    """What only some runs have: the text of a sweep, the text on named sets, and the files of both."""
+    """What only some runs have: the text of a sweep, that on named sets and small tables, and the files of all."""
     from thesis_surrogates.core.set_tables import write_sets
 
     sweep, files = write_sweep(runs, problems, headline, out, figures, look, comparison)
-    on_sets, more = write_sets(runs, columns, headline, out, figures, look)
-    return sweep, on_sets, [*files, *more]
+    text, more = write_sets(runs, columns, headline, out, figures, look)
+    files += more
+    if any(run.tabulated for run in runs):
+        from thesis_surrogates.core.overlays import write_overlays
+        from thesis_surrogates.core.plots import look_rules
+
+        overlays = write_overlays(runs, table, headline, out, figures, look_rules(look))
+        names = [f"`{path.name}`" for path in overlays if path.suffix == ".csv"]
+        text += f"\n## Distributions\n\nSmall tables of all runs lie beside this page: {', '.join(names)}.\n"
+        files += overlays
+    return sweep, text, files
 
 # %% ../../nbs/01_core/40_report.ipynb #32db8d17
 def write_report(
@@ -236,7 +246,7 @@ def write_report(
         "table.tex": to_latex(format_table(table, columns, headline, lambda text: rf"\textbf{{{text}}}", escape_latex)),
         "manifest.json": to_json(manifest(runs, problems, headline)),
     }
-    sweep, on_sets, more = write_parts(runs, problems, columns, headline, out, figures, look, comparison)
+    sweep, on_sets, more = write_parts(runs, problems, table, columns, headline, out, figures, look, comparison)
     texts["table.md"] += f"\n{on_sets}" * bool(on_sets)
     for name, text in texts.items():
         replace_text(out / name, text)

@@ -5,6 +5,7 @@
 # %% ../../nbs/05_events/03_data.ipynb #ebc0af77
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,8 @@ from pydantic import Field
 
 from ..core.config import DataConfig
 from ..core.data import Data, Tensors, moments
+from ..core.data_files import Files, SplitFiles, files_of, fingerprint_files, refuse_shared_rows
 from ..core.errors import DataError
-from ..core.files import file_fingerprint
 from ..core.hdf5 import Hdf5Writer, read_hdf5
 from ..core.progress import show_progress
 from .generator import B_JET, B_MASS, PHOTON, PROCESSES, SLOTS, Events, generate
@@ -26,13 +27,14 @@ from .kinematics import magnitude_angle
 # %% auto #0
 __all__ = ['PRESETS', 'Unit', 'COLUMNS', 'LAYOUT', 'MEV_PER_GEV', 'FILE_SPLITS', 'GENERATION', 'FEATURES', 'TYPE_MASS',
            'EventsData', 'process_counts', 'to_unit', 'from_unit', 'pack', 'check_rows', 'check_energies', 'unpack',
-           'make_data', 'to_features', 'from_features', 'read_split', 'dataset_names', 'to_tensors', 'load_data',
-           'feature_moments', 'met_scale']
+           'make_data', 'to_features', 'from_features', 'read_split', 'dataset_names', 'to_tensors', 'read_events',
+           'load_data', 'feature_moments', 'met_scale']
 
 # %% ../../nbs/05_events/03_data.ipynb #05aa81c6
 class EventsData(DataConfig):
-    """Events of the toy collider, or a file in the 92-column layout."""
+    """Events of the toy collider, or files in the 92-column layout."""
 
+    path: Files | None = Field(default=None, description="files of your own instead of generated events")  # type: ignore[assignment]
     train_events: int = Field(default=20_000, ge=8, description="generated events for training")
     validation_events: int = Field(default=2_500, ge=8, description="generated events for validation")
     test_events: int = Field(default=2_500, ge=8, description="generated events for the comparison")
@@ -224,17 +226,27 @@ def to_tensors(particles: np.ndarray, types: np.ndarray, met: np.ndarray, proces
     }
 
 
+def read_events(path: Path, split: str, limit: int | None) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors of one split of one file, and the attributes of the file."""
+    rows, labels, attrs = read_split(path, split, limit)
+    unit = attrs.get("energy_unit", "ln(value/MeV)")
+    if unit not in ("ln(value/MeV)", "GeV"):
+        raise DataError(f"{path}: energy_unit is {unit!r}; it must be 'ln(value/MeV)' or 'GeV'")
+    return to_tensors(*unpack(rows, unit, f"{path}, {split}"), labels), attrs
+
+
 def load_data(config: EventsData, path: Path) -> Data:
-    """Read, check and convert the three splits of a file; DataError names the file and the remedy."""
-    splits: dict[str, Tensors] = {}
-    attrs: Mapping[str, Any] = {}
-    for split in FILE_SPLITS:
-        rows, labels, attrs = read_split(path, split, config.limit)
-        unit = attrs.get("energy_unit", "ln(value/MeV)")
-        if unit not in ("ln(value/MeV)", "GeV"):
-            raise DataError(f"{path}: energy_unit is {unit!r}; it must be 'ln(value/MeV)' or 'GeV'")
-        splits[split] = to_tensors(*unpack(rows, unit, f"{path}, {split}"), labels)
-    return Data(splits=splits, fingerprint=file_fingerprint(path), meta={"attrs": dict(attrs), "features": FEATURES})
+    """Read, check and convert the three splits of all files; DataError names the file and the remedy."""
+    files = {split: files_of(config.path, split, path) for split in FILE_SPLITS}
+    read = {split: [read_events(file, split, config.limit) for file in files[split]] for split in files}
+    splits = {
+        split: {name: torch.cat([tensors[name] for tensors, _ in parts]) for name in parts[0][0]}
+        for split, parts in read.items()
+    }
+    if isinstance(config.path, SplitFiles):
+        refuse_shared_rows(splits, "particles")
+    fingerprint = fingerprint_files(list(dict.fromkeys(itertools.chain(*files.values()))))
+    return Data(splits=splits, fingerprint=fingerprint, meta={"attrs": read["test"][-1][1], "features": FEATURES})
 
 # %% ../../nbs/05_events/03_data.ipynb #b3dfd987
 def feature_moments(split: Tensors) -> tuple[torch.Tensor, torch.Tensor]:

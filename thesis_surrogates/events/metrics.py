@@ -13,12 +13,14 @@ import torch
 from ..core.comparison import Scores
 from ..core.data import Tensors, to_device
 from ..core.errors import DataError
+from ..core.small_tables import SmallTable, confusion, histogram
 from .bottlenecks import used_and_perplexity
+from .generator import TYPE_NAMES
 from .kinematics import delta_phi, missing_momentum, scalar_sum
 
 # %% auto #0
-__all__ = ['half_width', 'error_68', 'r_squared', 'particle_residuals', 'event_residuals', 'met_metrics', 'code_counts',
-           'token_metrics', 'score']
+__all__ = ['PT_EDGES', 'half_width', 'error_68', 'r_squared', 'particle_residuals', 'event_residuals', 'met_metrics',
+           'code_counts', 'token_metrics', 'small_tables', 'score']
 
 # %% ../../nbs/05_events/06_metrics.ipynb #e92f5596
 def half_width(values: torch.Tensor) -> float:
@@ -83,6 +85,17 @@ def token_metrics(counts: torch.Tensor) -> dict[str, float]:
     used, perplexity = used_and_perplexity(counts)
     return {"codes_used": used, "perplexity": perplexity, "bits_per_particle": math.log2(perplexity)}
 
+# %% ../../nbs/05_events/06_metrics.ipynb #2f8ecb66
+PT_EDGES = tuple(float(edge) for edge in np.linspace(-0.5, 0.5, 41))  # of the relative residual
+
+
+def small_tables(samples: dict[str, np.ndarray]) -> dict[str, SmallTable]:
+    """Histogram of the pt residuals `pt` [M], and confusion of `true_type` [M] and `type` [M]."""
+    return {
+        "pt residual": histogram("relative_pt_residual", samples["pt"], PT_EDGES),
+        "types": confusion("type", samples["true_type"], samples["type"], TYPE_NAMES),
+    }
+
 # %% ../../nbs/05_events/06_metrics.ipynb #9a214be0
 def score(
     predictions: Tensors,  # particles [N, T, 4], types [N, T], met [N, 2] [GeV], codes [N, T]; 0-dim vocabulary, bits
@@ -118,4 +131,5 @@ def score(
         "true_met": truth["met"],
         "code_counts": torch.zeros(0) if counts is None else counts,
     }
-    return Scores(metrics=metrics, samples={name: value.detach().cpu().numpy() for name, value in samples.items()})
+    arrays = {name: value.detach().cpu().numpy() for name, value in samples.items()}
+    return Scores(metrics=metrics, samples=arrays, tables=small_tables(arrays))

@@ -22,7 +22,8 @@ from .models import MODELS, deploy
 from .training import plan
 
 # %% auto #0
-__all__ = ['SYMBOLS', 'HALF_TURN', 'EVENT_COLUMNS', 'LABEL', 'FILES', 'TERMS', 'SYSTEM', 'object_ids', 'filled_slots']
+__all__ = ['SYMBOLS', 'HALF_TURN', 'EVENT_COLUMNS', 'LABEL', 'ARRAY_COLUMNS', 'FILES', 'TERMS', 'SYSTEM', 'object_ids',
+           'filled_slots']
 
 # %% ../../nbs/05_events/12_system.ipynb #0fbcfd4d
 SYMBOLS = (
@@ -74,13 +75,20 @@ EVENT_COLUMNS = (
 
 # %% ../../nbs/05_events/12_system.ipynb #22c8326d
 LABEL = FileColumn(name="process", unit="id", lowest=1.0, highest=len(PROCESSES))
+ARRAY_COLUMNS = {rows: EVENT_COLUMNS for rows, _ in FILE_SPLITS.values()}
+ARRAY_COLUMNS |= {label: (LABEL,) for _, label in FILE_SPLITS.values()}
 FILES = (
     FileKind(
         title="events",
         key="data.path",
         needs={rows: COLUMNS for rows, _ in FILE_SPLITS.values()},
-        columns={rows: EVENT_COLUMNS for rows, _ in FILE_SPLITS.values()}
-        | {label: (LABEL,) for _, label in FILE_SPLITS.values()},
+        columns=ARRAY_COLUMNS,
+    ),
+    *(
+        FileKind(
+            title=f"{split} events", key=f"data.path.{split}", needs={rows: COLUMNS, label: None}, columns=ARRAY_COLUMNS
+        )
+        for split, (rows, label) in FILE_SPLITS.items()
     ),
 )
 

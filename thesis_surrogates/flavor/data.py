@@ -19,6 +19,7 @@ from pydantic import Field
 
 from ..core.config import DataConfig
 from ..core.data import Data, Tensors, numpy_rng, split_by_group
+from ..core.data_files import SPLITS, Files, SplitFiles, files_of, fingerprint_files, refuse_shared_rows
 from ..core.errors import DataError
 from ..core.files import atomic, file_fingerprint
 from ..core.hdf5 import read_hdf5, write_hdf5
@@ -29,7 +30,7 @@ from .generator import label_cells, mixture
 # %% auto #0
 __all__ = ['INITIAL', 'FINAL', 'RATE', 'STABLE', 'FIELDS', 'SECTOR_ORDERS', 'FLAVOR_ORDERS', 'PRESETS', 'write_streams',
            'grid_groups', 'Report', 'conservation', 'clean', 'read_stream', 'subsample', 'permutation_copies',
-           'row_groups', 'FlavorData', 'make_data', 'load_data']
+           'row_groups', 'FlavorData', 'make_data', 'read_rows', 'load_data']
 
 # %% ../../nbs/04_flavor/05_data.ipynb #fc99bb9d
 INITIAL, FINAL, RATE, STABLE = "F4_initial(1|ccm)", "F4_final(1|ccm)", "growthRate(1|s)", "stable"
@@ -186,9 +187,11 @@ def row_groups(
 
 # %% ../../nbs/04_flavor/05_data.ipynb #35a99a2f
 class FlavorData(DataConfig):
-    """Cells of the instability: generated, or a user's asymptotic file (`path`) and stable file (`stable_path`)."""
+    """Cells of the instability: generated, or a user's asymptotic files (`path`) and stable files (`stable_path`)."""
 
-    stable_path: str | None = Field(default=None, description="a user's stable file; needed with path")
+    file_keys = ("path", "stable_path")
+    path: Files | None = Field(default=None, description="asymptotic files of your own")  # type: ignore[assignment]
+    stable_path: Files | None = Field(default=None, description="stable files of your own; needed with path")
     cells: int = Field(default=20000, ge=100, description="rows to generate for each of the two streams")
     label_method: Literal["power-1/2", "box3d"] = Field(
         default="power-1/2", description="scheme that makes the final states"
@@ -268,49 +271,63 @@ def _table(arrays: Mapping[str, np.ndarray], stream: str) -> dict[str, np.ndarra
     }
     return {name: column.astype(np.float32) for name, column in columns.items()}
 
-
-def _sources(config: FlavorData, path: Path) -> dict[str, tuple[Path, str]]:
-    """File and prefix of each stream."""
+# %% ../../nbs/04_flavor/05_data.ipynb #ad473636
+def _sources(config: FlavorData, path: Path, split: str) -> list[tuple[str, Path, str]]:
+    """Stream, file and prefix of all that holds rows of a split."""
     if config.path is None:
-        return {"asymptotic": (path, "asymptotic/"), "stable": (path, "stable/")}
+        return [("asymptotic", path, "asymptotic/"), ("stable", path, "stable/")]
     if config.stable_path is None:
         raise DataError(f"data.path is {config.path!r} but data.stable_path is missing; name the stable file as well")
-    return {"asymptotic": (Path(config.path), ""), "stable": (Path(config.stable_path), "")}
+    streams = {"asymptotic": config.path, "stable": config.stable_path}
+    if len({isinstance(value, SplitFiles) for value in streams.values()}) == 2:
+        other = "data.path" if isinstance(config.stable_path, SplitFiles) else "data.stable_path"
+        raise DataError(f"{other}: name files for train, validation and test, as the other stream does")
+    return [(stream, file, "") for stream, value in streams.items() for file in files_of(value, split, str(value))]
 
-# %% ../../nbs/04_flavor/05_data.ipynb #d7081114
-def load_data(config: FlavorData, path: Path) -> Data:
-    """Read, clean, subsample and split both streams; no group is in two splits."""
+
+def read_rows(
+    config: FlavorData, sources: Sequence[tuple[str, Path, str]], first: int = 0
+) -> tuple[Tensors, dict[str, Any]]:
+    """Rows of all sources, their groups numbered from the `first` source on, and what was found about the files."""
     tables: list[dict[str, np.ndarray]] = []
     groups: list[np.ndarray] = []
-    reports: dict[str, Report] = {}
+    reports: dict[str, Any] = {}
     attrs: dict[str, Any] = {}
-    sources = _sources(config, path)
-    for stream, (file, prefix) in sources.items():
-        arrays, reports[stream] = read_stream(file, stream, prefix)  # type: ignore[arg-type]
+    for stream, file, prefix in sources:
+        arrays, report = read_stream(file, stream, prefix)  # type: ignore[arg-type]
+        reports[f"{stream}, {file.name}" if stream in reports else stream] = vars(report)
         arrays = subsample(arrays, config.random_samples_per_database, config.seed)
         attrs |= read_hdf5(file, [])[1]
         known = arrays.pop("group", None)
         labels = np.unique(row_groups(known, len(arrays[INITIAL]), config.split), return_inverse=True)[1]
         shared = config.path is None and config.split == "group"
-        groups.append(known if shared and known is not None else labels + 10**7 * len(groups))
+        groups.append(known if shared and known is not None else labels + 10**7 * (first + len(groups)))
         tables.append(_table(arrays, stream))
-    group = np.concatenate(groups)
-    shares = {
-        "train": 1 - config.validation_share - config.test_share,
-        "validation": config.validation_share,
-        "test": config.test_share,
-    }
     columns = {name: torch.from_numpy(np.concatenate([table[name] for table in tables])) for name in tables[0]}
-    columns["group"] = torch.from_numpy(group.astype(np.int64))
-    splits = {
-        name: {key: column[rows] for key, column in columns.items()}
-        for name, rows in split_by_group(group, shares, config.seed).items()
-    }
+    columns["group"] = torch.from_numpy(np.concatenate(groups).astype(np.int64))
+    return columns, {"label_method": attrs.get("label_method", "unknown (user's file)"), "reports": reports}
+
+# %% ../../nbs/04_flavor/05_data.ipynb #d7081114
+def load_data(config: FlavorData, path: Path) -> Data:
+    """Read, clean, subsample and split both streams; no group is in two splits."""
+    in_splits = isinstance(config.path, SplitFiles)
+    sources = {split: _sources(config, path, split) for split in (SPLITS if in_splits else SPLITS[-1:])}
+    read = {split: read_rows(config, own, first=100 * place) for place, (split, own) in enumerate(sources.items())}
+    splits = {split: rows for split, (rows, _) in read.items()}
+    if in_splits:
+        refuse_shared_rows(splits, "f4_initial")
+    else:
+        rows = splits["test"]
+        shares = {
+            "train": 1 - config.validation_share - config.test_share,
+            "validation": config.validation_share,
+            "test": config.test_share,
+        }
+        chosen = split_by_group(rows["group"].numpy(), shares, config.seed)
+        splits = {name: {key: column[own] for key, column in rows.items()} for name, own in chosen.items()}
     if config.augment_permutations:
         splits["train"] = permutation_copies(splits["train"])
-    meta = {
-        "label_method": attrs.get("label_method", "unknown (user's file)"),
-        "reports": {k: vars(r) for k, r in reports.items()},
-    }
-    prints = [file_fingerprint(file) for file in dict.fromkeys(file for file, _ in sources.values())]
-    return Data(splits=splits, fingerprint="-".join(prints), meta=meta)
+    files = list(dict.fromkeys(file for own in sources.values() for _, file, _ in own))
+    pair = len(files) == 2 and not in_splits  # its fingerprint is that of older runs
+    fingerprint = "-".join(map(file_fingerprint, files)) if pair else fingerprint_files(files)
+    return Data(splits=splits, fingerprint=fingerprint, meta=read["test"][1])

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.config import DataConfig, RunConfig, check, merge, nearest
 from ..core.data import Data, items_in, spread_rows
+from ..core.data_files import check_files, named_files
 from ..core.errors import ConfigError, DataError, SurrogatesError
 from ..core.files import FileLock
 from ..core.suites import SET_SEED
@@ -19,16 +20,21 @@ from ..core.system import System
 from .registry import OWN_SETS, SYSTEMS, get_system, load_suite, resolve
 
 # %% auto #0
-__all__ = ['dataset_path', 'lock_beside', 'choose_dataset', 'ensure_dataset', 'check_same', 'write_dataset', 'read_dataset',
-           'set_config', 'judge_on', 'named_data', 'datasets_of', 'check_sets', 'prepare_datasets', 'asked_datasets',
-           'make_datasets']
+__all__ = ['dataset_path', 'files_of_dataset', 'lock_beside', 'choose_dataset', 'ensure_dataset', 'check_same', 'write_dataset',
+           'read_dataset', 'set_config', 'judge_on', 'named_data', 'datasets_of', 'check_sets', 'prepare_datasets',
+           'asked_datasets', 'make_datasets']
 
 # %% ../../nbs/06_running/01_datasets.ipynb #57ec6bd7
 def dataset_path(system: str, config: DataConfig, data_dir: str | Path) -> Path:
-    """File of a dataset: the user's own, or a name with the hash of what describes it."""
-    if config.path is not None:
-        return Path(config.path).expanduser()
-    return Path(data_dir) / system / config.file_name(system)
+    """File of a dataset: the first of the user's own, or a name with the hash of what describes it."""
+    return files_of_dataset(system, config, data_dir)[0]
+
+
+def files_of_dataset(system: str, config: DataConfig, data_dir: str | Path) -> tuple[Path, ...]:
+    """All files of a dataset: the user's own, or the generated one."""
+    own = tuple(file for files in named_files(config).values() for file in files)
+    home = config.owner or system
+    return own or (Path(data_dir) / home / config.file_name(home),)
 
 
 def lock_beside(path: Path) -> FileLock:
@@ -82,12 +88,11 @@ def ensure_dataset(
         workers: at most so many processes make it.
 
     Raises:
-        DataError: a user's file that does not exist.
+        DataError: a user's file that does not exist, or that is named twice.
     """
     path = dataset_path(system.name, config, data_dir)
     if config.path is not None:
-        if not path.is_file():
-            raise DataError(f"data.path: no file {path}; correct the path, or leave it out to use generated data")
+        check_files(config)
         return path
     write_dataset(system, config, path, again=again, workers=workers)
     return path
@@ -174,9 +179,9 @@ def named_data(system: System, data: DataConfig, name: str, own: Data, data_dir:
 # %% ../../nbs/06_running/01_datasets.ipynb #72f3758d
 def datasets_of(configs: Sequence[RunConfig], data_dir: str | Path) -> list[RunConfig]:
     """The first run of each distinct dataset of several runs."""
-    found: dict[tuple[str, Path], RunConfig] = {}
+    found: dict[tuple[str, tuple[Path, ...]], RunConfig] = {}
     for config in configs:
-        found.setdefault((config.system, dataset_path(config.system, config.data, data_dir)), config)
+        found.setdefault((config.system, files_of_dataset(config.system, config.data, data_dir)), config)
     return list(found.values())
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..core.checkpoints import load_checkpoint, load_weights
-from ..core.comparison import Contender, Scores, by_name, score_all
+from ..core.comparison import Contender, Scores, by_name, score_all, tables_of
 from ..core.config import RunConfig, as_mapping, config_hash, nearest
 from ..core.data import Data
 from ..core.errors import ConfigError, DataError
@@ -39,7 +39,7 @@ from .registry import get_system, load_run, report_useless_keys, resolve, useles
 
 # %% auto #0
 __all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'check_fingerprint',
-           'place_of_scores', 'score_baselines', 'Extras', 'evaluate', 'on_sets', 'evaluated_event', 'write_views',
+           'place_of_scores', 'score_baselines', 'Extras', 'evaluate', 'on_sets', 'evaluation_events', 'write_views',
            'train_and_evaluate', 'run', 'trained_model', 'origin_of', 'load_surrogate', 'draw_figures',
            'export_surrogate']
 
@@ -150,8 +150,8 @@ def evaluate(
     known: Path | None = None,  # where the scores of the baselines are kept, from `place_of_scores`
     others: Callable[[], int] = lambda: 0,  # other runs on this machine; beside them no cost is measured
     extras: Extras = Extras(),
-) -> list[dict[str, Any]]:
-    """Rows of the comparison on the test split: doing nothing, references, baselines and the model."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the comparison on the test split, of all contenders and the model, and their small tables."""
     test, own = data.splits["test"], system.surrogate(model.eval(), data)
     baselines, scores = extras.baselines(system, data, known)
     scores = scores | score_all([own], test, system.score)
@@ -161,7 +161,7 @@ def evaluate(
 
         for name, figure, table in system.figures(by_name((*baselines, own), scores), data):
             save_figure(figure, figures / name, table)
-    return rows
+    return rows, tables_of((*baselines, own), scores)
 
 # %% ../../nbs/06_running/04_execution.ipynb #4e51bc8c
 def on_sets(system: System, config: RunConfig, model: nn.Module, data: Data, data_dir: str | Path) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def on_sets(system: System, config: RunConfig, model: nn.Module, data: Data, dat
     return {"headline": system.terms.headline, "rows": evaluate_sets(system, config, model, data, data_dir)}
 
 
-def evaluated_event(
+def evaluation_events(
     system: System,
     model: nn.Module,
     data: Data,
@@ -180,10 +180,12 @@ def evaluated_event(
     others: Callable[[], int],
     extras: Extras,
 ) -> dict[str, Any]:
-    """The event with the rows of the comparison; `beside` where other runs kept the costs from being measured."""
-    rows = evaluate(system, model, data, run_dir / "figures" if extras.figures else None, known, others, extras)
+    """The events with rows, `beside` where other runs kept the costs from being measured, and with small tables."""
+    figures = run_dir / "figures" if extras.figures else None
+    rows, tables = evaluate(system, model, data, figures, known, others, extras)
     beside = extras.costs and any(row["cost_us"] is None for row in rows)
-    return {**ON_TEST, "headline": system.terms.headline, "rows": rows} | ({"beside": True} if beside else {})
+    event = {**ON_TEST, "headline": system.terms.headline, "rows": rows} | ({"beside": True} if beside else {})
+    return {"evaluated": event} | ({"tabulated": {"split": "test", "rows": tables}} if tables else {})
 
 # %% ../../nbs/06_running/04_execution.ipynb #0555e0c7
 def write_views(run_dir: str | Path) -> list[Path]:
@@ -241,8 +243,8 @@ def train_and_evaluate(
         )
         if result.status == "done":
             place = place_of_scores(system, config, data, data_dir)
-            event = evaluated_event(system, model.cpu(), data, run_dir, place, others, extras)
-            recorder.event("evaluated", event)
+            for moment, event in evaluation_events(system, model.cpu(), data, run_dir, place, others, extras).items():
+                recorder.event(moment, event)
             if config.evaluate_on:
                 recorder.event("evaluated_on", on_sets(system, config, model, data, data_dir))
             write_views(run_dir)

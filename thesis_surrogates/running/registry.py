@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['SYSTEMS', 'OWN_SETS', 'get_system', 'refuse_unknown_sets', 'resolve', 'experiments_folder', 'suites', 'suite_path',
-           'split_target', 'named_runs', 'merge_run', 'list_runs', 'check_runs', 'skips_invalid', 'load_suite',
+           'split_target', 'named_runs', 'list_runs', 'check_runs', 'skips_invalid', 'load_suite',
            'report_skipped_runs', 'suite_remedy', 'load_run', 'setting', 'report_useless_keys', 'useless_keys_of',
            'read_settings', 'read_seeds']
 
@@ -151,12 +151,6 @@ def named_runs(target: str | Path, seeds: Sequence[int] = ()) -> list[dict[str, 
     return [run for run, own in zip(runs, names, strict=True) if name in ("", own)]
 
 # %% ../../nbs/06_running/00_registry.ipynb #4578f94d
-def merge_run(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's mapping with overrides; a model that is only named becomes a mapping, so that its keys can be set."""
-    model = values.get("model")
-    return merge({**values, "model": {"name": model}} if isinstance(model, str) else values, overrides)
-
-
 def list_runs(names: Sequence[str]) -> str:
     """`run 'a'`, or `run 'a' and 3 more`."""
     return f"run {names[0]!r}" + (f" and {len(names) - 1} more" if names[1:] else "")
@@ -174,7 +168,7 @@ def check_runs(
         raise ConfigError(f"--set seed={over['seed']}: --seeds chooses the seeds already; give one of the two")
     runs: list[RunConfig] = []
     problems: dict[str, list[str]] = {}
-    for values in [merge_run(values, over) for values in named_runs(target, seeds or ())]:
+    for values in [merge(values, over) for values in named_runs(target, seeds or ())]:
         try:
             runs.append(resolve(values))
         except ConfigError as error:

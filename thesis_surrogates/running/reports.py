@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import yaml
 from ..core.comparison import pareto_front
 from ..core.config import RunConfig, config_diff, nearest, read_yaml
 from ..core.errors import ConfigError, FactsError
-from ..core.facts import KINDS, find_runs, natural_key, read_run
+from ..core.facts import KINDS, Run, find_runs, natural_key, read_run
 from ..core.plots import axis_label, look_rules
 from ..core.run_files import read_config
 from ..core.system import System
@@ -28,9 +28,9 @@ from .registry import SYSTEMS, experiments_folder, get_system, load_suite, suite
 from .templates import execute_notebook
 
 # %% auto #0
-__all__ = ['SHOWN_RUNS', 'SHOWN_ROWS', 'is_suite', 'runs_of', 'label_of', 'by_system', 'system_of', 'read_comparison',
-           'make_reports', 'settings_table', 'deciding_rows', 'deciding_table', 'Comparison', 'compare_runs',
-           'finished_runs', 'measure_costs']
+__all__ = ['SHOWN_RUNS', 'SHOWN_ROWS', 'is_suite', 'runs_of', 'label_of', 'by_system', 'read_each', 'system_of',
+           'read_comparison', 'make_reports', 'settings_table', 'deciding_rows', 'deciding_table', 'Comparison',
+           'compare_runs', 'finished_runs', 'measure_costs']
 
 # %% ../../nbs/06_running/11_reports.ipynb #bd2d34b9
 def is_suite(target: str | Path) -> bool:
@@ -63,17 +63,17 @@ def label_of(target: str | Path) -> str:
     return path.stem if is_suite(target) else path.resolve().name
 
 # %% ../../nbs/06_running/11_reports.ipynb #bdfce7c0
-def by_system(run_dirs: Sequence[Path]) -> dict[str, list[Path]]:
-    """Run directories grouped by their system; one without a readable configuration stands in each group.
+def by_system(run_dirs: Sequence[Any]) -> dict[str, list[Any]]:
+    """Runs or their directories grouped by system; one without a readable configuration stands in each group.
 
     Raises:
         FactsError: no configuration can be read, or a run is of a system that this version does not know.
     """
-    groups: dict[str, list[Path]] = {}
-    problems: list[tuple[Path, FactsError]] = []
+    groups: dict[str, list[Any]] = {}
+    problems: list[tuple[Any, FactsError]] = []
     for run_dir in run_dirs:
         try:
-            name = str(read_config(run_dir).get("system"))
+            name = str((run_dir.config if isinstance(run_dir, Run) else read_config(run_dir)).get("system"))
         except FactsError as error:
             problems.append((run_dir, error))
             continue
@@ -87,7 +87,18 @@ def by_system(run_dirs: Sequence[Path]) -> dict[str, list[Path]]:
     return {name: [*members, *(run_dir for run_dir, _ in problems)] for name, members in groups.items()}
 
 
-def system_of(run_dirs: Sequence[str | Path]) -> System:
+def read_each(run_dirs: Iterable[str | Path | Run]) -> list[str | Path | Run]:
+    """The runs, each read once for all that look at it; one that cannot be read stays a directory."""
+    found: list[str | Path | Run] = []
+    for one in run_dirs:
+        try:
+            found.append(one if isinstance(one, Run) else read_run(one))
+        except FactsError:
+            found.append(one)
+    return found
+
+
+def system_of(run_dirs: Sequence[str | Path | Run]) -> System:
     """The one system of some runs.
 
     Raises:
@@ -95,7 +106,7 @@ def system_of(run_dirs: Sequence[str | Path]) -> System:
     """
     if not run_dirs:
         raise ConfigError("run_dirs: no runs; give run directories")
-    names = list(by_system([Path(run_dir) for run_dir in run_dirs]))
+    names = list(by_system([one if isinstance(one, Run) else Path(one) for one in run_dirs]))
     if len(names) > 1:
         raise ConfigError(f"run_dirs: runs of {', '.join(names)}; a millimetre and a percent share no table")
     return get_system(names[0])

@@ -13,28 +13,43 @@ from typing import Any
 
 from torch import nn
 
-from ..core.comparison import score_all
+from ..core.comparison import score_all, tables_of
 from ..core.config import RunConfig
 from ..core.errors import ConfigError
 from ..core.known_scores import known_scores
 from ..core.recorder import append_event
 from ..core.system import System
 from .beside import BESIDE, announce_training, evaluate_alone
-from .datasets import dataset_path, ensure_dataset, read_dataset
+from .datasets import ensure_dataset, files_of_dataset, read_dataset
 from .execution import ON_TEST, place_of_scores, threads, trained_model
 
 # %% auto #0
-__all__ = ['record_together', 'evaluate_runs']
+__all__ = ['rows_of_run', 'warn_of_missing_costs', 'record_together', 'evaluate_runs']
 
 # %% ../../nbs/06_running/05_side_by_side.ipynb #96acc524
-def record_together(rows: Sequence[dict[str, Any]], names: Mapping[Path, str], headline: str) -> None:
-    """Add rows that were measured together to the facts of each run: the baselines, and its own row under its name."""
+def rows_of_run(rows: Sequence[dict[str, Any]], run_dir: Path, name: str) -> list[dict[str, Any]]:
+    """Of rows that were measured together those of the baselines, and those of one run under its name."""
     shared = [row for row in rows if row["kind"] != "surrogate"]
+    return [*shared, *({**row, "contender": name} for row in rows if row["contender"] == run_dir.name)]
+
+
+def warn_of_missing_costs(system: System, rows: Sequence[dict[str, Any]]) -> None:
+    """Say that other runs kept the costs from being measured, where they did."""
+    if any(row["cost_us"] is None for row in rows):
+        warnings.warn(f"{system.name}: {BESIDE}", stacklevel=3)
+
+
+def record_together(
+    rows: Sequence[dict[str, Any]], tables: Sequence[dict[str, Any]], names: Mapping[Path, str], headline: str
+) -> None:
+    """Add rows and small tables that were measured together to the facts of each run."""
     for run_dir, name in names.items():
-        own = next(row for row in rows if row["contender"] == run_dir.name)
+        own = rows_of_run(rows, run_dir, name)
         event = {**ON_TEST, "headline": headline, "together": len(names)}
-        event |= {} if own["cost_us"] is not None else {"beside": True}
-        append_event(run_dir, "evaluated", {**event, "rows": [*shared, {**own, "contender": name}]})
+        event |= {} if own[-1]["cost_us"] is not None else {"beside": True}
+        append_event(run_dir, "evaluated", {**event, "rows": own})
+        if tables:
+            append_event(run_dir, "tabulated", {"split": "test", "rows": rows_of_run(tables, run_dir, name)})
 
 # %% ../../nbs/06_running/05_side_by_side.ipynb #c774f6b0
 def evaluate_runs(
@@ -56,9 +71,9 @@ def evaluate_runs(
             (path, system, config.model_copy(update={"data": config.data.model_copy(update={"path": str(on)})}), model)
             for path, system, config, model in trained
         ]
-    groups: dict[Path, list[tuple[Path, System, RunConfig, nn.Module]]] = {}
+    groups: dict[tuple[Path, ...], list[tuple[Path, System, RunConfig, nn.Module]]] = {}
     for entry in trained:
-        groups.setdefault(dataset_path(entry[2].system, entry[2].data, data_dir), []).append(entry)
+        groups.setdefault(files_of_dataset(entry[2].system, entry[2].data, data_dir), []).append(entry)
     result = []
     for members in groups.values():
         _, system, config, _ = members[0]
@@ -70,9 +85,9 @@ def evaluate_runs(
             scores = known_scores(baselines, test, system.score, known) | score_all(models, test, system.score)
             with announce_training() as others:
                 rows = evaluate_alone((*baselines, *models), test, system.score, scores, others)
-        if any(row["cost_us"] is None for row in rows):
-            warnings.warn(f"{system.name}: {BESIDE}", stacklevel=2)
+        warn_of_missing_costs(system, rows)
         if on is None:
-            record_together(rows, {run_dir: config.name for run_dir, _, config, _ in members}, system.terms.headline)
+            names = {run_dir: config.name for run_dir, _, config, _ in members}
+            record_together(rows, tables_of((*baselines, *models), scores), names, system.terms.headline)
         result += rows
     return result

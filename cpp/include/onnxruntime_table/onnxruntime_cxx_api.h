@@ -1,7 +1,7 @@
 // What from_onnx needs of ONNX Runtime, for a machine that has its library but not its headers: the Python package brings just that.
 //
 // The library exports one C function, OrtGetApiBase, which hands out a table of functions. The order of the first 102 of them was fixed with version 1 of
-// the interface ("DO NOT MODIFY ABOVE" in onnxruntime_c_api.cc); later versions only append. This header names the twenty that are used by their
+// the interface ("DO NOT MODIFY ABOVE" in onnxruntime_c_api.cc); later versions only append. This header names the fifteen that are used by their
 // place in that table, and wraps them in the few classes of ONNX Runtime's own C++ interface that from_onnx.cpp mentions, with the same names.
 // Where the official headers are found, CMake uses those and not this one.
 #pragma once
@@ -23,7 +23,6 @@ struct OrtStatus;
 struct OrtEnv;
 struct OrtSessionOptions;
 struct OrtSession;
-struct OrtAllocator;
 struct OrtMemoryInfo;
 struct OrtValue;
 struct OrtRunOptions;
@@ -37,8 +36,7 @@ namespace Ort {
 // Places in the table of version 1.
 enum Place : std::size_t {
   GetErrorMessage = 2, CreateEnv = 3, CreateSession = 7, Run = 9, CreateSessionOptions = 10, SetSessionGraphOptimizationLevel = 23, SetIntraOpNumThreads = 24,
-  SessionGetInputName = 36, SessionGetOutputName = 37, CreateTensorWithDataAsOrtValue = 49, CreateCpuMemoryInfo = 69, AllocatorFree = 76,
-  GetAllocatorWithDefaultOptions = 78, ReleaseEnv = 92, ReleaseStatus = 93, ReleaseMemoryInfo = 94, ReleaseSession = 95, ReleaseValue = 96, ReleaseSessionOptions = 100
+  CreateTensorWithDataAsOrtValue = 49, CreateCpuMemoryInfo = 69, ReleaseEnv = 92, ReleaseStatus = 93, ReleaseMemoryInfo = 94, ReleaseSession = 95, ReleaseValue = 96, ReleaseSessionOptions = 100
 };
 
 using Exception = std::runtime_error;
@@ -96,12 +94,6 @@ struct RunOptions {
   explicit RunOptions(std::nullptr_t) {}
 };
 
-struct AllocatorWithDefaultOptions {
-  AllocatorWithDefaultOptions() { call<GetAllocatorWithDefaultOptions>(&allocator); }
-  operator OrtAllocator*() { return allocator; }
-  OrtAllocator* allocator = nullptr;
-};
-
 struct MemoryInfo {
   static MemoryInfo CreateCpu(OrtAllocatorType kind, OrtMemType memory) {
     OrtMemoryInfo* made = nullptr;
@@ -131,28 +123,15 @@ struct Value {
 };
 static_assert(sizeof(Value) == sizeof(OrtValue*), "a Value is one pointer");
 
-struct FreeName {
-  void operator()(char* name) const { call<AllocatorFree>(allocator, static_cast<void*>(name)); }
-  OrtAllocator* allocator;
-};
-
 struct Session {
   Session(const Env& environment, const char* path, const SessionOptions& options) {
     OrtSession* made = nullptr;
     call<CreateSession>(static_cast<const OrtEnv*>(environment.owned.get()), path, static_cast<const OrtSessionOptions*>(options.owned.get()), &made);
     owned.reset(made);
   }
-  std::unique_ptr<char, FreeName> GetInputNameAllocated(std::size_t number, OrtAllocator* allocator) const { return name<SessionGetInputName>(number, allocator); }
-  std::unique_ptr<char, FreeName> GetOutputNameAllocated(std::size_t number, OrtAllocator* allocator) const { return name<SessionGetOutputName>(number, allocator); }
   void Run(const RunOptions&, const char* const* in_names, const Value* in, std::size_t in_count, const char* const* out_names, Value* out, std::size_t out_count) {
     call<Ort::Run>(owned.get(), static_cast<const OrtRunOptions*>(nullptr), in_names, reinterpret_cast<const OrtValue* const*>(in), in_count, out_names, out_count,
                    reinterpret_cast<OrtValue**>(out));
-  }
-  template <Place place>
-  std::unique_ptr<char, FreeName> name(std::size_t number, OrtAllocator* allocator) const {
-    char* made = nullptr;
-    call<place>(static_cast<const OrtSession*>(owned.get()), number, allocator, &made);
-    return {made, FreeName{allocator}};
   }
   Owned<OrtSession, ReleaseSession> owned;
 };

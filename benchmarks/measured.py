@@ -1,0 +1,30 @@
+"""What the programs of this folder share: the cost of a process, and the end, where a result is written and printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def process_cost(program: str, words: Sequence[str | Path]) -> tuple[float, float]:
+    """Processor seconds and MiB at most of a process that executes Python text with these arguments."""
+    with open(os.devnull, "w") as nowhere:
+        process = subprocess.Popen([sys.executable, "-c", program, *map(str, words)], stdout=nowhere)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"a program ended with {process.returncode}")
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def write_result(name: str, result: Mapping[str, Any]) -> None:
+    """Write `outputs/benchmarks/<name>.json`, and print it on one line."""
+    out = Path("outputs/benchmarks") / f"{name}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
