@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from ..core.config import OptimizerConfig, TrainConfig, nearest
-from ..core.data import Data, Tensors, TensorSource, numpy_rng
+from ..core.config import OptimizerConfig, TrainConfig, nearest, unless_default
+from ..core.data import Batch, Data, Tensors, TensorSource, numpy_rng
 from ..core.plan import LossTerms, Phase, Plan, Update, mean_loss
+from .fused import fuse_update
 from .kepler import two_body_acceleration
 from .losses import LOSSES
 from .metrics import acceleration_error_percent
@@ -21,7 +22,8 @@ from .models import NeuralField, NeuralODEConfig, axes, fit_scale
 from .segments import CurriculumPhase, broadcast_curriculum, cut_segments, cut_window
 
 # %% auto #0
-__all__ = ['STRATEGIES', 'phase_epochs', 'derive', 'OrbitsTrain', 'phase_tensors', 'validation', 'fit_scalers', 'plan']
+__all__ = ['STRATEGIES', 'phase_epochs', 'derive', 'OrbitsTrain', 'phase_tensors', 'validation', 'fit_scalers', 'make_update',
+           'plan']
 
 # %% ../../nbs/03_orbits/09_training.ipynb #85067440
 def phase_epochs(steps: int, validate_every: int) -> int:
@@ -57,6 +59,9 @@ class OrbitsTrain(TrainConfig):
     validate_every: int = Field(default=100, ge=1, description="steps between two validations")
     loss: str = Field(default="percent_error_plus_nmse", description="a key of LOSSES")
     nmse_weight: float = Field(default=1.0, ge=0, description="weight of the second part of the loss")
+    step: Literal["autograd", "fused"] = Field(
+        default="autograd", exclude_if=unless_default("autograd"), description="fused: rollout and gradient compiled"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -133,6 +138,17 @@ def fit_scalers(model: NeuralField, data: Data) -> None:
     fit_scale(model, data.splits["train"])
 
 
+def make_update(model: NeuralField, usual: LossTerms, train: OrbitsTrain, optimizer: OptimizerConfig) -> Update:
+    """What a step does: by PyTorch's gradients, or with the compiled rollout where that covers the field."""
+
+    def of_path(path: torch.Tensor, batch: Batch) -> Tensors:
+        return LOSSES[train.loss](path, batch["state"], train.nmse_weight)
+
+    if train.step == "fused":
+        return fuse_update(model, usual, of_path, optimizer)
+    return Update(loss_terms=usual, optimizer=optimizer)
+
+
 def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsTrain, seed: int) -> Plan:
     """Fill the scale; then one phase of the loop per entry of the lists."""
     fit_scalers(model, data)
@@ -149,7 +165,7 @@ def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsT
                 validate_every=train.validate_every,
                 source=TensorSource(tensors, train.batch_size, batches),
                 schedule=train.schedule,
-                updates=(Update(loss_terms=loss, optimizer=optimizer),),
+                updates=(make_update(model, loss, train, optimizer),),
                 gradient_clip=train.gradient_clip,
             )
         )
