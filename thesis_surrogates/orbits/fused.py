@@ -95,7 +95,7 @@ def make_recipe(field: NeuralField) -> Recipe:
     )
 
 # %% ../../nbs/03_orbits/08_fused.ipynb #5d19af5b
-BLOCK = 64  # samples, at most
+BLOCK = 128  # samples, at most
 
 
 def block_of(rows: int) -> int:

@@ -14,7 +14,6 @@ from pydantic import Field, field_validator, model_validator
 from ..core.config import OptimizerConfig, TrainConfig, nearest, unless_default
 from ..core.data import Batch, Data, Tensors, TensorSource, numpy_rng
 from ..core.plan import LossTerms, Phase, Plan, Update, mean_loss
-from .fused import fuse_update
 from .kepler import two_body_acceleration
 from .losses import LOSSES
 from .metrics import acceleration_error_percent
@@ -145,6 +144,8 @@ def make_update(model: NeuralField, usual: LossTerms, train: OrbitsTrain, optimi
         return LOSSES[train.loss](path, batch["state"], train.nmse_weight)
 
     if train.step == "fused":
+        from thesis_surrogates.orbits.fused import fuse_update  # numba takes a quarter of a second to load
+
         return fuse_update(model, usual, of_path, optimizer)
     return Update(loss_terms=usual, optimizer=optimizer)
 

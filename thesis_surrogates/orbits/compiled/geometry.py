@@ -135,7 +135,9 @@ def find_features(parts, y, s):
             if kind % 2 == 1:
                 split_velocity(y, s, kind == 3)
             for i in range(m):
-                s.features[row, i] = like(1.0, y[0, i]) / s.scalars[4, i] if kind % 2 == 1 else s.scalars[2 + kind // 2, i]
+                s.features[row, i] = (
+                    like(1.0, y[0, i]) / s.scalars[4, i] if kind % 2 == 1 else s.scalars[2 + kind // 2, i]
+                )
             row += 1
         elif kind < 3:
             for i in range(m):

@@ -13,11 +13,17 @@ from numba import njit, types
 from numba.extending import overload
 
 # %% auto #0
-__all__ = ['in_lanes', 'LN2_COARSE', 'ODD', 'ACTIVATION_CODES', 'like', 'power_of_two', 'taylor', 'bound', 'exp', 'tanh', 'log1p',
-           'erf', 'relu', 'elu', 'gelu', 'silu', 'softplus', 'bend']
+__all__ = ['RULES', 'in_lanes', 'in_place', 'LN2_COARSE', 'ODD', 'ACTIVATION_CODES', 'like', 'power_of_two', 'taylor', 'bound',
+           'exp', 'tanh', 'log1p', 'erf', 'relu', 'elu', 'gelu', 'silu', 'softplus', 'bend']
 
 # %% ../../../nbs/03_orbits/compiled/00_lanes.ipynb #598ec9c5
-in_lanes = njit(error_model="numpy", fastmath={"contract", "nsz"}, nogil=True)  # the rules of NaN stay as they are
+RULES: dict[str, Any] = {
+    "error_model": "numpy",
+    "fastmath": {"contract", "nsz"},
+    "nogil": True,
+}  # NaN and infinity stay as they are
+in_lanes = njit(**RULES)
+in_place = njit(inline="always", **RULES)  # large functions that are called in one place: compiled once, not twice
 
 
 def like(value: float, x: Any) -> Any:

@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .geometry import Space
-from .lanes import bend, elu, gelu, in_lanes, like, relu, silu, softplus
+from .lanes import bend, elu, gelu, in_lanes, in_place, like, relu, silu, softplus
 
 # %% auto #0
-__all__ = ['Recipe', 'activate', 'activate_both', 'multiply_layer', 'find_outputs', 'add_product', 'pull_last', 'pull_activation',
-           'pull_outputs']
+__all__ = ['Recipe', 'activate', 'multiply_layer', 'find_outputs', 'add_product', 'pull_last', 'pull_activation', 'pull_outputs']
 
 # %% ../../../nbs/03_orbits/compiled/02_network.ipynb #f143c973
 class Recipe(NamedTuple):
@@ -29,67 +27,40 @@ class Recipe(NamedTuple):
     numbers: np.ndarray  # factor and clip of the head, c of the activation
 
 # %% ../../../nbs/03_orbits/compiled/02_network.ipynb #41b6ba25
-def _make_loops(formula: Any) -> tuple[Any, Any]:
-    """Add biases and apply an activation in place: values alone, and with slopes."""
+def _make_loop(formula: Any) -> Any:
+    """Add biases to h [m, W] and apply an activation in place; slopes go beside it."""
 
     @in_lanes
-    def values(h, bias, c):
-        for i in range(h.shape[0]):
-            for j in range(h.shape[1]):
-                h[i, j] = formula(h[i, j] + bias[j], c)[0]
-
-    @in_lanes
-    def both(h, slopes, bias, c):
+    def loop(h, slopes, bias, c):
         for i in range(h.shape[0]):
             for j in range(h.shape[1]):
                 h[i, j], slopes[i, j] = formula(h[i, j] + bias[j], c)
 
-    return values, both
+    return loop
 
 
-_relu, _relu_both = _make_loops(relu)
-_elu, _elu_both = _make_loops(elu)
-_gelu, _gelu_both = _make_loops(gelu)
-_silu, _silu_both = _make_loops(silu)
-_softplus, _softplus_both = _make_loops(softplus)
-_bend, _bend_both = _make_loops(bend)
+_relu, _elu, _gelu = _make_loop(relu), _make_loop(elu), _make_loop(gelu)
+_silu, _softplus, _bend = _make_loop(silu), _make_loop(softplus), _make_loop(bend)
 
-# %% ../../../nbs/03_orbits/compiled/02_network.ipynb #60811331
-@in_lanes
-def activate(code, h, bias, c):
-    """Activations [m, W] in place of h; the codes are those of `ACTIVATION_CODES`."""
+
+@in_place
+def activate(code, h, slopes, bias, c):
+    """Activations in place of h, and their slopes; the codes are those of `ACTIVATION_CODES`."""
     if code == 0:
-        _relu(h, bias, c)
+        _relu(h, slopes, bias, c)
     elif code == 1:
-        _elu(h, bias, c)
+        _elu(h, slopes, bias, c)
     elif code == 2:
-        _gelu(h, bias, c)
+        _gelu(h, slopes, bias, c)
     elif code == 3:
-        _silu(h, bias, c)
+        _silu(h, slopes, bias, c)
     elif code == 4:
-        _softplus(h, bias, c)
+        _softplus(h, slopes, bias, c)
     else:
-        _bend(h, bias, c)
-
-
-@in_lanes
-def activate_both(code, h, slopes, bias, c):
-    """The same, and the slopes."""
-    if code == 0:
-        _relu_both(h, slopes, bias, c)
-    elif code == 1:
-        _elu_both(h, slopes, bias, c)
-    elif code == 2:
-        _gelu_both(h, slopes, bias, c)
-    elif code == 3:
-        _silu_both(h, slopes, bias, c)
-    elif code == 4:
-        _softplus_both(h, slopes, bias, c)
-    else:
-        _bend_both(h, slopes, bias, c)
+        _bend(h, slopes, bias, c)
 
 # %% ../../../nbs/03_orbits/compiled/02_network.ipynb #3737b26d
-@in_lanes
+@in_place
 def multiply_layer(r, s, layer):
     """Products of a hidden layer, without its biases."""
     features, width = r.sizes[1], r.sizes[4]
@@ -101,8 +72,8 @@ def multiply_layer(r, s, layer):
         np.dot(s.hidden[layer - 1], weight, s.hidden[layer])
 
 
-@in_lanes
-def find_outputs(r, s, with_slopes):
+@in_place
+def find_outputs(r, s):
     """Outputs [O, m] of the features of a block."""
     outputs, layers, width = r.sizes[2], r.sizes[3], r.sizes[4]
     for layer in range(layers):
@@ -110,13 +81,10 @@ def find_outputs(r, s, with_slopes):
         place = r.places[layer, 2]
         c = r.weights[place] if place >= 0 else r.numbers[2]
         bias = r.weights[r.places[layer, 1] : r.places[layer, 1] + width]
-        if not with_slopes:
-            activate(r.choices[0], s.hidden[layer], bias, c)
-            continue
         for i in range(s.before.shape[1]):
             for j in range(width):
                 s.before[layer, i, j] = s.hidden[layer, i, j] + bias[j]
-        activate_both(r.choices[0], s.hidden[layer], s.slopes[layer], bias, c)
+        activate(r.choices[0], s.hidden[layer], s.slopes[layer], bias, c)
     first, bias = r.places[layers, 0], r.places[layers, 1]
     np.dot(r.weights[first : first + outputs * width].reshape(outputs, width), s.hidden[layers - 1].T, s.outputs)
     for c in range(outputs):
@@ -132,7 +100,7 @@ def add_product(total, piece):
             total[i * piece.shape[1] + j] += piece[i, j]
 
 
-@in_lanes
+@in_place
 def pull_last(r, s, gradient):
     """From the gradients of the outputs to those of the last hidden layer, in `hidden_pull[0]`."""
     outputs, layers, width = r.sizes[2], r.sizes[3], r.sizes[4]
@@ -146,7 +114,7 @@ def pull_last(r, s, gradient):
     np.dot(s.output_pull.T, r.weights[first:stop].reshape(outputs, width), s.hidden_pull[0])
 
 
-@in_lanes
+@in_place
 def pull_activation(r, s, layer, g, gradient):
     """Multiply by the slopes, and add the gradients of the biases and of a slope that is learned."""
     place, bias = r.places[layer, 2], gradient[r.places[layer, 1] : r.places[layer, 1] + g.shape[1]]
@@ -160,7 +128,7 @@ def pull_activation(r, s, layer, g, gradient):
             bias[j] += g[i, j]
 
 # %% ../../../nbs/03_orbits/compiled/02_network.ipynb #baf5abd6
-@in_lanes
+@in_place
 def pull_outputs(r, s, gradient):
     """Add the gradients of the parameters, and find those of the features."""
     features, layers, width = r.sizes[1], r.sizes[3], r.sizes[4]

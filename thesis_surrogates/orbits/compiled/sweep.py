@@ -23,7 +23,7 @@ from thesis_surrogates.orbits.compiled.geometry import (
     pull_turn,
     turn_parts,
 )
-from .lanes import in_lanes, like
+from .lanes import RULES, in_place, like
 from .network import find_outputs, pull_outputs
 
 # %% auto #0
@@ -31,12 +31,12 @@ __all__ = ['SOURCES', 'roll', 'sweep', 'find_derivative', 'pull_derivative', 'ta
            'sweep_blocks', 'digest_sources', 'keep_on_disk', 'make_entries']
 
 # %% ../../../nbs/03_orbits/compiled/03_sweep.ipynb #a91e836d
-@in_lanes
+@in_place
 def find_derivative(r, y, s, derivative):
     """Derivatives [2D, m] of a block of states."""
     dimensions = r.sizes[0]
     find_features(r.features, y, s)
-    find_outputs(r, s, False)
+    find_outputs(r, s)
     if r.choices[4]:
         derivative[:] = s.outputs
     else:
@@ -50,12 +50,12 @@ def find_derivative(r, y, s, derivative):
         derivative[2] = like(0.0, y[0, 0])
 
 
-@in_lanes
+@in_place
 def pull_derivative(r, y, pull, s, back, gradient):
     """From the gradients `pull` of derivatives at y to those of the states, `back`; adds those of the parameters."""
     dimensions, zero = r.sizes[0], like(0.0, y[0, 0])
     find_features(r.features, y, s)
-    find_outputs(r, s, True)
+    find_outputs(r, s)
     s.pull[:], s.scalar_pull[:], back[:] = zero, zero, zero
     if r.choices[5]:
         pull[2] = zero
@@ -74,7 +74,7 @@ def pull_derivative(r, y, pull, s, back, gradient):
     gather(y, s, back)
 
 # %% ../../../nbs/03_orbits/compiled/03_sweep.ipynb #725bf297
-@in_lanes
+@in_place
 def take_step(r, y, h, s, stages, slope, total):
     """Move the states y [2D, m] by one interval; the stages' states go into `stages` [4, 2D, m]."""
     half, sixth, two = like(0.5, h[0]), like(1 / 6, h[0]), like(2.0, h[0])
@@ -93,7 +93,7 @@ def take_step(r, y, h, s, stages, slope, total):
             y[c, i] += h[i] * sixth * total[c, i]
 
 
-@in_lanes
+@in_place
 def pull_step(r, costate, h, s, stages, pull, back, total, gradient):
     """Take the gradient of the states after an interval to that before it, in place."""
     half, third, sixth, one = like(0.5, h[0]), like(1 / 3, h[0]), like(1 / 6, h[0]), like(1.0, h[0])
@@ -112,14 +112,12 @@ def pull_step(r, costate, h, s, stages, pull, back, total, gradient):
     costate[:] = total
 
 # %% ../../../nbs/03_orbits/compiled/03_sweep.ipynb #88badbac
-@in_lanes
+@in_place
 def _space_of(r, m):
-    return make_space(
-        r.sizes[0], r.sizes[1], r.sizes[2], r.sizes[3], r.sizes[4], r.places[0, 2] >= 0, m, r.weights
-    )
+    return make_space(r.sizes[0], r.sizes[1], r.sizes[2], r.sizes[3], r.sizes[4], r.places[0, 2] >= 0, m, r.weights)
 
 
-@in_lanes
+@in_place
 def roll_blocks(r, start, steps, block, stages, path):
     """Fill the predicted states `path` [B, L, 2D] and the stages' states."""
     columns, place = start.shape[1], 0
@@ -142,7 +140,7 @@ def roll_blocks(r, start, steps, block, stages, path):
                     path[first + i, n + 1, c] = y[c, i]
 
 
-@in_lanes
+@in_place
 def sweep_blocks(r, steps, block, stages, seed, gradient):
     """Add the gradient of a loss with respect to the parameters; `seed` is that with respect to the states."""
     columns, place = seed.shape[2], 0
@@ -174,9 +172,9 @@ def digest_sources() -> str:
 def keep_on_disk(function: Callable[..., None]) -> Any:
     """Compile a function that others can run beside; its machine code stays on disk where there is a place for it."""
     try:
-        return njit(cache=True, nogil=True)(function)
+        return njit(cache=True, **RULES)(function)
     except RuntimeError:  # nowhere to write
-        return njit(nogil=True)(function)
+        return njit(**RULES)(function)
 
 
 def make_entries(digest: str) -> tuple[Any, Any]:
