@@ -149,7 +149,7 @@ def make_update(model: NeuralField, usual: LossTerms, train: OrbitsTrain, optimi
         return fuse_update(model, usual, of_path, optimizer)
     return Update(loss_terms=usual, optimizer=optimizer)
 
-
+# %% ../../nbs/03_orbits/09_training.ipynb #b16f1e21
 def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsTrain, seed: int) -> Plan:
     """Fill the scale; then one phase of the loop per entry of the lists."""
     fit_scalers(model, data)

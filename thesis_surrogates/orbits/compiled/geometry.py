@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,7 +52,9 @@ class Space(NamedTuple):
 
 # %% ../../../nbs/03_orbits/compiled/01_geometry.ipynb #c77c8398
 @in_lanes
-def make_space(dimensions, features, outputs, layers, width, slopes, m, like_these):
+def make_space(
+    dimensions: int, features: int, outputs: int, layers: int, width: int, slopes: bool, m: int, like_these: np.ndarray
+) -> Space:
     """Room for a block of m samples, in the precision of an array."""
     t, learned = like_these.dtype, m if slopes else 0
     return Space(
@@ -76,7 +78,7 @@ def make_space(dimensions, features, outputs, layers, width, slopes, m, like_the
 
 # %% ../../../nbs/03_orbits/compiled/01_geometry.ipynb #b45895fd
 @in_lanes
-def measure(y, s):
+def measure(y: np.ndarray, s: Space) -> None:
     """1/r, 1/|v|, v_r and v_r/|v| of a block of states."""
     dimensions, m = s.parts.shape
     for i in range(m):
@@ -92,7 +94,7 @@ def measure(y, s):
 
 
 @in_lanes
-def split_velocity(y, s, share):
+def split_velocity(y: np.ndarray, s: Space, share: bool) -> None:
     """w and 1/w; with `share` those of the direction of the velocity."""
     dimensions, m = s.parts.shape
     for i in range(m):
@@ -107,7 +109,7 @@ def split_velocity(y, s, share):
 
 
 @in_lanes
-def pull_split(y, s, share):
+def pull_split(y: np.ndarray, s: Space, share: bool) -> None:
     """From the gradient of w to those of r-hat and of the velocity, or of its direction."""
     dimensions, m = s.parts.shape
     own = 3 if share else 1
@@ -124,7 +126,7 @@ def pull_split(y, s, share):
 
 # %% ../../../nbs/03_orbits/compiled/01_geometry.ipynb #3aab01e4
 @in_lanes
-def find_features(parts, y, s):
+def find_features(parts: np.ndarray, y: np.ndarray, s: Space) -> None:
     """Features of a block of states."""
     measure(y, s)
     dimensions, m = s.parts.shape
@@ -153,7 +155,7 @@ def find_features(parts, y, s):
 
 # %% ../../../nbs/03_orbits/compiled/01_geometry.ipynb #4f37e891
 @in_lanes
-def pull_radial(y, s, row, share):
+def pull_radial(y: np.ndarray, s: Space, row: int, share: bool) -> None:
     """From the gradient of v_r, or of v_r/|v|, to those of directions and velocity."""
     dimensions, m = s.parts.shape
     for c in range(dimensions):
@@ -164,7 +166,7 @@ def pull_radial(y, s, row, share):
 
 
 @in_lanes
-def pull_across(y, s, row, share):
+def pull_across(y: np.ndarray, s: Space, row: int, share: bool) -> None:
     """From the gradient of v_t, or of v_t/|v|."""
     dimensions, m = s.parts.shape
     split_velocity(y, s, share)
@@ -175,7 +177,7 @@ def pull_across(y, s, row, share):
 
 # %% ../../../nbs/03_orbits/compiled/01_geometry.ipynb #34bba5c1
 @in_lanes
-def pull_features(parts, y, s):
+def pull_features(parts: np.ndarray, y: np.ndarray, s: Space) -> None:
     """From the gradients of the features to those of the quantities."""
     dimensions, m = s.parts.shape
     row = 0
@@ -200,7 +202,7 @@ def pull_features(parts, y, s):
 
 
 @in_lanes
-def gather(y, s, gradient):
+def gather(y: np.ndarray, s: Space, gradient: np.ndarray) -> None:
     """Add the gradients of the quantities to that of the states, [2D, m]."""
     dimensions, m = s.parts.shape
     for own in range(2):
@@ -215,7 +217,7 @@ def gather(y, s, gradient):
 
 # %% ../../../nbs/03_orbits/compiled/01_geometry.ipynb #1222c50d
 @in_lanes
-def size_of(code, m, clip):
+def size_of(code: int, m: Any, clip: Any) -> Any:
     """Magnitude of an output and its slope."""
     zero, one, x = like(0.0, m), like(1.0, m), min(max(m, -clip), clip)
     value, slope = x, one
@@ -237,7 +239,7 @@ def size_of(code, m, clip):
 
 
 @in_lanes
-def find_parts(magnitude, direction, factor, clip, s):
+def find_parts(magnitude: int, direction: int, factor: Any, clip: Any, s: Space) -> None:
     """Components of the acceleration: outputs, or magnitude times direction."""
     dimensions, m = s.parts.shape
     first = 0 if magnitude < 0 else 1
@@ -254,7 +256,7 @@ def find_parts(magnitude, direction, factor, clip, s):
 
 
 @in_lanes
-def pull_parts(magnitude, direction, factor, g, s):
+def pull_parts(magnitude: int, direction: int, factor: Any, g: np.ndarray, s: Space) -> None:
     """From the gradients [D, m] of the components to those of the outputs."""
     dimensions, m = s.parts.shape
     first = 0 if magnitude < 0 else 1
@@ -271,7 +273,7 @@ def pull_parts(magnitude, direction, factor, g, s):
 
 # %% ../../../nbs/03_orbits/compiled/01_geometry.ipynb #7bcc02eb
 @in_lanes
-def turn_parts(y, s, acceleration):
+def turn_parts(y: np.ndarray, s: Space, acceleration: np.ndarray) -> None:
     """Accelerations [D, m] whose components along R, T, N are the parts."""
     dimensions, m = s.parts.shape
     split_velocity(y, s, False)
@@ -286,7 +288,7 @@ def turn_parts(y, s, acceleration):
 
 
 @in_lanes
-def pull_turn(y, g, s):
+def pull_turn(y: np.ndarray, g: np.ndarray, s: Space) -> None:
     """From the gradients g [D, m] of such accelerations to those of the parts, in `inner`, and of the axes."""
     dimensions, m = s.parts.shape
     split_velocity(y, s, False)

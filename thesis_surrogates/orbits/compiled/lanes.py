@@ -85,7 +85,7 @@ ODD = tuple(float(n) for n in range(31, 0, -2))
 
 
 @in_lanes
-def exp(x):
+def exp(x: Any) -> Any:
     """e^x; it levels off where it would leave the range of numbers."""
     x = min(max(x, -bound(x)), bound(x))
     n = np.floor(x * like(1 / math.log(2), x) + like(0.5, x))
@@ -94,14 +94,14 @@ def exp(x):
 
 
 @in_lanes
-def tanh(x):
+def tanh(x: Any) -> Any:
     """Hyperbolic tangent."""
     one, two = like(1.0, x), like(2.0, x)
     return one - two / (exp(two * x) + one)
 
 
 @in_lanes
-def log1p(u):
+def log1p(u: Any) -> Any:
     """ln(1 + u) for u between 0 and 1: twice the series of artanh."""
     s = u / (like(2.0, u) + u)
     square, total = s * s, like(1 / 33, u)
@@ -133,14 +133,14 @@ def _erf(x):
 
 # %% ../../../nbs/03_orbits/compiled/00_lanes.ipynb #ba0f05ad
 @in_lanes
-def relu(x, c):
+def relu(x: Any, c: Any) -> Any:
     """x, or c x below zero."""
     positive = x > like(0.0, x)
     return (x if positive else c * x), (like(1.0, x) if positive else c)
 
 
 @in_lanes
-def elu(x, c):
+def elu(x: Any, c: Any) -> Any:
     """x, or e^x - 1 below zero."""
     zero, one = like(0.0, x), like(1.0, x)
     e = exp(min(x, zero))
@@ -148,7 +148,7 @@ def elu(x, c):
 
 
 @in_lanes
-def gelu(x, c):
+def gelu(x: Any, c: Any) -> Any:
     """x times the normal distribution up to x."""
     half = like(0.5, x)
     share = half * (like(1.0, x) + erf(x * like(math.sqrt(0.5), x)))
@@ -156,7 +156,7 @@ def gelu(x, c):
 
 # %% ../../../nbs/03_orbits/compiled/00_lanes.ipynb #682c24cd
 @in_lanes
-def silu(x, c):
+def silu(x: Any, c: Any) -> Any:
     """x / (1 + e^-x)."""
     one = like(1.0, x)
     share = one / (one + exp(-x))
@@ -164,14 +164,14 @@ def silu(x, c):
 
 
 @in_lanes
-def softplus(x, c):
+def softplus(x: Any, c: Any) -> Any:
     """ln(1 + e^x) + c."""
     zero, one, e = like(0.0, x), like(1.0, x), exp(-abs(x))
     return max(x, zero) + log1p(e) + c, (one if x > zero else e) / (one + e)
 
 
 @in_lanes
-def bend(x, c):
+def bend(x: Any, c: Any) -> Any:
     """tanh x."""
     t = tanh(x)
     return t, like(1.0, x) - t * t

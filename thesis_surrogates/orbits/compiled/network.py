@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .geometry import Space
 from .lanes import bend, elu, gelu, in_lanes, in_place, like, relu, silu, softplus
 
 # %% auto #0
@@ -44,7 +45,7 @@ _silu, _softplus, _bend = _make_loop(silu), _make_loop(softplus), _make_loop(ben
 
 
 @in_place
-def activate(code, h, slopes, bias, c):
+def activate(code: int, h: np.ndarray, slopes: np.ndarray, bias: np.ndarray, c: Any) -> None:
     """Activations in place of h, and their slopes; the codes are those of `ACTIVATION_CODES`."""
     if code == 0:
         _relu(h, slopes, bias, c)
@@ -61,7 +62,7 @@ def activate(code, h, slopes, bias, c):
 
 # %% ../../../nbs/03_orbits/compiled/02_network.ipynb #3737b26d
 @in_place
-def multiply_layer(r, s, layer):
+def multiply_layer(r: Recipe, s: Space, layer: int) -> None:
     """Products of a hidden layer, without its biases."""
     features, width = r.sizes[1], r.sizes[4]
     rows, first = features if layer == 0 else width, r.places[layer, 0]
@@ -73,7 +74,7 @@ def multiply_layer(r, s, layer):
 
 
 @in_place
-def find_outputs(r, s):
+def find_outputs(r: Recipe, s: Space) -> None:
     """Outputs [O, m] of the features of a block."""
     outputs, layers, width = r.sizes[2], r.sizes[3], r.sizes[4]
     for layer in range(layers):
@@ -93,7 +94,7 @@ def find_outputs(r, s):
 
 # %% ../../../nbs/03_orbits/compiled/02_network.ipynb #1385febf
 @in_lanes
-def add_product(total, piece):
+def add_product(total: np.ndarray, piece: np.ndarray) -> None:
     """Add a matrix to a stretch of the gradient."""
     for i in range(piece.shape[0]):
         for j in range(piece.shape[1]):
@@ -101,7 +102,7 @@ def add_product(total, piece):
 
 
 @in_place
-def pull_last(r, s, gradient):
+def pull_last(r: Recipe, s: Space, gradient: np.ndarray) -> None:
     """From the gradients of the outputs to those of the last hidden layer, in `hidden_pull[0]`."""
     outputs, layers, width = r.sizes[2], r.sizes[3], r.sizes[4]
     first, bias, stop = r.places[layers, 0], r.places[layers, 1], r.places[layers, 0] + outputs * width
@@ -115,7 +116,7 @@ def pull_last(r, s, gradient):
 
 
 @in_place
-def pull_activation(r, s, layer, g, gradient):
+def pull_activation(r: Recipe, s: Space, layer: int, g: np.ndarray, gradient: np.ndarray) -> None:
     """Multiply by the slopes, and add the gradients of the biases and of a slope that is learned."""
     place, bias = r.places[layer, 2], gradient[r.places[layer, 1] : r.places[layer, 1] + g.shape[1]]
     for i in range(s.before.shape[1]):
@@ -129,7 +130,7 @@ def pull_activation(r, s, layer, g, gradient):
 
 # %% ../../../nbs/03_orbits/compiled/02_network.ipynb #baf5abd6
 @in_place
-def pull_outputs(r, s, gradient):
+def pull_outputs(r: Recipe, s: Space, gradient: np.ndarray) -> None:
     """Add the gradients of the parameters, and find those of the features."""
     features, layers, width = r.sizes[1], r.sizes[3], r.sizes[4]
     pull_last(r, s, gradient)

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from thesis_surrogates.orbits.compiled.geometry import (
+    Space,
     find_features,
     find_parts,
     gather,
@@ -24,7 +25,7 @@ from thesis_surrogates.orbits.compiled.geometry import (
     turn_parts,
 )
 from .lanes import RULES, in_place, like
-from .network import find_outputs, pull_outputs
+from .network import Recipe, find_outputs, pull_outputs
 
 # %% auto #0
 __all__ = ['SOURCES', 'roll', 'sweep', 'find_derivative', 'pull_derivative', 'take_step', 'pull_step', 'roll_blocks',
@@ -32,7 +33,7 @@ __all__ = ['SOURCES', 'roll', 'sweep', 'find_derivative', 'pull_derivative', 'ta
 
 # %% ../../../nbs/03_orbits/compiled/03_sweep.ipynb #a91e836d
 @in_place
-def find_derivative(r, y, s, derivative):
+def find_derivative(r: Recipe, y: np.ndarray, s: Space, derivative: np.ndarray) -> None:
     """Derivatives [2D, m] of a block of states."""
     dimensions = r.sizes[0]
     find_features(r.features, y, s)
@@ -51,7 +52,9 @@ def find_derivative(r, y, s, derivative):
 
 
 @in_place
-def pull_derivative(r, y, pull, s, back, gradient):
+def pull_derivative(
+    r: Recipe, y: np.ndarray, pull: np.ndarray, s: Space, back: np.ndarray, gradient: np.ndarray
+) -> None:
     """From the gradients `pull` of derivatives at y to those of the states, `back`; adds those of the parameters."""
     dimensions, zero = r.sizes[0], like(0.0, y[0, 0])
     find_features(r.features, y, s)
@@ -75,7 +78,9 @@ def pull_derivative(r, y, pull, s, back, gradient):
 
 # %% ../../../nbs/03_orbits/compiled/03_sweep.ipynb #725bf297
 @in_place
-def take_step(r, y, h, s, stages, slope, total):
+def take_step(
+    r: Recipe, y: np.ndarray, h: np.ndarray, s: Space, stages: np.ndarray, slope: np.ndarray, total: np.ndarray
+) -> None:
     """Move the states y [2D, m] by one interval; the stages' states go into `stages` [4, 2D, m]."""
     half, sixth, two = like(0.5, h[0]), like(1 / 6, h[0]), like(2.0, h[0])
     stages[0] = y
@@ -94,7 +99,17 @@ def take_step(r, y, h, s, stages, slope, total):
 
 
 @in_place
-def pull_step(r, costate, h, s, stages, pull, back, total, gradient):
+def pull_step(
+    r: Recipe,
+    costate: np.ndarray,
+    h: np.ndarray,
+    s: Space,
+    stages: np.ndarray,
+    pull: np.ndarray,
+    back: np.ndarray,
+    total: np.ndarray,
+    gradient: np.ndarray,
+) -> None:
     """Take the gradient of the states after an interval to that before it, in place."""
     half, third, sixth, one = like(0.5, h[0]), like(1 / 3, h[0]), like(1 / 6, h[0]), like(1.0, h[0])
     total[:] = costate
@@ -118,7 +133,9 @@ def _space_of(r, m):
 
 
 @in_place
-def roll_blocks(r, start, steps, block, stages, path):
+def roll_blocks(
+    r: Recipe, start: np.ndarray, steps: np.ndarray, block: int, stages: np.ndarray, path: np.ndarray
+) -> None:
     """Fill the predicted states `path` [B, L, 2D] and the stages' states."""
     columns, place = start.shape[1], 0
     for first in range(0, len(start), block):
@@ -141,7 +158,9 @@ def roll_blocks(r, start, steps, block, stages, path):
 
 
 @in_place
-def sweep_blocks(r, steps, block, stages, seed, gradient):
+def sweep_blocks(
+    r: Recipe, steps: np.ndarray, block: int, stages: np.ndarray, seed: np.ndarray, gradient: np.ndarray
+) -> None:
     """Add the gradient of a loss with respect to the parameters; `seed` is that with respect to the states."""
     columns, place = seed.shape[2], 0
     for first in range(0, len(seed), block):
