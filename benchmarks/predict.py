@@ -9,15 +9,14 @@ ratios, and writes outputs/benchmarks/predict.json.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
+from measured import write_result
 
 from thesis_surrogates.core.surrogate import Surrogate, apply_in_pieces
 from thesis_surrogates.core.timing import time_in_turns
@@ -80,10 +79,7 @@ def main() -> None:
         "many_rows_to_best_piece": many["predict"] / best,
         "many_rows_onnx_to_onnx_runtime": many['predict, runtime="onnx"'] / many["ONNX Runtime"],
     }
-    out = Path("outputs/benchmarks/predict.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    write_result("predict", result)
 
 
 if __name__ == "__main__":

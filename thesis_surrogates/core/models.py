@@ -5,6 +5,7 @@
 # %% ../../nbs/01_core/08_models.ipynb #5f0133b5
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -15,9 +16,17 @@ from .config import nearest
 from .errors import ConfigError
 
 # %% auto #0
-__all__ = ['ACTIVATIONS', 'activation', 'mlp', 'count_parameters', 'Normalizer']
+__all__ = ['ACTIVATIONS', 'ShiftedSoftplus', 'activation', 'mlp', 'count_parameters', 'Normalizer']
 
 # %% ../../nbs/01_core/08_models.ipynb #afd0cba5
+class ShiftedSoftplus(nn.Module):
+    """ln(1 + e^x) - ln 2: a softplus through the origin (Schuett et al. 2017, SchNet)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Same shape."""
+        return nn.functional.softplus(x) - math.log(2)
+
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -26,6 +35,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
+    "prelu": nn.PReLU,  # its slope below zero is learned, one for each layer
+    "shifted_softplus": ShiftedSoftplus,
 }
 
 
