@@ -28,7 +28,7 @@ from .registry import SYSTEMS, experiments_folder, get_system, load_suite, suite
 from .templates import execute_notebook
 
 # %% auto #0
-__all__ = ['SHOWN_RUNS', 'SHOWN_ROWS', 'is_suite', 'runs_of', 'label_of', 'by_system', 'read_each', 'system_of',
+__all__ = ['SHOWN_RUNS', 'SHOWN_ROWS', 'is_suite', 'runs_of', 'label_of', 'by_system', 'system_of', 'read_each',
            'read_comparison', 'make_reports', 'settings_table', 'deciding_rows', 'deciding_table', 'Comparison',
            'compare_runs', 'finished_runs', 'measure_costs']
 
@@ -87,17 +87,6 @@ def by_system(run_dirs: Sequence[Any]) -> dict[str, list[Any]]:
     return {name: [*members, *(run_dir for run_dir, _ in problems)] for name, members in groups.items()}
 
 
-def read_each(run_dirs: Iterable[str | Path | Run]) -> list[str | Path | Run]:
-    """The runs, each read once for all that look at it; one that cannot be read stays a directory."""
-    found: list[str | Path | Run] = []
-    for one in run_dirs:
-        try:
-            found.append(one if isinstance(one, Run) else read_run(one))
-        except FactsError:
-            found.append(one)
-    return found
-
-
 def system_of(run_dirs: Sequence[str | Path | Run]) -> System:
     """The one system of some runs.
 
@@ -110,6 +99,17 @@ def system_of(run_dirs: Sequence[str | Path | Run]) -> System:
     if len(names) > 1:
         raise ConfigError(f"run_dirs: runs of {', '.join(names)}; a millimetre and a percent share no table")
     return get_system(names[0])
+
+# %% ../../nbs/06_running/11_reports.ipynb #bdfce7c1
+def read_each(run_dirs: Iterable[str | Path | Run]) -> list[str | Path | Run]:
+    """The runs, each read once for all that look at it; one that cannot be read stays a directory."""
+    found: list[str | Path | Run] = []
+    for one in run_dirs:
+        try:
+            found.append(one if isinstance(one, Run) else read_run(one))
+        except FactsError:
+            found.append(one)
+    return found
 
 # %% ../../nbs/06_running/11_reports.ipynb #5eed0b02
 def read_comparison(words: Sequence[str] | None) -> dict[str, Any]:
