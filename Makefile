@@ -29,7 +29,7 @@ $(READY): pyproject.toml .ci/setup
 lab: $(READY)  ## JupyterLab on the notebooks; LAB="--no-browser --port 8899" passes its options on
 	@.ci/lab $(BIN)/python $(LAB)
 
-demo: $(READY)  ## data, training, comparison and site of all systems, in under 8 minutes
+demo: $(READY)  ## data, training, comparison and site of all systems, in 10 to 15 minutes
 	@start=$$SECONDS; now=$$SECONDS; set -e; mkdir -p .make; rm -f .make/demo_times.tsv; \
 	stage() { printf '%s\t%s\n' "$$1" $$((SECONDS - now)) >> .make/demo_times.tsv; now=$$SECONDS; }; \
 	echo "== data"; $(BIN)/surrogates data $(DEMO); stage data; \
@@ -51,7 +51,7 @@ published-tracks: $(READY)  ## the suites of the track study (STUDY=suite:seeds 
 site: $(READY)  ## the documentation with all stored results, in _docs/
 	@$(BIN)/surrogates site
 
-test: $(READY)  ## everything that continuous integration checks, in under 15 minutes
+test: $(READY)  ## everything that continuous integration checks, in 20 to 25 minutes
 	@set -e; start=$$SECONDS; mkdir -p .make; rm -f .make/test_times.tsv; \
 	for check in drift imports lint types notebooks pytest; do \
 	  now=$$SECONDS; echo "== $$check"; make --no-print-directory $$check || { echo "make test: '$$check' failed; repeat it alone with: make $$check"; exit 1; }; \
