@@ -18,9 +18,10 @@ from thesis_surrogates.orbits.data import OrbitsData, load_data, make_data
 from thesis_surrogates.orbits.features import FEATURES
 from thesis_surrogates.orbits.fused import block_of, find_obstacle, loss_and_gradient, roll_out_compiled
 from thesis_surrogates.orbits.heads import HEADS, VectorHead
+from thesis_surrogates.orbits.losses import rollout_loss
 from thesis_surrogates.orbits.models import NeuralField, NeuralODEConfig
 from thesis_surrogates.orbits.solvers import solve
-from thesis_surrogates.orbits.training import OrbitsTrain, plan
+from thesis_surrogates.orbits.training import OrbitsTrain, make_update, plan
 
 pytestmark = pytest.mark.timeout(1200)  # the first test of each precision compiles, on a busy machine for minutes
 LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -191,3 +192,13 @@ def test_the_step_is_no_part_of_older_identities() -> None:
     assert "step" not in OrbitsTrain().model_dump(mode="json")
     assert OrbitsTrain(step="fused").model_dump(mode="json")["step"] == "fused"
     assert np.isfinite(OrbitsTrain(step="fused").epochs)
+
+
+@pytest.mark.parametrize("other", [{"solver": "tsit5"}, {"gradient": "adjoint"}])
+def test_another_solver_or_gradient_is_not_compiled_and_says_so(other):
+    train, field = OrbitsTrain(step="fused", **other), NeuralField(NeuralODEConfig(width=8), 2)
+    usual = rollout_loss(train.loss, train.weights, train.flight)
+    update = make_update(field, usual, train, train.optimizer)
+    assert update.loss_and_gradients is None
+    (value,) = other.values()
+    assert value in update.loss_terms.description and "not compiled" in update.loss_terms.description

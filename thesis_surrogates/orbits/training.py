@@ -216,9 +216,12 @@ def make_update(model: NeuralField, usual: LossTerms, train: OrbitsTrain, optimi
         rollout = compare_paths(path, batch["state"], batch["time"], model.reduced)
         return LOSSES[train.loss](rollout, train.weights)
 
-    if train.step == "fused" and train.solver == "rk4":
-        from thesis_surrogates.orbits.fused import fuse_update  # numba takes a quarter of a second to load
+    if train.step == "fused":
+        from thesis_surrogates.orbits.fused import UncompiledLoss, fuse_update  # numba takes a while to load
 
+        if (train.solver, train.gradient) != ("rk4", "steps"):
+            reason = f"train.solver is {train.solver}, train.gradient is {train.gradient}"
+            return Update(loss_terms=UncompiledLoss(usual, reason), optimizer=optimizer)
         return fuse_update(model, usual, of_path, optimizer)
     return Update(loss_terms=usual, optimizer=optimizer)
 
