@@ -7,6 +7,8 @@ READY   := .venv/.ready
 SYSTEMS := $(notdir $(patsubst %/,%,$(wildcard nbs/experiments/suites/*/)))
 DEMO    := $(addsuffix /demo,$(SYSTEMS))
 WORKERS ?= 2
+# One more than cores: a fifth of the time a test waits for a process of its own.
+TESTERS ?= 3
 NB      ?=
 BY_HAND := tests benchmarks data/samples cpp/golden .ci/drift .ci/notebooks .ci/stored.py .ci/forked.py thesis_surrogates/cli.py thesis_surrogates/__main__.py thesis_surrogates/_site.py
 LAB     ?=
@@ -53,9 +55,9 @@ site: $(READY)  ## the documentation with all stored results, in _docs/
 
 test: $(READY)  ## everything that continuous integration checks, in 20 to 25 minutes
 	@set -e; start=$$SECONDS; mkdir -p .make; rm -f .make/test_times.tsv; \
-	for check in drift imports lint types notebooks pytest; do \
-	  now=$$SECONDS; echo "== $$check"; make --no-print-directory $$check || { echo "make test: '$$check' failed; repeat it alone with: make $$check"; exit 1; }; \
-	  echo "   ($$check: $$((SECONDS - now)) s)"; printf '%s\t%s\n' $$check $$((SECONDS - now)) >> .make/test_times.tsv; \
+	for checks in drift imports lint "types notebooks" pytest; do \
+	  now=$$SECONDS; echo "== $$checks"; make --no-print-directory -j2 $$checks || { echo "make test: '$$checks' failed; repeat it alone with: make $$checks"; exit 1; }; \
+	  echo "   ($$checks: $$((SECONDS - now)) s)"; printf '%s\t%s\n' "$$checks" $$((SECONDS - now)) >> .make/test_times.tsv; \
 	done; \
 	echo "make test: all passed in $$((SECONDS - start)) s; stages in .make/test_times.tsv, slow tests in .make/pytest.log"; tail -n 1 .make/pytest.log
 
@@ -78,7 +80,7 @@ notebooks: $(READY)  ## run every notebook, two at a time, within its time budge
 	@$(BIN)/python .ci/notebooks
 
 pytest: $(READY)  ## the tests that only guard: contracts, faults, wheel, site, README, hygiene
-	@mkdir -p .make; set -o pipefail; $(BIN)/pytest -n 2 --dist loadfile --durations=40 2>&1 | tee .make/pytest.log
+	@mkdir -p .make; set -o pipefail; $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder --durations=40 2>&1 | tee .make/pytest.log
 
 export: $(READY)  ## write thesis_surrogates/ from the notebooks
 	@PYTHONWARNINGS=error::UserWarning $(BIN)/nbdev_export && $(BIN)/nbdev_clean

@@ -15,6 +15,15 @@ import pytest
 from thesis_surrogates.running.execution import run
 from thesis_surrogates.running.registry import SYSTEMS, load_suite
 
+# Files that take long, the longest first: started last, one of them would run alone while the other cores have nothing.
+LONG = ["running", "readme", "templates", "many_runs", "site", "tracks_data", "tracks_runtimes", "export_rows", "wheel"]
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first; within a file the order stays."""
+    rank = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):

@@ -208,12 +208,11 @@ def test_make_notebooks_fails_on_what_is_stale_and_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("times, code, said", [(0.9, 0, ""), (1.5, 0, "all together"), (2.5, 1, "over twice")])
-def test_only_twice_the_time_budget_fails(monkeypatch, tmp_path, capsys, times, code, said):
+def test_only_twice_the_time_budget_fails(monkeypatch, capsys, times, code, said):
     """A machine that is somewhat slower than the one of the budgets must not fail the tests."""
     load_script("forked")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     notebooks = load_script("notebooks", "")
-    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
     monkeypatch.delenv("BUDGET_SCALE", raising=False)
     one = notebooks.Executed(notebooks.NBS / "01_core" / "00_errors.ipynb", 1.0, "", [])
     assert notebooks.report([one], times * notebooks.TOTAL) == code
