@@ -19,7 +19,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab demo published published-tracks site test drift imports lint types notebooks pytest export clean-notebooks text notebook clean
+.PHONY: help setup lab demo published published-tracks gpu site test drift imports lint types notebooks pytest export clean-notebooks text notebook clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -52,6 +52,9 @@ published-tracks: $(READY)  ## the suites of the track study (STUDY=suite:seeds 
 
 site: $(READY)  ## the documentation with all stored results, in _docs/
 	@$(BIN)/surrogates site
+
+gpu: $(READY)  ## all systems on a CUDA device, beside the processor; one line where there is none
+	@$(BIN)/python benchmarks/gpu.py
 
 test: $(READY)  ## everything that continuous integration checks, in 20 to 25 minutes
 	@set -e; start=$$SECONDS; mkdir -p .make; rm -f .make/test_times.tsv; \

@@ -19,12 +19,13 @@ from thesis_surrogates.core.export.torch_programs import export_torchscript
 from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.timing import in_pieces
 from thesis_surrogates.tracks.axis_tables import AxisFrame
-from thesis_surrogates.tracks.baselines import STEP_COUNTS, TOLERANCES, parabola
+from thesis_surrogates.tracks.baselines import SINGLE_COUNTS, STEP_COUNTS, TOLERANCES, parabola
+from thesis_surrogates.tracks.block_stepper import Precision, block_precisions, is_one_leg, propagate_blocks
 from thesis_surrogates.tracks.data import straight_line
 from thesis_surrogates.tracks.field import Field
 from thesis_surrogates.tracks.propagation import propagate
 from thesis_surrogates.tracks.steppers import CURVATURE, cash_karp_batch, rk4_batch
-from thesis_surrogates.tracks.study.runtimes import STEPPERS
+from thesis_surrogates.tracks.study.runtimes import BLOCK_PATHS, STEPPERS
 
 PIECE = 5000  # rows that a network sees at once
 # Numbers of steps of Runge-Kutta: close enough for a baseline beside every error.
@@ -136,8 +137,8 @@ def axis_tables(field: Field, inputs: torch.Tensor, variable: bool, passes: int)
 
 
 def classical(field: Field, inputs: torch.Tensor, variable: bool) -> Iterator[Method]:
-    """Doing nothing, the parabola, the tables of the axis, and both steppers: by `propagate` with its checks, and by
-    the bare compiled loop.
+    """Doing nothing, the parabola, the tables of the axis, and both steppers: by `propagate` with its checks, by
+    the bare compiled loop, and Runge-Kutta over blocks of tracks.
     """
     yield Method("straight line", "nothing", "numpy", lambda rows: rows.double().numpy(), straight_line)
     yield Method("parabola", "baseline", "torch", lambda rows: rows.double(), lambda rows: parabola(rows, field))
@@ -177,6 +178,22 @@ def classical(field: Field, inputs: torch.Tensor, variable: bool) -> Iterator[Me
             lambda given, tolerance=tolerance: propagate(*given, field, method="cash_karp", tolerance=tolerance),
             largest=10_000,
         )
+    yield from block_steppers(field, inputs)
+
+
+def block_steppers(field: Field, inputs: torch.Tensor) -> Iterator[Method]:
+    """Runge-Kutta over blocks of tracks in each precision that the field has: the strongest form of the baseline."""
+    rows = inputs.double().numpy()
+    one_leg, longest = is_one_leg(rows[:, 5], rows[:, 5] + rows[:, 6]), float(inputs[:, 6].abs().max())
+    for precision in block_precisions(field, one_leg):
+        for n in COUNTS if precision == "float64" else SINGLE_COUNTS:
+            call = partial(follow_blocks, field=field, step=longest / n, precision=precision)
+            yield Method(f"RK4 {n} steps", "baseline", BLOCK_PATHS[precision], public_arguments, call)
+
+
+def follow_blocks(given: tuple[np.ndarray, ...], field: Field, step: float, precision: Precision) -> np.ndarray:
+    """Final states of what `public_arguments` returned."""
+    return propagate_blocks(*given, field, step, precision)
 
 
 def select_comparable(

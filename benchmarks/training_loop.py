@@ -4,8 +4,9 @@
 
 Two ratios for each model and batch size, medians over repeats in which the loops take turns: `loop` is the speed of the
 steps alone, `epoch` that of whole epochs with validation, facts and checkpoints, against a bare loop that has none of
-them. Processor time of one thread is measured, so that other work on the machine matters little. Makes its datasets in
-data/, and writes outputs/benchmarks/training_loop.json.
+them. Processor time of one thread is measured, so that other work on the machine matters little. A case that is called
+`fused` trains by a compiled step; its bare loop is the usual one. For tracks the products of matrices are timed beside
+it: no step is faster than they are. Makes its datasets in data/, and writes outputs/benchmarks/training_loop.json.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ EVENTS = {"train_events": 12_000, "validation_events": 1_000, "test_events": 100
 SHORT = {"segment_length_strategy": [4], "validate_every": 100}
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # model, data, train
     "tracks residual 256": ("residual", TRACKS, {"batch_size": 256}),
+    "tracks residual 256 fused": ("residual", TRACKS, {"batch_size": 256, "step": "fused"}),
+    "tracks mlp 256 fused": ("mlp", TRACKS, {"batch_size": 256, "step": "fused"}),
+    "tracks residual 2048 fused": ("residual", TRACKS, {"batch_size": 2048, "step": "fused"}),
     "tracks residual 2048": ("residual", TRACKS, {"batch_size": 2048}),
     "tracks mlp 256": ("mlp", TRACKS, {"batch_size": 256}),
     "flavor ymatrix 256": ("ymatrix", FLAVOR, {"batch_size": 256}),
@@ -53,12 +57,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # model, data,
 }
 
 
-def prepare(name: str, epochs: int) -> tuple[RunConfig, nn.Module, Plan]:
-    """Configuration, model and plan of a case, with one epoch more than is measured."""
+def prepare(name: str, epochs: int, bare: bool = False) -> tuple[RunConfig, nn.Module, Plan]:
+    """Configuration, model and plan of a case, with one epoch more than is measured; a bare one is never compiled."""
     system = get_system(name.split()[0])
     model_name, data_keys, train_keys = CASES[name]
     length = {"steps_strategy": [100 * (epochs + 1)]} if system.name == "orbits" else {"epochs": epochs + 1}
-    values = {"system": system.name, "model": model_name, "data": data_keys, "train": {**train_keys, **length}}
+    train = {**train_keys, **length, **({"step": "autograd"} if bare and "step" in train_keys else {})}
+    values = {"system": system.name, "model": model_name, "data": data_keys, "train": train}
     config = resolve(values)
     data = system.load_data(config.data, ensure_dataset(system, config.data, Path("data")))
     model = new_model(config)
@@ -109,6 +114,21 @@ class BareLoop:
         return (time.process_time() - began) / steps
 
 
+@torch.no_grad()
+def product_seconds(model: nn.Module, rows: int, steps: int = 200) -> float:
+    """Seconds of the products of matrices in a step of a plain network: outputs, gradients of weights and of inputs."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    arrays = [(torch.randn(rows, one.in_features), torch.randn(rows, one.out_features)) for one in layers]
+    began = time.process_time()
+    for _ in range(steps):
+        for layer, (x, g) in zip(layers, arrays, strict=True):
+            torch.mm(x, layer.weight.t())
+            torch.mm(g.t(), x)
+            if layer is not layers[0]:
+                torch.mm(g, layer.weight)
+    return (time.process_time() - began) / steps
+
+
 def our_step_seconds(model: nn.Module, plan: Plan, config: RunConfig) -> tuple[float, float]:
     """Seconds of a step in `fit`, alone and with its share of an epoch's end; the first epoch only warms up."""
     judged: list[float] = []
@@ -134,7 +154,7 @@ def our_step_seconds(model: nn.Module, plan: Plan, config: RunConfig) -> tuple[f
 def compare(name: str, repeats: int, epochs: int) -> dict[str, Any]:
     """Median ratios of a case: bare seconds over ours."""
     config, model, plan = prepare(name, epochs)
-    bare = BareLoop(copy.deepcopy(model), plan.phases[0])
+    bare = BareLoop(copy.deepcopy(model), prepare(name, epochs, bare=True)[2].phases[0])
     steps = plan.phases[0].epoch_steps
     bare.step_seconds(min(steps, 100))
     rows = []
@@ -142,11 +162,13 @@ def compare(name: str, repeats: int, epochs: int) -> dict[str, Any]:
         before = bare.step_seconds(steps)
         alone, whole = our_step_seconds(copy.deepcopy(model), plan, config)
         without = (before + bare.step_seconds(steps)) / 2  # once before and once after, against a drift of the machine
-        rows.append((without, without / alone, without / whole))
+        floor = product_seconds(model, config.train.batch_size) if name.startswith("tracks") else 0.0
+        rows.append((without, without / alone, without / whole, floor))
     medians = [statistics.median(column) for column in zip(*rows, strict=True)]
     spread = {"loop": [min(r[1] for r in rows), max(r[1] for r in rows)]}
     spread["epoch"] = [min(r[2] for r in rows), max(r[2] for r in rows)]
-    return {"bare_us": 1e6 * medians[0], "loop": medians[1], "epoch": medians[2], "steps": steps, "spread": spread}
+    found = {"bare_us": 1e6 * medians[0], "loop": medians[1], "epoch": medians[2], "steps": steps, "spread": spread}
+    return {**found, **({"products_us": 1e6 * medians[3]} if medians[3] else {})}
 
 
 def main() -> None:
@@ -162,8 +184,9 @@ def main() -> None:
             found[name] = case = compare(name, options.repeats, options.epochs)
             low, high = case["spread"]["loop"]
             print(
-                f"{name:24} bare {case['bare_us']:7.0f} us a step; loop {case['loop']:.3f} [{low:.2f}, {high:.2f}], "
-                f"epoch of {case['steps']} steps {case['epoch']:.3f} of it",
+                f"{name:26} bare {case['bare_us']:7.0f} us a step; loop {case['loop']:.3f} [{low:.2f}, {high:.2f}], "
+                f"epoch of {case['steps']} steps {case['epoch']:.3f} of it"
+                + (f"; products {case['products_us']:.0f} us" if "products_us" in case else ""),
                 flush=True,
             )
     path = Path("outputs/benchmarks/training_loop.json")

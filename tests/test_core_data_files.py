@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from thesis_surrogates.core.config import as_mapping, config_hash
+from thesis_surrogates.core.config import DataConfig, as_mapping, check, config_hash
 from thesis_surrogates.core.data import items_in
 from thesis_surrogates.core.errors import ConfigError, DataError
 from thesis_surrogates.core.files import file_fingerprint
@@ -24,6 +24,21 @@ def events(tmp_path_factory):
     """Three small files of events with different seeds."""
     folder = tmp_path_factory.mktemp("events")
     return [dataset("events", {**SIZES, "seed": seed}, folder) for seed in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def tracks(tmp_path_factory):
+    """Three small files of tracks with different seeds, whose particles have the same numbers."""
+    folder = tmp_path_factory.mktemp("tracks")
+    return [dataset("tracks", {"n_tracks": 60, "seed": seed}, folder) for seed in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def orbits(tmp_path_factory):
+    """Three small files of orbits with different seeds; those of the last have more samples."""
+    folder, kind = tmp_path_factory.mktemp("orbits"), "complex_TBP_planar"
+    sets = {"train_set": f"{kind}_5_train", "test_set": f"{kind}_3_test"}
+    return [dataset("orbits", {**sets, "seed": seed, "points": 40 + 10 * (seed == 3)}, folder) for seed in (1, 2, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +138,63 @@ def test_all_files_are_checked_before_work(tmp_path, events, names, words):
     assert not list(tmp_path.glob("runs/**/config.yaml")), "nothing was written"
 
 
+def test_tracks_of_several_files_are_split_as_one_dataset(tracks):
+    _, one = loaded("tracks", path=str(tracks[0]))
+    _, two = loaded("tracks", path=tracks[:2])
+    assert one.fingerprint == file_fingerprint(tracks[0]), "one file keeps the identity it had"
+    assert sum(items_in(split) for split in two.splits.values()) == two.meta["n_tracks"] == 120
+    assert two.meta["n_drawn"] > one.meta["n_drawn"] and two.meta["label"] == one.meta["label"]
+    assert items_in(two.splits["train"]) == 96, "particles of the same number in two files are two"
+    _, few = loaded("tracks", path=tracks[:2], max_samples=20)
+    assert few.meta["n_tracks"] == 40
+
+
+def test_tracks_in_files_of_splits_are_not_split_again(tracks):
+    names = dict(zip(("train", "validation", "test"), map(str, tracks), strict=True))
+    _, data = loaded("tracks", path=names)
+    assert {name: items_in(split) for name, split in data.splits.items()} == dict.fromkeys(names, 60)
+    assert len({data.fingerprint, *map(file_fingerprint, tracks)}) == 4
+    with pytest.raises(DataError, match="rows stand in train and in test"):
+        loaded("tracks", path={**names, "test": str(copied(tracks[0], tracks[0].with_name("other_name.h5")))})
+
+
+def test_tracks_of_several_files_are_not_streamed(tracks):
+    with pytest.raises(DataError, match="2 files of .* GB together cannot be streamed; join them"):
+        loaded("tracks", path=tracks[:2], stream=True)
+
+
+def test_orbits_of_several_files_keep_their_roles_and_are_padded(orbits):
+    _, one = loaded("orbits", path=str(orbits[0]))
+    _, two = loaded("orbits", path=[orbits[0], orbits[2]])
+    assert one.fingerprint == file_fingerprint(orbits[0]), "one file keeps the identity it had"
+    assert one.meta["orbits"] == {"train": 4, "validation": 1, "test": 3}
+    assert two.meta["orbits"] == {"train": 8, "validation": 2, "test": 6}
+    assert two.splits["test"]["mask"].sum(1).tolist() == [40] * 3 + [50] * 3
+    assert torch.equal(two.splits["test"]["state"][:3, :40], one.splits["test"]["state"])
+    assert torch.isnan(two.splits["test"]["state"][:3, 40:]).all()
+
+
+def test_orbits_in_files_of_splits_are_not_split_again(orbits, tmp_path):
+    names = dict(zip(("train", "validation", "test"), map(str, orbits), strict=True))
+    _, data = loaded("orbits", path=names)
+    assert data.meta["orbits"] == {"train": 5, "validation": 5, "test": 3}
+    own = loaded("orbits", path=str(orbits[2]))[1].splits["test"]["state"]
+    assert torch.equal(data.splits["test"]["state"], own)
+    again = {**names, "validation": str(copied(orbits[0], tmp_path / "again.h5"))}
+    with pytest.raises(DataError, match="rows stand in train and in validation"):
+        loaded("orbits", path=again)
+    with pytest.raises(ConfigError, match="split is segments, but path names the files of each split"):
+        loaded("orbits", path=names, split="segments")
+
+
+def copied(path, place):
+    """The same rows in a file of other bytes."""
+    place.write_bytes(path.read_bytes())
+    with h5py.File(place, "a") as file:
+        file.attrs["note"] = "written again"
+    return place
+
+
 def test_one_stream_in_files_of_splits_needs_the_other_so_too(cells):
     path = {split: str(cells["asymptotic", seed]) for seed, split in enumerate(("train", "validation", "test"), 1)}
     with pytest.raises(DataError, match="data.stable_path: name files for train, validation and test"):
@@ -139,7 +211,7 @@ def test_what_is_recorded_of_files_of_splits_is_read_again(events):
 
 def test_a_system_of_one_file_says_so():
     with pytest.raises(ConfigError, match="data.path: input should be a valid string"):
-        resolve({"system": "orbits", "model": "neural_ode", "data": {"path": ["a.h5", "b.h5"]}})
+        check(DataConfig, {"path": ["a.h5", "b.h5"]}, "data")
 
 
 def test_inspect_names_the_key_of_a_file_with_one_split(tmp_path, events):
@@ -147,6 +219,13 @@ def test_inspect_names_the_key_of_a_file_with_one_split(tmp_path, events):
         target["X_test"], target["Y_test"] = source["X_test"][:], source["y_test"][:]
     assert inspect_file(tmp_path / "test.h5").read_by == "data.path.test of events"
     assert inspect_file(events[0]).read_by == "data.path of events"
+
+
+def test_inspect_names_the_key_of_orbits_of_one_role(tmp_path, orbits):
+    with h5py.File(orbits[0]) as source, h5py.File(tmp_path / "test.h5", "w") as target:
+        target["test_time"], target["test_state"] = source["test_time"][:], source["test_state"][:]
+    assert inspect_file(tmp_path / "test.h5").read_by == "data.path.test of orbits"
+    assert inspect_file(orbits[0]).read_by == "data.path of orbits"
 
 
 def test_a_named_set_may_be_a_file(tmp_path, events):

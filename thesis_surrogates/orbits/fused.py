@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..core.compiled.lanes import ACTIVATION_CODES
+from ..core.compiled.updates import UncompiledLoss as UncompiledLoss
+from ..core.compiled.updates import choose_update
 from ..core.config import OptimizerConfig
 from ..core.data import Batch, Tensors
 from ..core.models import ACTIVATIONS
 from ..core.plan import LossTerms, Update
 from .compiled.geometry import DIRECTION_CODES, MAGNITUDE_CODES, PART_CODES
-from .compiled.lanes import ACTIVATION_CODES
 from .compiled.network import Recipe
 from .compiled.sweep import roll, sweep
 from .features import FeatureLayer
@@ -28,7 +30,7 @@ from .solvers import solve
 
 # %% auto #0
 __all__ = ['NAME_OF', 'BLOCK', 'PathLoss', 'find_obstacle', 'make_recipe', 'block_of', 'CompiledRollout', 'roll_out_compiled',
-           'loss_and_gradient', 'FusedStep', 'UncompiledLoss', 'fuse_update']
+           'loss_and_gradient', 'FusedStep', 'fuse_update']
 
 # %% ../../nbs/03_orbits/16_fused.ipynb #ad81d856
 NAME_OF = {kind: name for name, kind in ACTIVATIONS.items()}
@@ -182,26 +184,6 @@ class FusedStep:
         return terms, list(torch.autograd.grad(terms["loss"], list(parameters)))
 
 # %% ../../nbs/03_orbits/16_fused.ipynb #d583b0fd
-@dataclass(frozen=True)
-class UncompiledLoss:
-    """Loss terms as they are, and why their rollout was not compiled."""
-
-    loss_terms: LossTerms
-    obstacle: str
-
-    @property
-    def description(self) -> str:
-        """What the description of a plan says."""
-        own = getattr(self.loss_terms, "__name__", type(self.loss_terms).__name__)
-        return f"{own} (not compiled: {self.obstacle})"
-
-    def __call__(self, field: NeuralField, batch: Batch) -> Tensors:
-        return self.loss_terms(field, batch)
-
-
 def fuse_update(field: NeuralField, usual: LossTerms, loss: PathLoss, optimizer: OptimizerConfig) -> Update:
     """The update with the compiled rollout, or the usual one where it does not cover the field."""
-    obstacle = find_obstacle(field)
-    if obstacle is not None:
-        return Update(loss_terms=UncompiledLoss(usual, obstacle), optimizer=optimizer)
-    return Update(loss_and_gradients=FusedStep(loss), optimizer=optimizer)
+    return choose_update(optimizer, usual, FusedStep(loss), find_obstacle(field))

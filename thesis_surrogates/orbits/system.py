@@ -20,7 +20,8 @@ from .models import MODELS, deploy
 from .training import OrbitsTrain, plan
 
 # %% auto #0
-__all__ = ['SYMBOLS', 'KM', 'KM_S', 'STATE_COLUMNS', 'ELEMENTS', 'ROLES', 'FILES', 'SYSTEM', 'distance_km', 'specific_energy']
+__all__ = ['SYMBOLS', 'KM', 'KM_S', 'STATE_COLUMNS', 'ELEMENTS', 'ROLES', 'ARRAYS', 'FILES', 'SYSTEM', 'distance_km',
+           'specific_energy', 'file_of']
 
 # %% ../../nbs/03_orbits/20_system.ipynb #becd45d5
 SYMBOLS = (
@@ -67,19 +68,28 @@ ELEMENTS = (
     ),
 )
 ROLES = ("train", "test")
-FILES = (
-    FileKind(
-        title="orbits",
-        key="data.path",
-        needs={f"{role}_{name}": width for role in ROLES for name, width in (("time", None), ("state", 6))},
-        columns={
-            **{f"{role}_time": (FileColumn(name="t", unit="s"),) for role in ROLES},
-            **{f"{role}_state": STATE_COLUMNS for role in ROLES},
-            **{f"{role}_elements": ELEMENTS for role in ROLES},
-            **{f"{role}_mask": (FileColumn(name="real", unit="1", lowest=0.0, highest=1.0),) for role in ROLES},
-        },
+ARRAYS: dict[str, tuple[FileColumn, ...]] = {
+    "time": (FileColumn(name="t", unit="s"),),
+    "state": STATE_COLUMNS,
+    "elements": ELEMENTS,
+    "mask": (FileColumn(name="real", unit="1", lowest=0.0, highest=1.0),),
+}
+
+
+def file_of(title: str, key: str, roles: tuple[str, ...]) -> FileKind:
+    """A file that holds the orbits of some roles."""
+    return FileKind(
+        title=title,
+        key=key,
+        needs={f"{role}_{name}": width for role in roles for name, width in (("time", None), ("state", 6))},
+        columns={f"{role}_{name}": columns for role in ROLES for name, columns in ARRAYS.items()},
         real={f"{role}_{name}": f"{role}_mask" for role in ROLES for name in ("time", "state")},
-    ),
+    )
+
+
+FILES = (
+    file_of("orbits", "data.path", ROLES),
+    *(file_of(f"{role} orbits", f"data.path.{role}", (role,)) for role in ROLES),
 )
 
 # %% ../../nbs/03_orbits/20_system.ipynb #8e0488d4

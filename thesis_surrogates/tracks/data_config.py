@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ..core.config import DataConfig, unless_default
+from ..core.data_files import Files
 
 # %% auto #0
 __all__ = ['MOMENTUM_BANDS_GEV', 'PRESETS', 'TracksData', 'check_consistency', 'first_planes', 'input_ranges']
@@ -20,6 +21,7 @@ class TracksData(DataConfig):
     """A dataset of propagated tracks; by default the leg from the vertex detector's end to the first SciFi station."""
 
     reading: ClassVar[frozenset[str]] = frozenset({"max_samples", "stream"})
+    path: Files | None = Field(default=None, description="files of your own instead of generated tracks")  # type: ignore[assignment]
     n_tracks: int = Field(default=300_000, ge=20, description="tracks in the file, after rejection")
     field: Literal["uniform", "gaussian", "dipole", "lhcb_like", "grid"] = "lhcb_like"
     polarity: Literal[1, -1] = 1
@@ -85,7 +87,7 @@ class TracksData(DataConfig):
         default=None,
         ge=20,
         exclude_if=unless_default(None),
-        description="use so many tracks of the file, spread over it",
+        description="use so many tracks of each file, spread over it",
     )
     stream: bool | None = Field(
         default=None,

@@ -5,8 +5,9 @@
 # %% ../../nbs/02_tracks/12_files.ipynb #9fff78bf
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..core.data import Data, Source, Tensors, TensorSource, split_by_group
+from thesis_surrogates.core.data_files import (
+    SPLITS,
+    SplitFiles,
+    files_of,
+    fingerprint_files,
+    named_files,
+    refuse_shared_rows,
+)
 from ..core.errors import DataError
 from ..core.files import file_fingerprint
 from ..core.hdf5 import Hdf5Source, read_hdf5
@@ -23,8 +32,9 @@ from .data import COLUMNS, TracksData, tensors_of
 from .exchange.npz import npz_metadata, read_npz
 
 # %% auto #0
-__all__ = ['FORMATS', 'STREAM_ABOVE', 'HELD', 'map_digest', 'check_made', 'check_planes', 'load_memory', 'split_shares',
-           'describe_data', 'split_borders', 'load_stream', 'load_data', 'TrackStream', 'train_source']
+__all__ = ['FORMATS', 'STREAM_ABOVE', 'HELD', 'map_digest', 'check_made', 'check_planes', 'read_tracks', 'join_tracks',
+           'split_shares', 'describe_data', 'load_memory', 'split_borders', 'load_stream', 'load_data', 'TrackStream',
+           'train_source']
 
 # %% ../../nbs/02_tracks/12_files.ipynb #69623a43
 FORMATS: Mapping[str, Callable[[Path], Mapping[str, Any]]] = {**HDF5_FORMATS, ".npz": npz_metadata}
@@ -71,8 +81,8 @@ def check_planes(columns: Mapping[str, np.ndarray], config: TracksData, source: 
         )
 
 # %% ../../nbs/02_tracks/12_files.ipynb #bc1e78f7
-def load_memory(config: TracksData, path: Path) -> Data:
-    """Read a whole file (or `max_samples` rows of it), check it, split it by particle."""
+def read_tracks(config: TracksData, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The checked columns of one file, or of `max_samples` rows spread over it, and its attributes."""
     if path.suffix == ".npz":
         columns, attrs = read_npz(path, config.z_start), npz_metadata(path)
         if config.max_samples is not None and config.max_samples < len(columns["state"]):
@@ -85,28 +95,54 @@ def load_memory(config: TracksData, path: Path) -> Data:
     check_columns(columns, path.name)
     check_made(attrs, config, path.name)
     check_planes(columns, config, path.name)
-    rows = split_by_group(columns["group"], split_shares(config), config.seed)
-    splits = {name: tensors_of(columns, index) for name, index in rows.items()}
-    return Data(
-        splits=splits, fingerprint=file_fingerprint(path), meta=describe_data(config, attrs, len(columns["state"]))
-    )
+    return columns, attrs
 
 
+def join_tracks(parts: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    """The columns that all files have, one file after the other; no two of them share a particle."""
+    if len(parts) == 1:
+        return parts[0]
+    groups = [np.unique(part["group"], return_inverse=True)[1] for part in parts]
+    begins = np.cumsum([0, *(group.max() + 1 for group in groups[:-1])])
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in shared}
+    return joined | {"group": np.concatenate([group + begin for group, begin in zip(groups, begins, strict=True)])}
+
+# %% ../../nbs/02_tracks/12_files.ipynb #bc1e78fa
 def split_shares(config: TracksData) -> dict[str, float]:
     """Share of each split."""
     found = {"train": config.train_share, "validation": config.validation_share}
     return found | {"test": 1 - sum(found.values())}
 
 
-def describe_data(config: TracksData, attrs: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """What stands beside the numbers of a run about its data."""
+def describe_data(config: TracksData, attrs: Sequence[Mapping[str, Any]], rows: int) -> dict[str, Any]:
+    """What stands beside the numbers of a run about its data, from the attributes of its files."""
+    labels = dict.fromkeys(each.get("label", "labels of the file") for each in attrs)
+    numbers = {name: [each.get(name) for each in attrs] for name in ("n_rejected", "n_drawn")}
     return {
         "config": config.model_dump(mode="json"),
-        "label": attrs.get("label", "labels of the file"),
-        "n_rejected": attrs.get("n_rejected"),
-        "n_drawn": attrs.get("n_drawn"),
+        "label": "; ".join(labels),
+        **{name: None if None in values else sum(values) for name, values in numbers.items()},
         "n_tracks": rows,
     }
+
+# %% ../../nbs/02_tracks/12_files.ipynb #bc1e78fb
+def load_memory(config: TracksData, path: Path) -> Data:
+    """Read all files (or `max_samples` rows of each), check them, and split them by particle unless they are splits."""
+    in_splits = isinstance(config.path, SplitFiles)
+    files = {split: files_of(config.path, split, path) for split in (SPLITS if in_splits else SPLITS[-1:])}
+    read = {split: [read_tracks(config, file) for file in own] for split, own in files.items()}
+    joined = {split: join_tracks([columns for columns, _ in parts]) for split, parts in read.items()}
+    if in_splits:
+        splits = {split: tensors_of(columns, slice(None)) for split, columns in joined.items()}
+        refuse_shared_rows(splits, "inputs")
+    else:
+        rows = split_by_group(joined["test"]["group"], split_shares(config), config.seed)
+        splits = {name: tensors_of(joined["test"], index) for name, index in rows.items()}
+    attrs = [each for parts in read.values() for _, each in parts]
+    meta = describe_data(config, attrs, sum(len(columns["state"]) for columns in joined.values()))
+    fingerprint = fingerprint_files(list(dict.fromkeys(itertools.chain(*files.values()))))
+    return Data(splits=splits, fingerprint=fingerprint, meta=meta)
 
 # %% ../../nbs/02_tracks/12_files.ipynb #da277923
 STREAM_ABOVE = 2 * 10**9  # bytes of a file
@@ -147,20 +183,28 @@ def load_stream(config: TracksData, path: Path) -> Data:
     ranges = dict(zip(split_shares(config), zip(borders[:-1], borders[1:], strict=True), strict=True))
     held = {name: read_spread(path, names, HELD, *rows) for name, rows in ranges.items()}
     splits = {name: tensors_of(columns, np.arange(len(columns["state"]))) for name, columns in held.items()}
-    meta = describe_data(config, attrs, borders[-1]) | {"stream": {"file": os.fspath(path), "train_rows": borders[1]}}
+    meta = describe_data(config, [attrs], borders[-1]) | {"stream": {"file": os.fspath(path), "train_rows": borders[1]}}
     return Data(splits=splits, fingerprint=file_fingerprint(path), meta=meta)
 
 # %% ../../nbs/02_tracks/12_files.ipynb #24fa28e9
 def load_data(config: TracksData, path: Path) -> Data:
-    """Read, check and split a dataset: a generated file, or a user's HDF5 or .npz file.
+    """Read, check and split a dataset: a generated file, or a user's HDF5 or .npz files.
 
     Raises:
         DataError: the file is missing or damaged, or a column has a wrong shape or a value that is not finite.
     """
-    path = Path(path)
-    large = path.is_file() and path.stat().st_size > STREAM_ABOVE and config.max_samples is None
+    files = [file for own in named_files(config).values() for file in own] or [Path(path)]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    large = size > STREAM_ABOVE and config.max_samples is None
     stream = large if config.stream is None else config.stream
-    return load_stream(config, path) if stream and path.suffix != ".npz" else load_memory(config, path)
+    if not stream or any(file.suffix == ".npz" for file in files):
+        return load_memory(config, Path(path))
+    if len(files) > 1:
+        raise DataError(
+            f"{files[0].name}: {len(files)} files of {size / 1e9:.1f} GB together cannot be streamed; join them by "
+            "'surrogates tracks merge', or set data.stream to false and data.max_samples to what fits of each"
+        )
+    return load_stream(config, Path(path))
 
 # %% ../../nbs/02_tracks/12_files.ipynb #b175c223
 @dataclass(frozen=True)

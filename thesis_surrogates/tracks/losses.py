@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
 
-from ..core.config import TrainConfig
+from ..core.config import TrainConfig, unless_default
 from ..core.data import Batch, Tensors
 from ..core.models import Normalizer
 from .field import Field as MagneticField
@@ -38,6 +38,11 @@ class TracksTrain(TrainConfig):
     )
     steps_per_epoch: int | None = Field(
         default=None, ge=1, description="steps between two validations; null for one pass"
+    )
+    step: Literal["autograd", "fused"] = Field(
+        default="autograd",
+        exclude_if=unless_default("autograd"),
+        description="fused: loss and gradients in one compiled call, for residual and mlp on a CPU",
     )
 
 # %% ../../nbs/02_tracks/15_losses.ipynb #6a5ec38a

@@ -86,12 +86,18 @@ def plan(model: TrackNetwork, data: Data, config: TrackModel, train: TracksTrain
     def start_without_physics(model: PhysicsTrained) -> None:
         model.physics_share.zero_()
 
+    terms = loss_terms(config.loss, field, train)
     usual = supervised_plan(
-        loss_terms=loss_terms(config.loss, field, train),
+        loss_terms=terms,
         source=source,
         train=train,
         validate=validate,
         after_step=physics_warmup if warms else None,
         on_start=start_without_physics if warms else None,
     )
-    return replace(usual, phases=(replace(usual.phases[0], steps_per_epoch=train.steps_per_epoch),))
+    phase = replace(usual.phases[0], steps_per_epoch=train.steps_per_epoch)
+    if train.step == "fused":
+        from thesis_surrogates.tracks.networks.fused import fuse_update  # numba takes a while to load
+
+        phase = replace(phase, updates=(fuse_update(model, terms, train),))
+    return replace(usual, phases=(phase,))

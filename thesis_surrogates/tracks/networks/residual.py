@@ -109,7 +109,7 @@ class SolvedModel(TrackModel):
     loss: ClassVar[TrackLoss] = staticmethod(correction_terms)
     ignores = PHYSICS_KEYS | {
         *(f"model.{key}" for key in ("size", "hidden", "activation")),
-        *(f"train.{key}" for key in ("epochs", "steps_per_epoch", "batch_size", "optimizer", "schedule")),
+        *(f"train.{key}" for key in ("epochs", "steps_per_epoch", "step", "batch_size", "optimizer", "schedule")),
         *(f"train.{key}" for key in ("gradient_clip", "early_stopping", "min_delta", "amp", "compile", "lambda_data")),
     }
 

@@ -12,6 +12,7 @@ from ...core.plots import PALETTE
 from ..figures import NUMBERED
 from ..limits import MATERIAL_ALL_MM, MATERIAL_MM, RESOLUTION_MM, TARGET_MM, TRIGGER
 from ..models import SOLVED_MODELS
+from .runtimes import BLOCK_PATHS
 
 # %% auto #0
 __all__ = ['FRONTIER', 'reference_lines', 'trigger_limits']
@@ -47,6 +48,7 @@ FRONTIER = FrontierLook(
         "numba kernel": Way(align="right"),
         "propagate": Way(line="--", words=", propagate", align="left"),
         "C++": Way(),
+        **{path: Way(line="-.", words=f", {path.removeprefix('numba, ')}") for path in BLOCK_PATHS.values()},
     },
     panels={"C++": "C++", "C++ header": "C++"},
     colors=dict.fromkeys(SOLVED_MODELS, PALETTE[2]),

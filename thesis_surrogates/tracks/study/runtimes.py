@@ -8,10 +8,11 @@ from __future__ import annotations
 from ...core.runtimes import RuntimeComparison
 
 # %% auto #0
-__all__ = ['STEPPERS', 'PYTHON', 'UNMEASURED', 'RUNTIMES']
+__all__ = ['STEPPERS', 'BLOCK_PATHS', 'PYTHON', 'UNMEASURED', 'RUNTIMES']
 
 # %% ../../../nbs/02_tracks/study/01_runtimes.ipynb #250f564e
 STEPPERS = ("RK4", "Cash-Karp")  # first words of their names
+BLOCK_PATHS = {precision: f"numba, blocks, {precision}" for precision in ("float64", "float32")}
 PYTHON = ("torch eager", "torch.compile", "ONNX Runtime", "TorchScript")
 UNMEASURED = (
     "*Not measured yet: `python benchmarks/tracks_timing.py RUN_DIR ...`, "
@@ -21,7 +22,7 @@ RUNTIMES = RuntimeComparison(
     item="track",
     errors=("position_mean_mm", "position_median_mm", "position_p95_mm", "slope_mean"),
     classes={
-        "bare kernel": (PYTHON, ("numba kernel", "torch")),
+        "bare kernel": (PYTHON, ("numba kernel", *BLOCK_PATHS.values(), "torch")),
         "Python entry": (PYTHON, ("propagate", "torch")),
         "C++": (("C++ header",), ("C++",)),
     },
