@@ -131,7 +131,7 @@ class OrbitsData(DataConfig):
 # %% ../../nbs/03_orbits/08_data.ipynb #5eed0d01
 PRESETS: Mapping[str, OrbitsData] = {
     box: OrbitsData(train_set=f"{box}_TBP_planar_100_train", test_set=f"{box}_TBP_planar_100_test")
-    for box in ("complex", "simple")
+    for box in ("complex", "circular", "fixnu0", "simple")
 }
 
 # %% ../../nbs/03_orbits/08_data.ipynb #e004bcf4
