@@ -93,7 +93,7 @@ def test_a_wrong_word_for_a_command_of_a_system_is_answered(toys, smoke_runs, ca
     assert code == 2 and err.startswith("error: ") and "not a run directory" in err and not CALLS
     assert ask(capsys, "toys", "weigh", path, path, "--rows", "many")[0] == 2 and not CALLS
     assert "No such command" in ask(capsys, "tosy", "weigh")[2]
-    assert "brings no commands of its own" in ask(capsys, "orbits", "weigh")[2]
+    assert "brings no commands of its own" in ask(capsys, "flavor", "weigh")[2]
 
 
 def test_commands_of_the_systems_are_plain_annotated_functions(system_name):

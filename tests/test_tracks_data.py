@@ -411,7 +411,7 @@ def test_the_command_line_makes_points_and_trajectories_in_a_momentum_band(tmp_p
         (("data", "tracks", "--trajectories", "6"), "write --set data.trajectories=N"),
         (("data", "--momentum", "low", "tracks"), "write --preset low, mid or high"),
         (("tracks", "merge", "a.h5", "--out", "b.h5"), "no such file"),
-        (("orbits", "merge", "a.h5"), "no commands of its own"),
+        (("flavor", "merge", "a.h5"), "no commands of its own"),
     ],
 )
 def test_a_wrong_word_about_data_is_answered_in_one_line(tmp_path, words, message):

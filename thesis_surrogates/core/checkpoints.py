@@ -20,8 +20,8 @@ from .errors import DataError
 from .files import atomic
 
 # %% auto #0
-__all__ = ['save_checkpoint', 'load_checkpoint', 'load_weights', 'keep_checkpoint', 'rng_state', 'set_rng_state',
-           'separate_random_numbers']
+__all__ = ['save_checkpoint', 'load_checkpoint', 'load_weights', 'check_about', 'fill_model', 'keep_checkpoint', 'rng_state',
+           'set_rng_state', 'separate_random_numbers']
 
 # %% ../../nbs/01_core/09_checkpoints.ipynb #b709673c
 def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
@@ -63,6 +63,28 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any], source: str | Pat
             f"{source}: its weights do not belong to this {type(model).__name__} ({reason}); "
             "train it again, or read it with the version that wrote it"
         ) from None
+
+# %% ../../nbs/01_core/09_checkpoints.ipynb #5eed0a51
+def check_about(values: Mapping[str, Any], known: Mapping[str, Any], source: str | Path) -> None:
+    """Compare what a checkpoint says it is about with what is known of its run; names that one lacks are not asked.
+
+    Raises:
+        DataError: it was trained as something else.
+    """
+    said = values.get("about", {})
+    for name in said:
+        if name in known and said[name] != known[name]:
+            raise DataError(
+                f"{source}: its weights were trained with {name} {said[name]!r}, this run has {known[name]!r}; "
+                "put back the checkpoint of this run, or train it again"
+            )
+
+
+def fill_model(model: nn.Module, path: str | Path, known: Mapping[str, Any]) -> None:
+    """Put the weights of a checkpoint into a model of which these names are known. Raises DataError."""
+    values = load_checkpoint(path)
+    check_about(values, known, path)
+    load_weights(model, values["model"], path)
 
 # %% ../../nbs/01_core/09_checkpoints.ipynb #49a4ea63
 def keep_checkpoint(path: str | Path, name: str | Path) -> None:

@@ -40,6 +40,7 @@ class Contender:
     parameters: int = 0  # trainable numbers
     note: str = ""  # approximations behind the number, shown beside it
     implementation: str = ""  # how a baseline is made fast: "in blocks, float32"
+    assumes: str = ""  # what of the answer it is told, in one word that a table can show
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -127,6 +128,7 @@ def evaluate_all(
     rows = []
     for contender, cost in zip(contenders, costs, strict=True):
         about = {name: getattr(contender, name) for name in ("kind", "implementation", "parameters", "note")}
+        about |= {"assumes": contender.assumes} if contender.assumes else {}
         row = {"contender": contender.name, **about, "cost_us": cost}
         rows.append({**row, **known[contender.title].metrics})
     return rows

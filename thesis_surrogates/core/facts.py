@@ -178,7 +178,7 @@ def read_run(run_dir: str | Path) -> Run:
 # %% ../../nbs/01_core/23_facts.ipynb #5b1de002
 def headline_of(run: Run) -> str | None:
     """The metric that decides, as the evaluation recorded it, else the first one; None without a result."""
-    fixed = ("contender", "kind", "implementation", "parameters", "note", "cost_us")
+    fixed = ("contender", "kind", "implementation", "parameters", "note", "assumes", "cost_us")
     first = next((key for row in run.evaluated for key in row if key not in fixed), None)
     return run.last_event("evaluated").get("headline") or first
 

@@ -19,9 +19,9 @@ from .errors import ConfigError
 from .running_means import COUNTED, LARGEST, RunningMeans, count_rows, cut_batches
 
 # %% auto #0
-__all__ = ['LossTerms', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'LossAndGradients', 'Callback', 'Weight', 'trainable',
+__all__ = ['LossTerms', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'LossAndGradients', 'Callback', 'Weight', 'OF_PHASE', 'trainable',
            'ParameterGroup', 'Update', 'PhaseLength', 'Phase', 'count_epochs', 'Watcher', 'Plan', 'Event', 'rows_of',
-           'mean_loss', 'supervised_plan', 'describe']
+           'mean_loss', 'supervised_plan', 'is_same_loop', 'describe']
 
 # %% ../../nbs/01_core/11_plan.ipynb #df49da87
 LossTerms = Callable[[Any, Batch], Tensors]
@@ -132,6 +132,7 @@ class Phase(PhaseLength):
         keep_optimizer: the optimizers go on with the state that they had in the phase before; else they begin afresh.
         after_step: changes outside the optimizer, `(model, step)`, e.g. a codebook's moving average.
         on_start: once, when the phase begins, e.g. a k-means start.
+        about: what the facts shall say of it, recorded with its start.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Phase(PhaseLength):
     keep_optimizer: bool = False
     after_step: Callable[[Any, int], None] | None = None
     on_start: Callable[[Any], None] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def count_epochs(phases: Iterable[PhaseLength]) -> int:
@@ -182,6 +184,7 @@ class Plan:
         monitor: which of them decides what is best (lower is better).
         watchers: what else looks at the model, without a part in the training.
         best_per_phase: keep the best weights of phase K in `best_phase_K.pt`, counted from one, beside the best of all.
+        about: what the facts shall say of the training, recorded with its start.
     """
 
     phases: tuple[Phase, ...]
@@ -189,6 +192,7 @@ class Plan:
     monitor: str = "loss"
     watchers: tuple[Watcher, ...] = ()
     best_per_phase: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         before: list[str] = []
@@ -308,6 +312,14 @@ def supervised_plan(
     )
     return Plan(phases=(phase,), validate=validate, monitor=monitor)
 
+# %% ../../nbs/01_core/11_plan.ipynb #5eed0a71
+OF_PHASE = " and the best of the phase"
+
+
+def is_same_loop(one: str, other: str) -> bool:
+    """Whether two descriptions are of one loop; which files it keeps beside the best is no part of it."""
+    return one.replace(OF_PHASE, "") == other.replace(OF_PHASE, "")
+
 # %% ../../nbs/01_core/11_plan.ipynb #ac5cf7f0
 def describe(plan: Plan) -> str:
     """The training loop in words, with the parts of this plan in their places."""
@@ -328,7 +340,7 @@ def describe(plan: Plan) -> str:
             lines += [f"      gradients: {_name(update.gradients)}"] if update.gradients is not None else []
             lines += [f"      {_describe_group(group, update.optimizer)}" for group in update.groups]
         lines += [f"    after the step: {_name(phase.after_step)}"] if phase.after_step is not None else []
-        of_phase = " and the best of the phase" if plan.best_per_phase else ""
+        of_phase = OF_PHASE if plan.best_per_phase else ""
         lines.append(f"  each epoch: validate, keep the best by {plan.monitor!r}{of_phase}, save")
     return "\n".join(lines)
 

@@ -250,6 +250,7 @@ UNITS = {
     "us": "µs",
     "ns": "ns",
     "s": "s",
+    "seconds": "s",
     "percent": "%",
     "gev": "GeV",
     "mev": "MeV",

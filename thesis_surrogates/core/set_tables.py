@@ -36,6 +36,7 @@ def set_rows(runs: Sequence[Run], rows_of: Callable[[Run], Sequence[Mapping[str,
             place = {"data": first[fingerprint(run)][:8], "recipe": recipe, "run": run.config_hash}
             found.append({**row, **place, "contender": name})
     table = pd.DataFrame(found)
+    table = table.fillna({"assumes": ""}) if "assumes" in table else table
     names = table[["contender", "recipe"]].drop_duplicates() if found else table
     twice = set(names.contender[names.contender.duplicated()]) if found else set()
     if twice:
@@ -49,28 +50,31 @@ def set_rows(runs: Sequence[Run], rows_of: Callable[[Run], Sequence[Mapping[str,
 def sets_table(runs: Sequence[Run], columns: Sequence[str], headline: str) -> pd.DataFrame:
     """Errors on the named sets: one row for each set and contender, best headline first; empty without any."""
     long, rows = set_rows(runs, lambda run: run.evaluated_on), list[dict[str, Any]]()
+    told = ["assumes"] * ("assumes" in long)
     wanted = [name for name in dict.fromkeys([headline, *columns]) if name in long]
     for (data, name), part in long.groupby(["data", "set"], sort=False) if len(long) else ():
         found = []
         for (kind, contender), group in part.groupby(["kind", "contender"], sort=False):
             row = {"data": data, "set": name, "kind": kind, "contender": contender, "runs": group.run.nunique()}
+            row |= {name: group[name].iloc[0] for name in told}
             row |= {metric: float(group[metric].astype(float).median()) for metric in wanted}
             if kind == "surrogate":
                 row |= {f"{headline}_low": group[headline].min(), f"{headline}_high": group[headline].max()}
             found.append(row)
         rows += sorted(found, key=lambda row: (math.isnan(row[headline]), row[headline]))
-    fixed = ["data", "set", "kind", "contender", "runs"]
+    fixed = ["data", "set", "kind", "contender", *told, "runs"]
     return pd.DataFrame(rows, columns=[*fixed, *wanted, f"{headline}_low", f"{headline}_high"])
 
 # %% ../../nbs/01_core/39_set_tables.ipynb #6a47a3cd
 def judged_table(runs: Sequence[Run], headline: str) -> pd.DataFrame:
     """Headline on judging sets: one row for each contender, with median, spread over sets and spread over runs."""
     long = set_rows(runs, lambda run: run.judged)
-    rows = []
+    rows, told = [], ["assumes"] * ("assumes" in long)
     for (data, kind, contender), group in long.groupby(["data", "kind", "contender"], sort=False) if len(long) else ():
         errors = group.pivot_table(index="run", columns="set", values=headline, aggfunc="median")
         over_sets, over_runs = errors.median(axis=0), errors.median(axis=1)
         row = {"data": data, "kind": kind, "contender": contender, "runs": len(errors), "sets": errors.shape[1]}
+        row |= {name: group[name].iloc[0] for name in told}
         row |= {
             headline: float(np.nanmedian(errors.to_numpy())),
             "sets_low": over_sets.min(),
@@ -78,7 +82,19 @@ def judged_table(runs: Sequence[Run], headline: str) -> pd.DataFrame:
         }
         seeds = (over_runs.min(), over_runs.max()) if kind == "surrogate" and len(errors) > 1 else (math.nan, math.nan)
         rows.append({**row, "runs_low": seeds[0], "runs_high": seeds[1]})
-    names = ["data", "kind", "contender", "runs", "sets", headline, "sets_low", "sets_high", "runs_low", "runs_high"]
+    names = [
+        "data",
+        "kind",
+        "contender",
+        *told,
+        "runs",
+        "sets",
+        headline,
+        "sets_low",
+        "sets_high",
+        "runs_low",
+        "runs_high",
+    ]
     return pd.DataFrame(rows, columns=names).sort_values(["data", headline], kind="stable", ignore_index=True)
 
 # %% ../../nbs/01_core/39_set_tables.ipynb #3f4401b8
@@ -87,13 +103,21 @@ def sets_markdown(table: pd.DataFrame, headline: str) -> str:
     from thesis_surrogates.core.plots import axis_label
 
     names = list(dict.fromkeys(table["set"]))
-    rows = [["contender", "kind", *(f"{name}: {axis_label(headline)}" for name in names)]]
+    told = ["assumes"] * ("assumes" in table)
+    rows = [["contender", "kind", *told, *(f"{name}: {axis_label(headline)}" for name in names)]]
     for (_, kind, contender), group in table.groupby(["data", "kind", "contender"], sort=False):
         cells = {
             row["set"]: format_value(row[headline], row[f"{headline}_low"], row[f"{headline}_high"])
             for row in group.to_dict("records")
         }
-        rows.append([str(contender), str(kind), *(cells.get(name, "–") for name in names)])
+        rows.append(
+            [
+                str(contender),
+                str(kind),
+                *(str(group[name].iloc[0]) or "–" for name in told),
+                *(cells.get(name, "–") for name in names),
+            ]
+        )
     return to_narrow_markdown(rows)
 
 
@@ -101,12 +125,15 @@ def judged_markdown(table: pd.DataFrame, headline: str) -> str:
     """`judged_table` for people: the two spreads in brackets."""
     from thesis_surrogates.core.plots import axis_label
 
-    rows = [["contender", f"{axis_label(headline)} [over test sets]", "[over seeds]", "kind", "seeds", "test sets"]]
+    told = ["assumes"] * ("assumes" in table)
+    label = f"{axis_label(headline)} [over test sets]"
+    rows = [["contender", label, "[over seeds]", "kind", *told, "seeds", "test sets"]]
     for row in table.to_dict("records"):
         over_sets = format_value(row[headline], row["sets_low"], row["sets_high"])
         over_runs = "–" if math.isnan(row["runs_low"]) else f"[{row['runs_low']:.3g}, {row['runs_high']:.3g}]"
         seeds = str(row["runs"]) if row["kind"] == "surrogate" else "–"
-        rows.append([row["contender"], over_sets, over_runs, row["kind"], seeds, str(row["sets"])])
+        words = [row[name] or "–" for name in told]
+        rows.append([row["contender"], over_sets, over_runs, row["kind"], *words, seeds, str(row["sets"])])
     return to_narrow_markdown(rows)
 
 # %% ../../nbs/01_core/39_set_tables.ipynb #490c8009

@@ -96,7 +96,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], spread:
         result[name] = value.median
         if spread and name in columns and value.n > 1:
             result |= {f"{name}_low": value.low, f"{name}_high": value.high}
-    return result | {"note": next((str(row["note"]) for row in rows if row.get("note")), "")}
+    words = {name: next((str(row[name]) for row in rows if row.get(name)), "") for name in ("note", "assumes")}
+    return result | {name: word for name, word in words.items() if word or name == "note"}
 
 # %% ../../nbs/01_core/31_tables.ipynb #9962dd65
 def baseline_rows(runs: Sequence[Run], columns: Sequence[str], references: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -174,8 +175,9 @@ def build_table(
     ]
     fixed = ["data", "kind", "contender", "implementation", "status", "seeds", "parameters", "cost_us"]
     bounds = [f"{name}_{end}" for name in wanted for end in ("low", "high")]
-    table = pd.DataFrame(rows, columns=[*fixed, *wanted, "training_seconds", *bounds, "note"])
-    return table.fillna({"implementation": ""})
+    told = ["assumes"] * any("assumes" in row for row in rows)
+    table = pd.DataFrame(rows, columns=[*fixed, *told, *wanted, "training_seconds", *bounds, "note"])
+    return table.fillna({"implementation": "", **dict.fromkeys(told, "")})
 
 # %% ../../nbs/01_core/31_tables.ipynb #4ca0da18
 def comparison_table(
@@ -264,7 +266,8 @@ def format_table(
     from thesis_surrogates.core.plots import axis_label
 
     data = ["data"] if table.data[table.data != ""].nunique() > 1 else []
-    names = ["contender", headline, "kind", *data, "seeds", "cost_us", "parameters", "training_seconds"]
+    told = ["assumes"] if "assumes" in table else []
+    names = ["contender", headline, "kind", *told, *data, "seeds", "cost_us", "parameters", "training_seconds"]
     names += [name for name in columns if name not in names]
     fixed = {
         "contender": "contender",
@@ -272,6 +275,7 @@ def format_table(
         "kind": "kind",
         "seeds": "seeds",
         "data": "data",
+        "assumes": "assumes",
     }
     rows = [[escape(fixed.get(name) or axis_label(name)) for name in names]]
     done = table[(table.status == "done") & (table.kind == "surrogate")]

@@ -57,6 +57,7 @@ class _Training(Resumable):
         phases = self.plan.phases
         resumed = take_up(self)
         start = {"epochs": count_epochs(phases), "resumed": resumed}
+        start |= {"about": dict(self.plan.about)} if self.plan.about else {}
         self.tell("start", details={**start, "monitor": self.plan.monitor, "loop": describe(self.plan)})
         while self.at.phase < len(phases):
             if not self.run_phase(phases[self.at.phase]):
@@ -75,7 +76,7 @@ class _Training(Resumable):
             if phase.keep_optimizer:
                 self.stage.go_on_from(self.kept)
             self.kept = []
-            self.tell("phase_start", phase.name)
+            self.tell("phase_start", phase.name, details={"about": dict(phase.about)} if phase.about else None)
         patience = self.train.early_stopping or math.inf
         while phase.steps_of(self.at.epoch_in_phase) > 0 and self.at.waited < patience:
             if self.run_epoch(self.stage):

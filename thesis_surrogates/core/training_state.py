@@ -35,7 +35,7 @@ from thesis_surrogates.core.optimization import (
     sums_to_save,
     term_prefixes,
 )
-from .plan import Callback, Event, Phase, Plan, describe, rows_of
+from .plan import Callback, Event, Phase, Plan, describe, is_same_loop, rows_of
 
 # %% auto #0
 __all__ = ['TrainingProgress', 'Stage', 'check_plan', 'BestWeights', 'Resumable', 'take_snapshot', 'take_up']
@@ -138,6 +138,7 @@ class BestWeights:
         self.model, self.train = model, train
         self.folder = folder
         self.per_phase = per_phase
+        self.about: Mapping[str, Any] = {}  # what the files say beside the weights
         self.weights: dict[str, torch.Tensor] = {}
 
     def is_better(self, value: float, best: float) -> bool:
@@ -149,9 +150,7 @@ class BestWeights:
         """Keep the weights of this epoch if they are better than all before, or than all before in this phase."""
         at.waited += 1
         if self.is_better(value, at.best_value):
-            at.waited = 0
-            at.best_value = value
-            at.best_epoch = at.epoch
+            at.waited, at.best_value, at.best_epoch = 0, value, at.epoch
             self.weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
             self.save("best.pt", at, value)
         if self.per_phase and self.is_better(value, at.best_in_phase):
@@ -161,7 +160,8 @@ class BestWeights:
     def save(self, name: str, at: TrainingProgress, value: float) -> None:
         """Write the weights as they are."""
         if self.folder is not None:
-            save_checkpoint(self.folder / name, {"model": self.model.state_dict(), "epoch": at.epoch, "value": value})
+            values = {"model": self.model.state_dict(), "epoch": at.epoch, "value": value, **self.about}
+            save_checkpoint(self.folder / name, values)
 
     def restore(self, device: torch.device) -> None:
         """Leave the model with the best weights, in evaluation mode."""
@@ -194,6 +194,7 @@ class Resumable:
         self.budget_seconds = budget_seconds
         self.device = next(model.parameters()).device
         self.best = BestWeights(model, train, folder, plan.best_per_phase)
+        self.best.about = {"about": dict(plan.about)} if plan.about else {}
         self.at = TrainingProgress()
         self.sums = EpochMeans()
         self.stage: Stage | None = None
@@ -270,7 +271,7 @@ def take_up(work: Resumable) -> bool:
     if path is None or not path.is_file():
         return False
     state = load_checkpoint(path, work.device)
-    if (state["loop"], state["seed"]) != (describe(work.plan), work.seed):
+    if not is_same_loop(state["loop"], describe(work.plan)) or state["seed"] != work.seed:
         raise ConfigError(
             f"{path} belongs to another training (seed {state['seed']}); choose another folder or remove it"
         )

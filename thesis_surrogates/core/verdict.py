@@ -19,7 +19,7 @@ from .plots import axis_label
 
 # %% auto #0
 __all__ = ['TIE', 'Outcome', 'Terms', 'as_accurate', 'Pairing', 'judge', 'Verdict', 'decide', 'format_quantity', 'format_factor',
-           'name_of', 'format_price', 'reason_not_decided', 'verdict_sentence']
+           'name_of', 'format_price', 'reason_not_decided', 'compare_ways', 'verdict_sentence']
 
 # %% ../../nbs/01_core/32_verdict.ipynb #39a00007
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +163,32 @@ def reason_not_decided(found: Verdict, table: pd.DataFrame, terms: Terms, item: 
         return "no surrogate has a result"
     return f"no baseline with the price {axis_label(terms.price).split(' [')[0]!r} stands beside the surrogates"
 
+# %% ../../nbs/01_core/32_verdict.ipynb #39a0001c
+def compare_ways(table: pd.DataFrame, terms: Terms, item: str) -> str:
+    """The best surrogate and the next one, where references alone stand beside them; empty elsewhere."""
+    names = table.contender[table.kind == "reference"]
+    own = table[table.kind == "surrogate"].dropna(subset=[terms.headline]).sort_values(terms.headline, kind="stable")
+    if names.empty or own.empty or (table.kind == "baseline").any():
+        return ""
+    best, rest = own.iloc[0], own.iloc[1:2]
+    error = f"{axis_label(terms.headline).split(' [')[0]} {format_quantity(best[terms.headline], terms.headline)}"
+    price = "" if math.isnan(best[terms.price]) else f" for {format_price(best[terms.price], terms, item)}"
+    words = [f"{best.contender} has {error}{price}"]
+    for _, other in rest.iterrows():
+        factor = format_factor(other[terms.headline] / best[terms.headline])
+        words.append(f"the next, {other.contender}, has {factor} the error")
+    known = list(dict.fromkeys(names))
+    references = (
+        f"{', '.join(known[:-1])} and {known[-1]} are references" if known[1:] else f"{known[0]} is a reference"
+    )
+    return f"**Ways of learning compared with each other**: {'; '.join(words)}; {references}, not to be beaten."
+
 # %% ../../nbs/01_core/32_verdict.ipynb #39a0001a
 def verdict_sentence(found: Verdict, table: pd.DataFrame, terms: Terms, item: str) -> str:
     """The first sentence of a page: the outcome in bold, who decided it, and by how much."""
     if found.outcome == "not decided" or found.pairing is None:
+        if ways := compare_ways(table, terms, item):
+            return ways
         return f"**Not decided**: {reason_not_decided(found, table, terms, item)}."
     pairing, error = found.pairing, terms.headline
     price = format_price(pairing.own[terms.price], terms, item)

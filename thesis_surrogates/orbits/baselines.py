@@ -17,6 +17,7 @@ from ..core.comparison import Contender, Kind
 from ..core.data import Data, Tensors
 from ..core.models import count_parameters
 from .coordinates import require_normalized
+from .features import warn_of_law
 from .kepler import propagate_kepler, two_body_acceleration
 from .metrics import STEPS
 from .models import NeuralField
@@ -100,7 +101,13 @@ def by_dop853(start: Tensor, times: Tensor) -> Tensor:
 
 # %% ../../nbs/03_orbits/18_baselines.ipynb #3abcea7c
 def contender(
-    name: str, kind: Kind, field: Field, propagate: Propagate, parameters: int = 0, note: str = ""
+    name: str,
+    kind: Kind,
+    field: Field,
+    propagate: Propagate,
+    parameters: int = 0,
+    note: str = "",
+    assumes: str = "gravity",  # what a field of ours is: Newton's
 ) -> Contender:
     """A row of the comparison: scored on field and rollout, timed on the rollout alone."""
     return Contender(
@@ -108,6 +115,7 @@ def contender(
         kind=kind,
         parameters=parameters,
         note=note,
+        assumes=assumes,
         predict=lambda orbits: predict_orbits(field, propagate, orbits),
         timed=lambda orbits: roll_out(propagate, orbits),
     )
@@ -116,20 +124,22 @@ def contender(
 def surrogate(model: NeuralField, data: Data) -> Contender:
     """The trained field, in double precision, rolled out adaptively."""
     field = copy.deepcopy(model).double().eval()
+    note = f"adaptive 5(4), rtol {RTOL:g}"
     return contender(
         "surrogate",
         "surrogate",
         field,
         adaptive_propagation(field),
         count_parameters(model),
-        f"adaptive 5(4), rtol {RTOL:g}",
+        f"{note}; {told}" if (told := warn_of_law(model.features)) else note,
+        model.assumes,
     )
 
 
 def baselines(data: Data) -> tuple[Contender, ...]:
     """Nothing, and three ways to follow the exact law, which nobody tries to beat: references."""
     return (
-        contender("no force", "nothing", no_force, adaptive_propagation(no_force), note="straight lines"),
+        contender("no force", "nothing", no_force, adaptive_propagation(no_force), 0, "straight lines", "no force"),
         contender(
             "exact field",
             "reference",

@@ -180,6 +180,8 @@ def normalized_orbits(
         state = units.normalize(kilometres)
         check_units(time, kilometres, mask, units.mu_km3_s2, f"{where} ({role})")
         elements = state_to_elements(state[:, 0], mu=1.0)
+    except DataError:  # which is a ValueError, and says all
+        raise
     except UnitsError as error:
         raise DataError(f"{where} ({role}): {error}") from None
     except ValueError as error:

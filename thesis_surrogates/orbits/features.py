@@ -17,7 +17,7 @@ from torch import Tensor
 # %% auto #0
 __all__ = ['EPSILON', 'Assumption', 'SMALLEST_INVERSE_AXIS', 'PARTS', 'SPHERICAL', 'FEATURES', 'safe_length', 'unit',
            'split_state', 'Motion', 'axis', 'energy', 'eccentricity', 'turn_powers', 'legendre_parts', 'harmonics',
-           'harmonic_labels', 'Part', 'FeatureLayer']
+           'harmonic_labels', 'Part', 'FeatureLayer', 'warn_of_law']
 
 # %% ../../nbs/03_orbits/09_features.ipynb #74b1443d
 EPSILON = 1e-6
@@ -254,3 +254,9 @@ FEATURES: dict[str, FeatureLayer] = {
     "sph_4D_rinv_vel_loga_energy": FeatureLayer(parts=(*SPHERICAL, "log a", "energy")),
     "sph_4D_rinv_vel_a_e": FeatureLayer(parts=(*SPHERICAL, "a", "e")),
 }
+
+# %% ../../nbs/03_orbits/09_features.ipynb #5eed0a42
+def warn_of_law(layer: FeatureLayer) -> str:
+    """A sentence on features that only the law itself can give; empty where there are none."""
+    told = [PARTS[name].label for name in layer.parts if PARTS[name].is_element]
+    return f"the features {', '.join(told)} are computed with the law that is to be learned" if told else ""

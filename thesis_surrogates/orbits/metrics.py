@@ -15,15 +15,16 @@ from torch import Tensor
 
 from ..core.comparison import Scores
 from ..core.data import Tensors
+from ..core.small_tables import SmallTable, binned_medians, histogram
 from .coordinates import require_normalized
 from .kepler import two_body_acceleration
 from .path_errors import path_errors
 
 # %% auto #0
-__all__ = ['STATISTICS', 'STEPS', 'require_three', 'acceleration_error', 'angle_error', 'points_outward', 'ratio', 'quantiles',
-           'find_mode', 'distribution_statistics', 'statistics_per_orbit', 'loglog_slope', 'find_failed',
-           'three_fields', 'field_errors', 'mean_of_finite', 'median_of', 'flip_percent', 'score_field', 'score_orbits',
-           'score_steps', 'score', 'rank_orbits']
+__all__ = ['STATISTICS', 'STEPS', 'RADII', 'PERCENTS', 'require_three', 'acceleration_error', 'angle_error', 'points_outward',
+           'ratio', 'quantiles', 'find_mode', 'distribution_statistics', 'statistics_per_orbit', 'loglog_slope',
+           'find_failed', 'three_fields', 'field_errors', 'mean_of_finite', 'median_of', 'flip_percent', 'score_field',
+           'score_orbits', 'tables_of_samples', 'score_steps', 'score', 'rank_orbits']
 
 # %% ../../nbs/03_orbits/15_metrics.ipynb #c82ba015
 def require_three(vector: Tensor, name: str) -> Tensor:
@@ -210,6 +211,22 @@ def score_orbits(orbits: Tensors, failed: Tensor, miss_km: Tensor) -> dict[str, 
     metrics["failed_percent"] = 100 * float(failed.double().mean())
     return metrics | {"finished_orbits": float((~failed).sum()), "orbits": float(len(failed))}
 
+# %% ../../nbs/03_orbits/15_metrics.ipynb #22dd9159
+RADII = tuple(np.geomspace(1, 13, 25))  # ends of bins [Earth radii]
+PERCENTS = tuple(np.geomspace(1e-4, 1e4, 33))  # ends of bins
+
+
+def tables_of_samples(samples: Tensors) -> dict[str, SmallTable]:
+    """What the facts keep of many errors: the law of distance that was found, and the errors of the orbits."""
+    size, means = samples["acceleration"], samples["error_percent"].nanmean(1)
+    log_size = torch.where(size > 0, size, torch.nan).log10()
+    return {
+        "acceleration by radius": binned_medians(
+            "radius (Earth radii)", "log10 of |a| (normalised)", samples["radius"], log_size, RADII
+        ),
+        "error of orbits": histogram("acceleration error of an orbit (%)", means, PERCENTS),
+    }
+
 # %% ../../nbs/03_orbits/15_metrics.ipynb #22dd9158
 def score_steps(predictions: Tensors, truth: Tensors) -> dict[str, float]:
     """Means of what a solver counted for each orbit, and the time [1] of an accepted step; empty if none did."""
@@ -233,7 +250,8 @@ def score(predictions: Tensors, truth: Tensors) -> Scores:
     metrics |= score_orbits(orbits, failed, torch.where(failed, torch.inf, miss * truth["length_km"]))
     metrics |= score_steps(predictions, truth)
     arrays = {**samples, **orbits, "rollout": predictions["rollout"][..., :3]}
-    return Scores(metrics=metrics, samples={name: value.numpy().astype(np.float32) for name, value in arrays.items()})
+    kept = {name: value.numpy().astype(np.float32) for name, value in arrays.items()}
+    return Scores(metrics=metrics, samples=kept, tables=tables_of_samples(samples))
 
 
 def rank_orbits(scores: Scores, truth: Tensors, by: str = "closure_percent", count: int = 5) -> pd.DataFrame:

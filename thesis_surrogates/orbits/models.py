@@ -24,8 +24,8 @@ from .heads import HEADS
 from .losses import rollout_loss
 
 # %% auto #0
-__all__ = ['MODELS', 'STATE', 'ACCELERATION', 'NeuralODEConfig', 'axes', 'NeuralField', 'typical_acceleration', 'fit_scale',
-           'PhysicalField', 'deploy']
+__all__ = ['MODELS', 'STATE', 'ACCELERATION', 'NeuralODEConfig', 'combine_assumptions', 'axes', 'NeuralField',
+           'typical_acceleration', 'fit_scale', 'PhysicalField', 'deploy']
 
 # %% ../../nbs/03_orbits/11_models.ipynb #fb476f6f
 def _later(default: Any, description: str, **limits: Any) -> Any:
@@ -79,6 +79,12 @@ class NeuralODEConfig(ModelConfig):
         return NeuralField(self, dimensions=2 if flat else 3, units=data.units)
 
 # %% ../../nbs/03_orbits/11_models.ipynb #93f33a3d
+def combine_assumptions(features: Assumption, head: Assumption) -> Assumption:
+    """What a feature layer and a head assume together; a single isotropic one leaves both generic."""
+    both = {features, head}
+    return "gravity" if "gravity" in both else "isotropy" if both == {"isotropy"} else "generic"
+
+
 def axes(dimensions: int) -> list[int]:
     """Columns of a six-component state that are alive in 2 or 3 dimensions."""
     return [0, 1, 3, 4] if dimensions == 2 else [0, 1, 2, 3, 4, 5]
@@ -112,8 +118,7 @@ class NeuralField(nn.Module):
     @property
     def assumes(self) -> Assumption:
         """What features and head assume together."""
-        both: set[Assumption] = {self.features.assumes, self.head.assumes}
-        return "gravity" if "gravity" in both else "isotropy" if both == {"isotropy"} else "generic"
+        return combine_assumptions(self.features.assumes, self.head.assumes)
 
     def reduced(self, state: Tensor) -> Tensor:
         """Derivative [..., 2D] of states [..., 2D] without the frozen axis; what the training integrates."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from ..core.errors import DataError
 
 # %% auto #0
 __all__ = ['SegmentError', 'longest_runs', 'cut_segments', 'window_slice', 'cut_window', 'CurriculumPhase',
-           'broadcast_curriculum']
+           'broadcast_curriculum', 'count_segments', 'describe_phase']
 
 # %% ../../nbs/03_orbits/03_segments.ipynb #e6e78e4a
 class SegmentError(DataError):
@@ -117,3 +118,23 @@ def broadcast_curriculum(
     for phase in phases:
         window_slice(phase.segment_length, phase.window)
     return phases
+
+# %% ../../nbs/03_orbits/03_segments.ipynb #5eed0a32
+def count_segments(mask: torch.Tensor, length: int) -> int:
+    """Segments of so many samples that `cut_segments` finds in rows of a mask [N, T]."""
+    pieces = mask.shape[1] // length
+    return int(mask[:, : pieces * length].reshape(len(mask), pieces, length).all(-1).sum())
+
+
+def describe_phase(mask: torch.Tensor, phase: CurriculumPhase, windows: int, batch_size: int) -> dict[str, Any]:
+    """What the facts say of a phase on training orbits with this mask [N, T]; the ratio is of the shortest orbit."""
+    part = window_slice(phase.segment_length, phase.window)
+    return {
+        "training_orbits": len(mask),
+        "segment_length": phase.segment_length,
+        "segments": count_segments(mask, phase.segment_length),
+        "segment_ratio_percent": round(100 * phase.segment_length / int(longest_runs(mask).min()), 4),
+        "window_samples": part.stop - part.start,
+        "windows": windows,
+        "batch": min(batch_size, windows),
+    }

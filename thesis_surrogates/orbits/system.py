@@ -13,6 +13,7 @@ from ..core.system import FileColumn, FileKind, Symbol, System
 from ..core.verdict import Terms
 from .baselines import baselines, surrogate
 from .data import PRESETS, OrbitsData, load_data, make_data
+from .drawn.book import draw, redraw, study
 from .figures import figures
 from .kepler import EARTH_MU_KM3_S2, EARTH_RADIUS_KM
 from .metrics import score
@@ -112,6 +113,7 @@ SYSTEM = System(
     deploy=deploy,
     presets=PRESETS,
     files=FILES,
+    commands={"draw": draw, "redraw": redraw, "study": study},
     terms=Terms(
         headline="acceleration_error_percent",
         columns=(

@@ -18,12 +18,19 @@ from ..core.data import Batch, Data, Tensors, TensorSource, numpy_rng, split_by_
 from ..core.plan import LossTerms, Phase, Plan, Update, mean_loss
 from ..core.running_means import DIVERGED
 from ..core.training import TrainingDiverged
+from .features import warn_of_law
 from .kepler import two_body_acceleration
 from .losses import LOSSES, NOT_BUILT
 from .metrics import acceleration_error
 from .models import NeuralField, NeuralODEConfig, axes, fit_scale
 from .rollouts import compare_paths
-from .segments import CurriculumPhase, broadcast_curriculum, cut_segments, cut_window
+from thesis_surrogates.orbits.segments import (
+    CurriculumPhase,
+    broadcast_curriculum,
+    cut_segments,
+    cut_window,
+    describe_phase,
+)
 from .solvers import Gradient, Method
 
 # %% auto #0
@@ -229,6 +236,8 @@ def make_update(model: NeuralField, usual: LossTerms, train: OrbitsTrain, optimi
 def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsTrain, seed: int) -> Plan:
     """Fill the scale; then one phase of the loop per entry of the lists."""
     fit_scalers(model, data)
+    if told := warn_of_law(model.features):
+        warnings.warn(f"{told}; compare this run with others that assume gravity", stacklevel=2)
     loss, dtype = config.loss(train.loss, train.weights, train.flight), next(model.parameters()).dtype
     phases = []
     for number, part in enumerate(train.phases):
@@ -244,10 +253,18 @@ def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsT
                 schedule=train.schedule,
                 updates=(make_update(model, loss, train, optimizer),),
                 gradient_clip=train.gradient_clip,
+                about=describe_phase(data.splits["train"]["mask"], part, len(tensors["time"]), train.batch_size),
             )
         )
     return Plan(
         phases=tuple(phases),
         monitor="loss",
         validate=validation(data, loss, train, model.dimensions, dtype),
+        best_per_phase=len(phases) > 1,
+        about={
+            **config.model_dump(include={"features", "head", "activation"}),
+            "assumes": model.assumes,
+            "largest_training_axis": float(data.splits["train"]["semi_major_axis"].max()),
+            **({"warning": told} if told else {}),
+        },
     )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.checkpoints import load_checkpoint, load_weights
+from ..core.checkpoints import fill_model
 from ..core.comparison import Contender, Scores, by_name, score_all, tables_of
 from ..core.config import RunConfig, as_mapping, config_hash, nearest
 from ..core.data import Data
@@ -26,7 +26,7 @@ from ..core.facts import Run, read_run
 from ..core.files import atomic
 from ..core.known_scores import known_scores, scores_place
 from ..core.models import count_parameters
-from ..core.plan import Callback
+from ..core.plan import Callback, Plan
 from ..core.recorder import open_run, prepare_run, provenance
 from ..core.run_files import RunFiles
 from ..core.surrogate import Surrogate
@@ -40,8 +40,8 @@ from .registry import get_system, load_run, report_useless_keys, resolve, useles
 # %% auto #0
 __all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'check_fingerprint',
            'place_of_scores', 'score_baselines', 'Extras', 'evaluate', 'on_sets', 'evaluation_events', 'write_views',
-           'train_and_evaluate', 'run', 'trained_model', 'origin_of', 'load_surrogate', 'draw_figures',
-           'export_surrogate']
+           'prepare_training', 'train_and_evaluate', 'run', 'trained_model', 'origin_of', 'load_surrogate',
+           'draw_figures', 'export_surrogate']
 
 # %% ../../nbs/06_running/04_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
@@ -207,6 +207,12 @@ def write_views(run_dir: str | Path) -> list[Path]:
     return written
 
 # %% ../../nbs/06_running/04_execution.ipynb #d2ea1b0b
+def prepare_training(system: System, config: RunConfig, data: Data, device: torch.device) -> tuple[nn.Module, Plan]:
+    """The untrained model of a run, and how it is trained."""
+    model = new_model(config).to(device)
+    return model, system.plan(model, data.to(device), config.model, config.train, config.seed)
+
+
 def train_and_evaluate(
     config: RunConfig,
     run_dir: Path,
@@ -224,17 +230,18 @@ def train_and_evaluate(
         stack.enter_context(threads(config.train.threads))
         stack.enter_context(torch.random.fork_rng())  # also what a system draws for its views is put back
         others = stack.enter_context(announce_training())
-        new = not RunFiles(run_dir).config.exists()  # a dataset that cannot be read leaves no directory behind
+        new = not RunFiles(run_dir).config.exists()  # what cannot be read or planned leaves no directory behind
         data = read_dataset(system, config.data, dataset) if new else None
+        ready = None if data is None else prepare_training(system, config, data, device)
         recorder = stack.enter_context(open_run(run_dir, as_mapping(config), provenance=known))
         data = data or read_dataset(system, config.data, dataset)
         check_fingerprint(run_dir, data)
         recorder.add_provenance({"data_fingerprint": data.fingerprint})
-        model = new_model(config).to(device)
+        model, plan = ready or prepare_training(system, config, data, device)
         recorder.event("model", {"parameters": count_parameters(model), "data": data.meta})
         result = fit(
             model,
-            system.plan(model, data.to(device), config.model, config.train, config.seed),
+            plan,
             seed=config.seed,
             train=config.train,
             callbacks=(recorder, *callbacks),
@@ -299,7 +306,7 @@ def trained_model(run_dir: str | Path) -> tuple[System, RunConfig, nn.Module]:
     system = get_system(config.system)
     model = new_model(config)
     path = RunFiles(Path(run_dir)).checkpoints / "best.pt"
-    load_weights(model, load_checkpoint(path)["model"], path)
+    fill_model(model, path, as_mapping(config)["model"])
     return system, config, model.eval()
 
 

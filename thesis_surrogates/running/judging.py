@@ -48,6 +48,7 @@ def score_on(system: System, model: nn.Module, data: Data, name: str, known: Pat
     scores = known_scores(baselines, test, system.score, known) | score_all([own], test, system.score)
     return [
         {"contender": one.name, "kind": one.kind, "parameters": one.parameters, "note": one.note, "set": name}
+        | ({"assumes": one.assumes} if one.assumes else {})
         | scores[one.title].metrics
         for one in (*baselines, own)
     ]
