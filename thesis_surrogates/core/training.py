@@ -57,8 +57,8 @@ class _Training(Resumable):
         phases = self.plan.phases
         resumed = take_up(self)
         start = {"epochs": count_epochs(phases), "resumed": resumed}
-        start |= {"about": dict(self.plan.about)} if self.plan.about else {}
-        self.tell("start", details={**start, "monitor": self.plan.monitor, "loop": describe(self.plan)})
+        about = {"about": dict(self.plan.about)} if self.plan.about else {}
+        self.tell("start", details={**start, **about, "monitor": self.plan.monitor, "loop": describe(self.plan)})
         while self.at.phase < len(phases):
             if not self.run_phase(phases[self.at.phase]):
                 return False

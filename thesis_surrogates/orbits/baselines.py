@@ -17,10 +17,9 @@ from ..core.comparison import Contender, Kind
 from ..core.data import Data, Tensors
 from ..core.models import count_parameters
 from .coordinates import require_normalized
-from .features import warn_of_law
 from .kepler import propagate_kepler, two_body_acceleration
 from .metrics import STEPS
-from .models import NeuralField
+from .models import NeuralField, tell_assumptions
 from .runge_kutta import Field
 from .solvers import Solution, solve
 
@@ -124,15 +123,15 @@ def contender(
 def surrogate(model: NeuralField, data: Data) -> Contender:
     """The trained field, in double precision, rolled out adaptively."""
     field = copy.deepcopy(model).double().eval()
-    note = f"adaptive 5(4), rtol {RTOL:g}"
+    note, (assumes, warning) = f"adaptive 5(4), rtol {RTOL:g}", tell_assumptions(model)
     return contender(
         "surrogate",
         "surrogate",
         field,
         adaptive_propagation(field),
         count_parameters(model),
-        f"{note}; {told}" if (told := warn_of_law(model.features)) else note,
-        model.assumes,
+        f"{note}; {warning}" if warning else note,
+        assumes,
     )
 
 

@@ -19,12 +19,12 @@ from ..core.export.deployable import Column, Deployable
 from ..core.models import ACTIVATIONS, activation, mlp
 from .coordinates import Normalization2BP
 from .data import OrbitsData
-from .features import FEATURES, Assumption, split_state
+from .features import FEATURES, Assumption, split_state, warn_of_law
 from .heads import HEADS
 from .losses import rollout_loss
 
 # %% auto #0
-__all__ = ['MODELS', 'STATE', 'ACCELERATION', 'NeuralODEConfig', 'combine_assumptions', 'axes', 'NeuralField',
+__all__ = ['MODELS', 'STATE', 'ACCELERATION', 'NeuralODEConfig', 'combine_assumptions', 'axes', 'NeuralField', 'tell_assumptions',
            'typical_acceleration', 'fit_scale', 'PhysicalField', 'deploy']
 
 # %% ../../nbs/03_orbits/11_models.ipynb #fb476f6f
@@ -138,6 +138,11 @@ class NeuralField(nn.Module):
     def acceleration(self, state: Tensor) -> Tensor:
         """Acceleration [..., 3] at states [..., 6]."""
         return self.forward(state)[..., 3:]
+
+# %% ../../nbs/03_orbits/11_models.ipynb #5eed0a92
+def tell_assumptions(model: nn.Module) -> tuple[str, str]:
+    """What a field assumes, and a warning where its features give the law away; of other modules nothing is known."""
+    return (model.assumes, warn_of_law(model.features)) if isinstance(model, NeuralField) else ("unknown", "")
 
 # %% ../../nbs/03_orbits/11_models.ipynb #76b39f67
 def typical_acceleration(orbits: Tensors) -> Tensor:

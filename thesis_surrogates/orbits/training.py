@@ -18,11 +18,10 @@ from ..core.data import Batch, Data, Tensors, TensorSource, numpy_rng, split_by_
 from ..core.plan import LossTerms, Phase, Plan, Update, mean_loss
 from ..core.running_means import DIVERGED
 from ..core.training import TrainingDiverged
-from .features import warn_of_law
 from .kepler import two_body_acceleration
 from .losses import LOSSES, NOT_BUILT
 from .metrics import acceleration_error
-from .models import NeuralField, NeuralODEConfig, axes, fit_scale
+from .models import NeuralField, NeuralODEConfig, axes, fit_scale, tell_assumptions
 from .rollouts import compare_paths
 from thesis_surrogates.orbits.segments import (
     CurriculumPhase,
@@ -236,7 +235,8 @@ def make_update(model: NeuralField, usual: LossTerms, train: OrbitsTrain, optimi
 def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsTrain, seed: int) -> Plan:
     """Fill the scale; then one phase of the loop per entry of the lists."""
     fit_scalers(model, data)
-    if told := warn_of_law(model.features):
+    assumes, told = tell_assumptions(model)
+    if told:
         warnings.warn(f"{told}; compare this run with others that assume gravity", stacklevel=2)
     loss, dtype = config.loss(train.loss, train.weights, train.flight), next(model.parameters()).dtype
     phases = []
@@ -263,7 +263,7 @@ def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsT
         best_per_phase=len(phases) > 1,
         about={
             **config.model_dump(include={"features", "head", "activation"}),
-            "assumes": model.assumes,
+            "assumes": assumes,
             "largest_training_axis": float(data.splits["train"]["semi_major_axis"].max()),
             **({"warning": told} if told else {}),
         },

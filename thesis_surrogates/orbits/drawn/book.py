@@ -20,28 +20,13 @@ from ...core.facts import Run
 from ...core.plots import look_rules, save_figure
 from ..baselines import surrogate as as_contender
 from ..data import OrbitsData, load_data, make_data, units_of
+from . import learning, studies
 from .errors import box_table, draw_boxes, draw_orbit_boxes, orbit_boxes_table
 from .grids import draw_grid, grid_table, score_grid
 from .jacobians import draw_jacobian_map, draw_spectrum, jacobian_table
-from thesis_surrogates.orbits.drawn.learning import (
-    draw_laws,
-    draw_losses,
-    draw_violins,
-    law_table,
-    losses_table,
-    violin_table,
-)
 from .phases import draw_phases, field_of, phase_fields, phase_table
 from .residuals import draw_residuals, residual_table
 from .sets import draw_elements, draw_paths, element_table, paths_table
-from thesis_surrogates.orbits.drawn.studies import (
-    PAIRS,
-    draw_heat,
-    draw_parallel,
-    heat_table,
-    parallel_table,
-    study_table,
-)
 from .traces import draw_traces, trace_table
 from ..metrics import rank_orbits, score
 
@@ -53,7 +38,7 @@ Drawing = Callable[[pd.DataFrame, str], Figure]  # of a table and the name of a 
 DRAWINGS: dict[str, Drawing] = {
     "elements": draw_elements,
     "paths": draw_paths,
-    "losses": draw_losses,
+    "losses": learning.draw_losses,
     "boxes": draw_boxes,
     "orbit_boxes": draw_orbit_boxes,
     "residuals": draw_residuals,
@@ -62,11 +47,11 @@ DRAWINGS: dict[str, Drawing] = {
     "jacobian_map": draw_jacobian_map,
     "spectrum": draw_spectrum,
     "grid": draw_grid,
-    "violins": draw_violins,
-    "laws_by_head": draw_laws,
-    "laws_by_ratio": draw_laws,
-    **dict.fromkeys(PAIRS, draw_heat),
-    "parallel": draw_parallel,
+    "violins": learning.draw_violins,
+    "laws_by_head": learning.draw_laws,
+    "laws_by_ratio": learning.draw_laws,
+    **dict.fromkeys(studies.PAIRS, studies.draw_heat),
+    "parallel": studies.draw_parallel,
 }
 
 
@@ -106,7 +91,7 @@ def tables_of(run: Run, data: Data) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "ranking", ranking
     yield "elements", element_table(data)
     yield "paths", paths_table(data)
-    yield "losses", losses_table(run)
+    yield "losses", learning.losses_table(run)
     yield "boxes", box_table({str(run.config.get("name")): scores})
     yield "orbit_boxes", orbit_boxes_table(scores, test["eccentricity"].cpu().numpy())
     yield "residuals", residual_table(field.acceleration, data.splits["train"])
@@ -152,14 +137,14 @@ def study(
 # %% ../../../nbs/03_orbits/drawn/10_book.ipynb #a49282a9
 def tables_of_study(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
     """Name and table of each picture of many runs, and of all, `study`. Raises FactsError without a result."""
-    table = study_table(runs)
+    table = studies.study_table(runs)
     if table.empty:
         raise FactsError(f"none of these {len(runs)} runs has a result; execute them first")
-    found = {"study": table, "violins": violin_table(runs), "laws_by_head": law_table(runs)}
-    for name, (x, y, panel) in PAIRS.items():
+    found = {"study": table, "violins": learning.violin_table(runs), "laws_by_head": learning.law_table(runs)}
+    for name, (x, y, panel) in studies.PAIRS.items():
         keys = [key for key in (x, y, panel) if key]
         if all(key in table for key in keys) and len(table[[x, y]].drop_duplicates()) > 1:
-            found[name] = heat_table(table, x, y, panel)
+            found[name] = studies.heat_table(table, x, y, panel)
     if "segment_ratio_percent" in table and table.segment_ratio_percent.nunique() > 1:
-        found["laws_by_ratio"] = law_table(runs, "segment_ratio_percent")
-    return {**found, "parallel": parallel_table(table)}
+        found["laws_by_ratio"] = learning.law_table(runs, "segment_ratio_percent")
+    return {**found, "parallel": studies.parallel_table(table)}

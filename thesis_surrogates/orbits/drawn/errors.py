@@ -67,7 +67,7 @@ def orbit_boxes_table(one: Scores, eccentricity: np.ndarray, most: int = 40) -> 
     order = np.argsort(np.nanmean(errors, 1))
     chosen = order[np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int))]
     groups = [{"orbit": int(row), "eccentricity": float(eccentricity[row])} for row in chosen]
-    rows = [line for group in groups for line in box_rows(group, errors[group["orbit"]])]
+    rows = [line for group in groups for line in box_rows(group, errors[int(group["orbit"])])]
     return pd.DataFrame(rows, columns=["orbit", "eccentricity", "part", "value"])
 
 # %% ../../../nbs/03_orbits/drawn/01_errors.ipynb #d72719ad
@@ -77,8 +77,11 @@ def draw_boxes_of(ax: Axes, groups: Sequence[tuple[str, pd.DataFrame]], color: s
     boxes: list[dict[str, Any]] = []
     for name, group in groups:
         parts = group[group.part != "outlier"].set_index("part").value.to_dict()
-        boxes.append({**parts, "label": name, "fliers": group[group.part == "outlier"].value.to_numpy()})
-    lines = {"whiskerprops": {"color": ink}, "capprops": {"color": ink}, "boxprops": {"color": ink}}
+        boxes.append(
+            {str(part): value for part, value in parts.items()}
+            | {"label": name, "fliers": group[group.part == "outlier"].value.to_numpy()}
+        )
+    lines: dict[str, Any] = {"whiskerprops": {"color": ink}, "capprops": {"color": ink}, "boxprops": {"color": ink}}
     marks = {"marker": ".", "markersize": 3, "markeredgecolor": "red", "markerfacecolor": "red"}
     ax.bxp(
         boxes,

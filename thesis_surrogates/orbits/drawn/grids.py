@@ -70,7 +70,7 @@ def draw_grid(table: pd.DataFrame, look: str = "screen") -> Figure:
         values = grid.to_numpy().clip(low, None)
         drawn = ax.pcolormesh(grid.columns, grid.index, values, norm=norm, cmap=colors, shading="nearest")
         add_log_bar(figure, ax, drawn, GRID_LABELS.get(name, name.replace("_", " ")))
-        sizes = np.linspace(grid.columns.min(), grid.columns.max(), 100)
+        sizes = np.linspace(float(table.a_earth_radii.min()), float(table.a_earth_radii.max()), 100)
         ax.plot(
             sizes, 1 - 1 / sizes, color=matplotlib.rcParams["text.color"], lw=0.8, ls="--", label="grazes the ground"
         )

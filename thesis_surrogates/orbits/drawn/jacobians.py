@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -49,7 +50,7 @@ def draw_jacobian_map(table: pd.DataFrame, look: str = "screen") -> Figure:
         norm = LogNorm(low, max(high, 1.01 * low))
         left = axes[0].scatter(table.x, table.y, c=percent, s=6, norm=norm, cmap="viridis")
         add_log_bar(figure, axes[0], left, "error of the Jacobian (%)")
-        ends = {"vmin": -widest, "vmax": widest, "cmap": "coolwarm"}
+        ends: dict[str, Any] = {"vmin": -widest, "vmax": widest, "cmap": "coolwarm"}
         right = axes[1].scatter(table.x, table.y, c=table.divergence, s=6, **ends)
         bar = figure.colorbar(right, ax=axes[1], label="divergence × $r^{3/2}$")
         bar.ax.tick_params(colors=matplotlib.rcParams["xtick.color"])

@@ -61,7 +61,10 @@ def draw_losses(table: pd.DataFrame, look: str = "screen") -> Figure:
 
 # %% ../../../nbs/03_orbits/drawn/06_learning.ipynb #5eed0a81
 def violin_table(runs: Sequence[Run], key: str = "head") -> pd.DataFrame:
-    """Errors of the orbits of each run: a key of the model, seed, low and high end of a bin [%], share."""
+    """Errors of the orbits of each run: a key of the model, seed, low and high end of a bin [%], share.
+
+    Of runs with the same level of the key and the same seed it is the mean.
+    """
     frames = []
     for run in runs:
         rows = [row for row in run.tabulated if row["table"] == "error of orbits" and row["kind"] == "surrogate"]
@@ -69,9 +72,11 @@ def violin_table(runs: Sequence[Run], key: str = "head") -> pd.DataFrame:
             level = level_name(run.config["model"].get(key))
             frames.append(from_fact(row).frame().assign(**{key: level, "seed": run.config.get("seed")}))
     table = (
-        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[key, "seed", "low", "high", "share"])
+        pd.concat(frames, ignore_index=True)
+        if frames
+        else pd.DataFrame(columns=[key, "seed", "low", "high", "share"], dtype=float)
     )
-    return table[[key, "seed", "low", "high", "share"]].sort_values([key, "seed", "low"], ignore_index=True)
+    return table.groupby([key, "seed", "low", "high"], as_index=False).share.mean()
 
 # %% ../../../nbs/03_orbits/drawn/06_learning.ipynb #56a1a57f
 def draw_violin(ax: Axes, place: float, one: pd.DataFrame, color: str) -> None:

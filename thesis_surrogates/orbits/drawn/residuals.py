@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -47,7 +48,7 @@ def residual_table(acceleration: Acceleration, orbits: Tensors, most: int = 600)
 # %% ../../../nbs/03_orbits/drawn/02_residuals.ipynb #fdc57ec6
 def add_log_bar(figure: Figure, ax: Axes, drawn: ScalarMappable, label: str) -> None:
     """A bar of logarithmic colours with plain numbers: 1, 2, 5 in each decade, fewer where there are many decades."""
-    low, high = float(drawn.norm.vmin or 1.0), float(drawn.norm.vmax or 10.0)
+    low, high = (float(np.min(end)) for end in drawn.get_clim())
     steps = (1, 2, 5) if high < 1000 * low else (1,)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [step * 10.0**power for power in decades for step in steps if low <= step * 10.0**power <= high]
@@ -63,14 +64,14 @@ SMALLEST_PERCENT = 1e-4  # the low end of the colours
 def draw_residuals(table: pd.DataFrame, look: str = "screen") -> Figure:
     """Directions of the residual as arrows, coloured by the error, on the paths and around the Earth."""
     percent = table.error_percent.clip(lower=SMALLEST_PERCENT)
-    length = np.hypot(table.dx, table.dy)
-    right, up = (np.where(length > 0, table[name] / length.where(length > 0, 1.0), 0.0) for name in ("dx", "dy"))
+    length = np.hypot(table.dx.to_numpy(), table.dy.to_numpy())
+    right, up = (table[name].to_numpy() / np.where(length > 0, length, 1.0) for name in ("dx", "dy"))
     low, high = float(percent.min()), float(percent.max())
     with style(**look_rules(look)):
         figure, (ax,) = new_figure(width=5.4, height=4.0)
         ax.add_patch(Circle((0, 0), 1.0, color=PALETTE[5], alpha=0.6))
         colors = LogNorm(low, high if high > 1.01 * low else 10 * low)
-        arrows = {"angles": "xy", "scale": 28, "width": 0.004, "cmap": "viridis", "norm": colors}
+        arrows: dict[str, Any] = {"angles": "xy", "scale": 28, "width": 0.004, "cmap": "viridis", "norm": colors}
         drawn = ax.quiver(table.x, table.y, right, up, percent, **arrows)
         add_log_bar(figure, ax, drawn, "acceleration error (%)")
         ax.set(aspect="equal", xlabel="x (Earth radii)", ylabel="y (Earth radii)")

@@ -5,6 +5,8 @@
 # %% ../../../nbs/03_orbits/drawn/00_sets.ipynb #9d99869f
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -41,12 +43,13 @@ def draw_elements(table: pd.DataFrame, look: str = "screen") -> Figure:
     with style(**look_rules(look)):
         figure, axes = new_figure(1, 3, width=8.4, height=2.6)
         for ax, (name, label) in zip(axes, ELEMENT_LABELS.items(), strict=True):
-            ends = (0.0, 360.0) if name == "nu0_deg" else (table[name].min(), max(table[name].max(), 1e-3))
-            edges = np.linspace(*ends, BINS + 1)
+            turn = name == "nu0_deg"
+            low, high = (0.0, 360.0) if turn else (float(table[name].min()), max(float(table[name].max()), 1e-3))
+            edges = np.linspace(low, high, BINS + 1).tolist()
             for role, color in zip(dict.fromkeys(table.role), PALETTE, strict=False):
                 values = table[table.role == role][name]
                 weights = np.full(len(values), 1 / max(1, len(values)))
-                shape = {"histtype": "stepfilled", "alpha": 0.35, "color": color}
+                shape: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.35, "color": color}
                 ax.hist(values, edges, weights=weights, label=f"{role} ({len(values)})", **shape)
             ax.set(xlabel=label)
         axes[0].set_ylabel("share of the orbits")

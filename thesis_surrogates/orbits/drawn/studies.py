@@ -153,7 +153,8 @@ def draw_parallel(table: pd.DataFrame, look: str = "screen") -> Figure:
     table = as_text(table, ("level",))
     keys, value_name = list(dict.fromkeys(table.key)), table.value_name.iloc[0]
     with style(**look_rules(look)):
-        figure, (ax,) = new_figure(width=1.8 + 1.25 * len(keys), height=3.4)
+        longest = max(len(short(level)) for level in table.level)
+        figure, (ax,) = new_figure(width=1.8 + max(1.25, 0.08 * longest) * len(keys), height=3.4)
         norm, colors = LogNorm(table.value.min(), table.value.max() * 1.001), matplotlib.colormaps["viridis_r"]
         for _, run in table.sort_values("value", ascending=False, kind="stable").groupby("run", sort=False):
             error = run.value.iloc[0]

@@ -56,7 +56,7 @@ def ways_markdown(runs: Sequence[Run], headline: str = HEADLINE) -> str:
     if table.empty:
         return "*Nothing has been published for this system yet.*"
     fixed = ("way", "assumes", "seeds", "median", "low", "high", "training_seconds", "times_best", "apart")
-    settings = [name for name in table if name not in fixed]
+    settings = [str(name) for name in table if name not in fixed]
     shown = settings[:MOST_SETTINGS]
     names = [name.split(".")[-1].replace("_", " ") for name in shown]
     rows = [["way", "error (%)", "times the best", "seeds", "training (s)", "assumes", *names]]
