@@ -50,10 +50,10 @@ def test_the_price_of_the_stochastic_path_grows_with_the_steps(orbits) -> None:
     kind = LatentODEConfig(path={"name": "stochastic", "size": 3, "kl_warmup_steps": 8}, latent=4, width=8, depth=1)
     train, model = OrbitsTrain(**WINDOWS), kind.build(config)
     fit(model, plan(model, data, kind, train, 0), seed=0, train=train)
-    assert int(model.steps_taken) == 4 and model.kl_share() == 0.5
+    assert int(model.steps_taken) > 0 and model.kl_share() == int(model.steps_taken) / 8  # those of the best weights
     again = kind.build(config)
     again.load_state_dict(model.state_dict())
-    assert again.kl_share() == 0.5
+    assert again.kl_share() == model.kl_share()
 
 
 @pytest.mark.parametrize(

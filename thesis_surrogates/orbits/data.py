@@ -35,8 +35,8 @@ from .segments import cut_segments
 
 # %% auto #0
 __all__ = ['SetText', 'PRESETS', 'LEAK', 'check_set_name', 'check_pair', 'largest_values', 'largest_components', 'OrbitsData',
-           'make_data', 'normalized_orbits', 'take', 'split_training', 'read_orbits', 'count_deep', 'load_data',
-           'units_of', 'segment']
+           'make_data', 'normalized_orbits', 'take', 'split_training', 'read_orbits', 'count_deep', 'observe',
+           'load_data', 'units_of', 'segment']
 
 # %% ../../nbs/03_orbits/08_data.ipynb #388b2bbb
 def check_set_name(name: str) -> str:
@@ -84,6 +84,16 @@ class OrbitsData(DataConfig):
     )
     split: Literal["orbits", "segments"] = Field(
         default="orbits", exclude_if=unless_default("orbits"), description="what is divided; segments leak"
+    )
+    noise: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.1,
+        exclude_if=unless_default(0.0),
+        description="standard deviation of training states, in units of the run",
+    )
+    missing: float = Field(
+        default=0.0, ge=0, lt=0.9, exclude_if=unless_default(0.0), description="share of training samples left out"
     )
     test_path: str | None = Field(
         default=None, exclude_if=unless_default(None), description="test orbits beside a JSON or npz file in path"
@@ -235,6 +245,26 @@ def count_deep(orbits: Tensors, config: OrbitsData, where: str) -> int:
     periapsis = orbits["semi_major_axis"] * (1 - orbits["eccentricity"]) * config.length_km
     return count_below_surface(periapsis.numpy(), config.mu_km3_s2, where)
 
+# %% ../../nbs/03_orbits/08_data.ipynb #2f6a9c11
+def observe(orbits: Tensors, config: OrbitsData) -> Tensors:
+    """Orbits as they are measured: noisy, with samples left out, and those that are left moved together."""
+    if not (config.noise or config.missing):
+        return orbits
+    generator = numpy_rng(config.seed, "observation")
+    time, state, mask = (orbits[name].numpy() for name in ("time", "state", "mask"))
+    kept = mask & (generator.random(mask.shape) >= config.missing)
+    if int(kept.sum(1).min()) < 2:
+        raise DataError(f"data.missing is {config.missing}: an orbit keeps fewer than two samples; leave out fewer")
+    noise = config.noise * generator.standard_normal(state.shape)
+    noise[..., [2, 5]] *= not config.is_planar
+    order = np.argsort(~kept, axis=1, kind="stable")
+    real = np.take_along_axis(kept, order, 1)
+    state = np.where(real[..., None], np.take_along_axis(state + noise, order[..., None], 1), np.nan)
+    time = np.take_along_axis(time, order, 1)
+    last = np.take_along_axis(time, real.sum(1, keepdims=True) - 1, 1)
+    time = np.where(real, time, last + 1e-6 * np.arange(1, time.shape[1] + 1))  # padding goes on, so that it increases
+    return {**orbits, "time": torch.from_numpy(time), "state": torch.from_numpy(state), "mask": torch.from_numpy(real)}
+
 # %% ../../nbs/03_orbits/08_data.ipynb #607e6f6f
 def load_data(config: OrbitsData, path: Path) -> Data:
     """Read, check, normalise and split an orbit file. Raises DataError naming the file and the remedy."""
@@ -254,7 +284,7 @@ def load_data(config: OrbitsData, path: Path) -> Data:
     starts = [{row.tobytes() for row in both[role]["state"][:, 0].numpy()} for role in ("train", "test")]
     if starts[0] & starts[1]:
         raise DataError(f"{path}: {len(starts[0] & starts[1])} orbit(s) are in both train and test; remove them")
-    splits = {**split_training(both["train"], config), "test": both["test"]}
+    splits = {**split_training(observe(both["train"], config), config), "test": both["test"]}
     meta: dict[str, Any] = {
         "orbits": {name: len(split["state"]) for name, split in splits.items()},
         "planar": config.is_planar,
@@ -266,7 +296,10 @@ def load_data(config: OrbitsData, path: Path) -> Data:
     if config.split == "segments":
         shares = {"train": 1 - config.validation_fraction, "validation": config.validation_fraction}
         meta |= {"leak": LEAK, "segment_shares": shares, "split_seed": config.seed}
-    prints = [file_fingerprint(name) for name in (path, config.test_path) if name is not None]
+    prints: list[Any] = [file_fingerprint(name) for name in (path, config.test_path) if name is not None]
+    if config.noise or config.missing:
+        meta["observed"] = {"noise": config.noise, "missing": config.missing}
+        prints.append({**meta["observed"], "seed": config.seed})
     return Data(splits=splits, fingerprint=prints[0] if len(prints) == 1 else digest(prints, 64), meta=meta)
 
 
