@@ -12,20 +12,22 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
-from ..core.config import ModelConfig, nearest, unless_default
+from ..core.config import nearest, unless_default
 from ..core.data import Tensors
 from ..core.errors import ConfigError
 from ..core.export.deployable import Column, Deployable
 from ..core.models import ACTIVATIONS, activation, mlp
 from .coordinates import Normalization2BP
 from .data import OrbitsData
-from .features import FEATURES, Assumption, split_state, warn_of_law
+from .features import FEATURES, Assumption, split_state
+from .fields.model import OrbitConfig, OrbitModel
 from .heads import HEADS
+from .latent.model import LatentODEConfig
 from .losses import rollout_loss
 
 # %% auto #0
-__all__ = ['MODELS', 'STATE', 'ACCELERATION', 'NeuralODEConfig', 'combine_assumptions', 'axes', 'NeuralField', 'tell_assumptions',
-           'typical_acceleration', 'fit_scale', 'PhysicalField', 'deploy']
+__all__ = ['MODELS', 'STATE', 'ACCELERATION', 'NeuralODEConfig', 'axes', 'NeuralField', 'typical_acceleration', 'fit_scale',
+           'PhysicalField', 'deploy']
 
 # %% ../../nbs/03_orbits/11_models.ipynb #fb476f6f
 def _later(default: Any, description: str, **limits: Any) -> Any:
@@ -33,7 +35,7 @@ def _later(default: Any, description: str, **limits: Any) -> Any:
     return Field(default=default, description=description, exclude_if=unless_default(default), **limits)
 
 # %% ../../nbs/03_orbits/11_models.ipynb #1b792336
-class NeuralODEConfig(ModelConfig):
+class NeuralODEConfig(OrbitConfig):
     """A network for the acceleration, between a feature layer and a head."""
 
     loss: ClassVar[Callable[..., Callable[[Any, Any], Tensors]]] = staticmethod(rollout_loss)
@@ -79,18 +81,12 @@ class NeuralODEConfig(ModelConfig):
         return NeuralField(self, dimensions=2 if flat else 3, units=data.units)
 
 # %% ../../nbs/03_orbits/11_models.ipynb #93f33a3d
-def combine_assumptions(features: Assumption, head: Assumption) -> Assumption:
-    """What a feature layer and a head assume together; a single isotropic one leaves both generic."""
-    both = {features, head}
-    return "gravity" if "gravity" in both else "isotropy" if both == {"isotropy"} else "generic"
-
-
 def axes(dimensions: int) -> list[int]:
     """Columns of a six-component state that are alive in 2 or 3 dimensions."""
     return [0, 1, 3, 4] if dimensions == 2 else [0, 1, 2, 3, 4, 5]
 
 # %% ../../nbs/03_orbits/11_models.ipynb #8cd4931d
-class NeuralField(nn.Module):
+class NeuralField(OrbitModel):
     """The right-hand side of the ODE in normalised units: state [..., 6] to its time derivative [..., 6]."""
 
     def __init__(self, config: NeuralODEConfig, dimensions: int, units: Normalization2BP | None = None):
@@ -118,7 +114,8 @@ class NeuralField(nn.Module):
     @property
     def assumes(self) -> Assumption:
         """What features and head assume together."""
-        return combine_assumptions(self.features.assumes, self.head.assumes)
+        both: set[Assumption] = {self.features.assumes, self.head.assumes}
+        return "gravity" if "gravity" in both else "isotropy" if both == {"isotropy"} else "generic"
 
     def reduced(self, state: Tensor) -> Tensor:
         """Derivative [..., 2D] of states [..., 2D] without the frozen axis; what the training integrates."""
@@ -135,14 +132,13 @@ class NeuralField(nn.Module):
         zero = torch.zeros_like(inside[..., :1])
         return torch.cat([inside[..., :2], zero, inside[..., 2:], zero], -1)
 
+    def fit_scalers(self, orbits: Tensors) -> None:
+        """Set the scale of the head."""
+        fit_scale(self, orbits)
+
     def acceleration(self, state: Tensor) -> Tensor:
         """Acceleration [..., 3] at states [..., 6]."""
         return self.forward(state)[..., 3:]
-
-# %% ../../nbs/03_orbits/11_models.ipynb #5eed0a92
-def tell_assumptions(model: nn.Module) -> tuple[str, str]:
-    """What a field assumes, and a warning where its features give the law away; of other modules nothing is known."""
-    return (model.assumes, warn_of_law(model.features)) if isinstance(model, NeuralField) else ("unknown", "")
 
 # %% ../../nbs/03_orbits/11_models.ipynb #76b39f67
 def typical_acceleration(orbits: Tensors) -> Tensor:
@@ -159,13 +155,13 @@ def fit_scale(field: NeuralField, orbits: Tensors) -> None:
         field.scale.copy_(typical_acceleration(orbits))
 
 # %% ../../nbs/03_orbits/11_models.ipynb #33819316
-MODELS: dict[str, type[NeuralODEConfig]] = {"neural_ode": NeuralODEConfig}
+MODELS: dict[str, type[OrbitConfig]] = {"neural_ode": NeuralODEConfig, "latent_ode": LatentODEConfig}
 
 # %% ../../nbs/03_orbits/11_models.ipynb #cdcb97f6
 class PhysicalField(nn.Module):
     """State [B, 6] in km and km/s to acceleration [B, 3] in km/s^2."""
 
-    def __init__(self, field: NeuralField):
+    def __init__(self, field: OrbitModel):
         super().__init__()
         self.field = field
         self.register_buffer("state_scale", field.units.state_scale(torch.zeros(6)))
@@ -187,7 +183,7 @@ STATE = tuple(
 ACCELERATION = tuple(Column(name=f"a{axis}", unit="km/s^2") for axis in "xyz")
 
 
-def deploy(model: NeuralField) -> Deployable:
+def deploy(model: OrbitModel) -> Deployable:
     """The trained field with its units inside; no straight line between two of the example states meets the Earth."""
     example = torch.tensor(
         [[7000.0, 0, 0, 0, 7.546, 0], [20000.0, 37000, 0, -2.6, 1.4, 0], [12000.0, -9000, 0, 3.1, 3.9, 0]]

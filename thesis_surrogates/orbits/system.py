@@ -11,13 +11,14 @@ import numpy as np
 
 from ..core.system import FileColumn, FileKind, Symbol, System
 from ..core.verdict import Terms
-from .baselines import baselines, surrogate
+from .baselines import baselines
 from .data import PRESETS, OrbitsData, load_data, make_data
 from .drawn.book import draw, redraw, study
 from .figures import figures
 from .kepler import EARTH_MU_KM3_S2, EARTH_RADIUS_KM
+from .latent.judging import deploy, surrogate
 from .metrics import score
-from .models import MODELS, deploy
+from .models import MODELS
 from .training import OrbitsTrain, plan
 
 # %% auto #0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,23 +19,19 @@ from ..core.data import Batch, Data, Tensors, TensorSource, numpy_rng, split_by_
 from ..core.plan import LossTerms, Phase, Plan, Update, mean_loss
 from ..core.running_means import DIVERGED
 from ..core.training import TrainingDiverged
+from .fields.model import OrbitConfig, OrbitModel
 from .kepler import two_body_acceleration
 from .losses import LOSSES, NOT_BUILT
 from .metrics import acceleration_error
-from .models import NeuralField, NeuralODEConfig, axes, fit_scale, tell_assumptions
+from .models import NeuralField, axes
 from .rollouts import compare_paths
-from thesis_surrogates.orbits.segments import (
-    CurriculumPhase,
-    broadcast_curriculum,
-    cut_segments,
-    cut_window,
-    describe_phase,
-)
+from .segments import CurriculumPhase, broadcast_curriculum, cut_segments, cut_window
 from .solvers import Gradient, Method
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'STRATEGIES', 'SHARE_SAID', 'SHARE_BORNE', 'phase_epochs', 'derive', 'later', 'fill_weights', 'OrbitsTrain',
-           'share_segments', 'phase_tensors', 'judge_divergence', 'validation', 'fit_scalers', 'make_update', 'plan']
+           'share_segments', 'phase_tensors', 'judge_divergence', 'validation', 'fit_scalers', 'path_loss',
+           'make_update', 'plan']
 
 # %% ../../nbs/03_orbits/17_training.ipynb #85067440
 def phase_epochs(steps: int, validate_every: int) -> int:
@@ -187,7 +184,7 @@ def judge_divergence(diverged: int, windows: int) -> None:
 
 def validation(
     data: Data, loss: LossTerms, train: OrbitsTrain, dimensions: int, dtype: torch.dtype
-) -> Callable[[NeuralField], dict[str, float]]:
+) -> Callable[[OrbitModel], dict[str, float]]:
     """Loss on full segments of the last phase's length, and acceleration_error_percent at true states.
 
     Raises TrainingDiverged where too many of them fly off.
@@ -200,44 +197,43 @@ def validation(
     losses = mean_loss(loss, windows)
     states = orbits["state"][orbits["mask"]]
     exact = two_body_acceleration(states[:, :3])
-    inputs = states.to(dtype)
 
-    def validate(model: NeuralField) -> dict[str, float]:
-        found, terms = model.acceleration(inputs).detach().to(exact.dtype), losses(model)
+    def validate(model: OrbitModel) -> dict[str, float]:
+        found, terms = model.accelerations_at(orbits).detach().to(exact.dtype), losses(model)
         judge_divergence(int(terms[DIVERGED]), len(windows["time"]))
         return {**terms, "acceleration_error_percent": float(acceleration_error(exact, found).mean())}
 
     return validate
 
 # %% ../../nbs/03_orbits/17_training.ipynb #b16f1e1e
-def fit_scalers(model: NeuralField, data: Data) -> None:
-    """Set the head's scale from the training orbits."""
-    fit_scale(model, data.splits["train"])
+def fit_scalers(model: OrbitModel, data: Data) -> None:
+    """Set the scales of a model from the training orbits."""
+    model.fit_scalers(data.splits["train"])
 
 
-def make_update(model: NeuralField, usual: LossTerms, train: OrbitsTrain, optimizer: OptimizerConfig) -> Update:
+def path_loss(field: NeuralField, train: OrbitsTrain, path: torch.Tensor, batch: Batch) -> Tensors:
+    """The terms of a path that was flown elsewhere."""
+    rollout = compare_paths(path, batch["state"], batch["time"], field.reduced)
+    return LOSSES[train.loss](rollout, train.weights)
+
+
+def make_update(model: OrbitModel, usual: LossTerms, train: OrbitsTrain, optimizer: OptimizerConfig) -> Update:
     """What a step does: by PyTorch's gradients, or with the compiled rollout where that covers the field."""
-
-    def of_path(path: torch.Tensor, batch: Batch) -> Tensors:
-        rollout = compare_paths(path, batch["state"], batch["time"], model.reduced)
-        return LOSSES[train.loss](rollout, train.weights)
-
     if train.step == "fused":
         from thesis_surrogates.orbits.fused import UncompiledLoss, fuse_update  # numba takes a while to load
 
+        if not isinstance(model, NeuralField):
+            return Update(loss_terms=UncompiledLoss(usual, f"{type(model).__name__} is no field"), optimizer=optimizer)
         if (train.solver, train.gradient) != ("rk4", "steps"):
             reason = f"train.solver is {train.solver}, train.gradient is {train.gradient}"
             return Update(loss_terms=UncompiledLoss(usual, reason), optimizer=optimizer)
-        return fuse_update(model, usual, of_path, optimizer)
+        return fuse_update(model, usual, partial(path_loss, model, train), optimizer)
     return Update(loss_terms=usual, optimizer=optimizer)
 
 # %% ../../nbs/03_orbits/17_training.ipynb #b16f1e21
-def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsTrain, seed: int) -> Plan:
-    """Fill the scale; then one phase of the loop per entry of the lists."""
+def plan(model: OrbitModel, data: Data, config: OrbitConfig, train: OrbitsTrain, seed: int) -> Plan:
+    """Fill the scales; then one phase of the loop per entry of the lists."""
     fit_scalers(model, data)
-    assumes, told = tell_assumptions(model)
-    if told:
-        warnings.warn(f"{told}; compare this run with others that assume gravity", stacklevel=2)
     loss, dtype = config.loss(train.loss, train.weights, train.flight), next(model.parameters()).dtype
     phases = []
     for number, part in enumerate(train.phases):
@@ -253,18 +249,11 @@ def plan(model: NeuralField, data: Data, config: NeuralODEConfig, train: OrbitsT
                 schedule=train.schedule,
                 updates=(make_update(model, loss, train, optimizer),),
                 gradient_clip=train.gradient_clip,
-                about=describe_phase(data.splits["train"]["mask"], part, len(tensors["time"]), train.batch_size),
+                after_step=config.after_step,
             )
         )
     return Plan(
         phases=tuple(phases),
         monitor="loss",
         validate=validation(data, loss, train, model.dimensions, dtype),
-        best_per_phase=len(phases) > 1,
-        about={
-            **config.model_dump(include={"features", "head", "activation"}),
-            "assumes": assumes,
-            "largest_training_axis": float(data.splits["train"]["semi_major_axis"].max()),
-            **({"warning": told} if told else {}),
-        },
     )
