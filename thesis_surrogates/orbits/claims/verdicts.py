@@ -58,18 +58,13 @@ def paired_interval(ratios: Sequence[float]) -> Interval:
 
 # %% ../../../nbs/03_orbits/claims/00_verdicts.ipynb #0679ab12
 HEADLINE = "acceleration_error_percent"
-LABELS = (
-    "name",
-    "question",
-    "train.epochs",
-    "train.optimizer.learning_rate",
-)  # derived, or no part of a run's identity
+LABELS = ("name", "question", "train.epochs", "train.optimizer.learning_rate")  # the last two follow from others
 SEEDS = ("seed", "data.seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Settings by dotted key of two sides, of which the claim holds one to be better; None is a key that is not there."""
+    """Settings by dotted key of two sides, one of which is held to be better; None: no such key."""
 
     better: Mapping[str, Any]
     worse: Mapping[str, Any]
