@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 
-from thesis_surrogates.core.config import flatten, read_yaml, recipe_hash
+from thesis_surrogates.core.config import config_hash, flatten, read_yaml, recipe_hash
+from thesis_surrogates.core.facts import Run
+from thesis_surrogates.orbits.claims.study import CLAIMS
+from thesis_surrogates.orbits.claims.verdicts import HEADLINE, LEAST_PAIRS, judge_claims
 from thesis_surrogates.orbits.losses import LOSSES
 from thesis_surrogates.orbits.training import WEIGHTS
 from thesis_surrogates.running.registry import load_suite, report_skipped_runs, suites
@@ -24,6 +30,16 @@ def settings(config):
     follows = {f"train.{key}" for key in WEIGHTS if getattr(config.train, key) == own.get(key)}
     values = flatten(config.model_dump(mode="json"))
     return {key: value for key, value in values.items() if key not in DERIVED and key not in follows}
+
+
+def made_up(config):
+    """A run of a configuration, as if it had ended with an error of one percent."""
+    events = [{"moment": "evaluated", "rows": [{"contender": "x", "kind": "surrogate", HEADLINE: 1.0}]}]
+    ends = {"started": "", "finished": "", "provenance": {}, "error": None, "torn": 0, "attempt": 1, "run_id": ""}
+    values = config.model_dump(mode="json")
+    return Run(
+        path=Path("x"), status="done", config=values, config_hash="", events=events, scalars=pd.DataFrame(), **ends
+    )
 
 
 def is_one_thing(first, second):
@@ -65,3 +81,13 @@ def test_the_sweep_of_december_leaves_out_the_points_that_leave_one_sample():
     runs, lines = load_suite("orbits/december_10"), report_skipped_runs("orbits/december_10")
     assert len(runs) == 384 and all(": 96 skipped (" in line for line in lines) and len(lines) == 2  # L = 4, L = 10
     assert {run.train.segment_length_strategy[0] for run in runs if len(run.train.length_strategy) == 3} == {18}
+
+
+def test_every_claim_of_the_study_is_answered_by_a_suite_with_enough_pairs():
+    answering = [name for name in SUITES if name != "orbits/december_10"]
+    runs = {}
+    for name in answering:
+        runs |= {config_hash(config): made_up(config) for config in load_suite(name)}
+    table = judge_claims(list(runs.values()), [claim for claim in CLAIMS if claim.comparisons])
+    assert not len(found := table[table.verdict == "open"]), found[["claim", "reason"]].to_string()
+    assert set(table.pairs) <= {LEAST_PAIRS, 25} and set(table.factor.round(6)) == {1.0}
