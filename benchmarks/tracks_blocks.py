@@ -68,7 +68,8 @@ def measure(name: str, steps: int, rows: torch.Tensor, budget: float) -> dict[st
     roots = {kind: np.ones(len(rows), dtype=kind) for kind in ("float64", "float32")}
     floors = {f"floor, {kind}": partial(take_roots, array, 4 * steps) for kind, array in roots.items()}
     taken = time_in_turns([*ways.values(), *floors.values()], budget, most=30, fewest=3, warm_ups=20)
-    cost = {way: 1e6 * one["seconds"] / len(rows) for way, one in zip([*ways, *floors], taken, strict=True)}
+    names = zip([*ways, *floors], taken, strict=True)
+    cost = {way: {key: 1e6 * one[key] / len(rows) for key in ("seconds", "least")} for way, one in names}
     return {"field": name, "steps": steps, "cost_us": cost, "position_mean_mm": errors}
 
 
@@ -81,7 +82,7 @@ def main() -> None:
     rows = torch.from_numpy(draw_tracks(TracksData(), 0)[: options.tracks].astype(np.float32))
     found = [measure(name, steps, rows, options.budget) for name in FIELDS for steps in options.counts]
     for one in found:
-        costs = ", ".join(f"{way} {cost:.3g}" for way, cost in one["cost_us"].items())
+        costs = ", ".join(f"{way} {cost['seconds']:.3g}" for way, cost in one["cost_us"].items())
         print(f"{one['field']}, {one['steps']} steps [us a track]: {costs}", flush=True)
     write_result("tracks_blocks", {"tracks": len(rows), "cases": found})
 

@@ -20,7 +20,7 @@ from .networks.plain import PhysicsTrained, TrackLoss, TrackModel, TrackNetwork
 from .networks.residual import SolvedNetwork
 
 # %% auto #0
-__all__ = ['fit_scalers', 'validation', 'plan']
+__all__ = ['fit_scalers', 'validation', 'with_step', 'plan']
 
 # %% ../../nbs/02_tracks/17_training.ipynb #05dd6321
 def fit_scalers(model: TrackNetwork, data: Data) -> None:
@@ -59,6 +59,16 @@ def validation(
 
     return validate
 
+# %% ../../nbs/02_tracks/17_training.ipynb #57051e32
+def with_step(phase: Phase, model: TrackNetwork, train: TracksTrain) -> Phase:
+    """The phase with the step that was asked for: by PyTorch's gradients, or compiled where that covers the network."""
+    usual = phase.updates[0].loss_terms
+    if train.step == "autograd" or usual is None:
+        return phase
+    from thesis_surrogates.tracks.networks.fused import fuse_update  # numba takes a while to load
+
+    return replace(phase, updates=(fuse_update(model, usual, train),))
+
 # %% ../../nbs/02_tracks/17_training.ipynb #57051e33
 def plan(model: TrackNetwork, data: Data, config: TrackModel, train: TracksTrain, seed: int) -> Plan:
     """Fill the scales of a track network and plan its training: batches from memory or from a large file."""
@@ -86,9 +96,8 @@ def plan(model: TrackNetwork, data: Data, config: TrackModel, train: TracksTrain
     def start_without_physics(model: PhysicsTrained) -> None:
         model.physics_share.zero_()
 
-    terms = loss_terms(config.loss, field, train)
     usual = supervised_plan(
-        loss_terms=terms,
+        loss_terms=loss_terms(config.loss, field, train),
         source=source,
         train=train,
         validate=validate,
@@ -96,8 +105,4 @@ def plan(model: TrackNetwork, data: Data, config: TrackModel, train: TracksTrain
         on_start=start_without_physics if warms else None,
     )
     phase = replace(usual.phases[0], steps_per_epoch=train.steps_per_epoch)
-    if train.step == "fused":
-        from thesis_surrogates.tracks.networks.fused import fuse_update  # numba takes a while to load
-
-        phase = replace(phase, updates=(fuse_update(model, terms, train),))
-    return replace(usual, phases=(phase,))
+    return replace(usual, phases=(with_step(phase, model, train),))

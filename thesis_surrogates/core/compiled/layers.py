@@ -52,7 +52,7 @@ def find_layers(network: nn.Sequential) -> list[nn.Linear]:
     other += [one for one in layers if type(one) is not nn.Linear or one.bias is None]
     if other or len(layers) != len(between) + 1 or not between:
         raise ValueError(f"a {type(other[0] if other else network).__name__} is not compiled")
-    return layers
+    return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
 
 def make_dense(network: nn.Sequential) -> Dense:
@@ -123,7 +123,7 @@ def make_room(net: Dense, m: int) -> Room:
         np.empty(most, t),
     )
 
-
+# %% ../../../nbs/01_core/compiled/01_layers.ipynb #1c920251
 @in_place
 def find_dense(net: Dense, room: Room) -> None:
     """Outputs [m, O] of the inputs, which stand in the first m F `values`."""
@@ -154,14 +154,6 @@ def add_product(total: np.ndarray, piece: np.ndarray) -> None:
 
 
 @in_lanes
-def _bend_pull(g: np.ndarray, slopes: np.ndarray) -> None:
-    """Multiply gradients [m, W] by slopes."""
-    for i in range(g.shape[0]):
-        for j in range(g.shape[1]):
-            g[i, j] *= slopes[i, j]
-
-
-@in_lanes
 def _sum_rows(g: np.ndarray, total: np.ndarray) -> None:
     """Add the rows of g [m, W] to a total [W]."""
     for i in range(g.shape[0]):
@@ -185,7 +177,7 @@ def pull_dense(net: Dense, room: Room, gradient: np.ndarray) -> None:
         if k > 0:
             other = room.pulls[1 - side, : m * before].reshape(m, before)
             np.dot(g, net.weights[place : place + before * width].reshape(width, before), other)
-            _bend_pull(other, room.slopes[at : at + m * before].reshape(m, before))
+            other *= room.slopes[at : at + m * before].reshape(m, before)
 
 # %% ../../../nbs/01_core/compiled/01_layers.ipynb #34f81b2d
 def digest_modules(names: Sequence[str]) -> str:

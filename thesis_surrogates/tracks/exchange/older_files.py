@@ -17,6 +17,7 @@ from torch import nn
 
 from ...core.checkpoints import load_checkpoint, load_weights
 from ...core.config import check, check_run
+from ...core.data_files import named_files
 from ...core.errors import DataError
 from ...core.facts import Run
 from ...core.run_files import RunFiles
@@ -108,9 +109,10 @@ def history(run: Run, epochs: int | None = None) -> dict[str, Any]:
 
 # %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #1908ec61
 def data_path(run: Run) -> str:
-    """The user's own file, or the file name of generated data in its folder of datasets."""
+    """The user's own files, or the file name of generated data in its folder of datasets."""
     data = TracksData.model_validate(run.config["data"])
-    return data.path or data.file_name("tracks")
+    files = [str(file) for own in named_files(data).values() for file in own]
+    return data.path if isinstance(data.path, str) else ", ".join(files) or data.file_name("tracks")
 
 
 def model_of(run: Run) -> TrackModel | None:

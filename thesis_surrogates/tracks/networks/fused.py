@@ -32,10 +32,13 @@ from .plain import PlainNetwork, TrackNetwork
 from .residual import ResidualNetwork
 
 # %% auto #0
-__all__ = ['SOURCES', 'descend', 'BLOCK', 'find_obstacle', 'compare_block', 'descend_blocks', 'make_entry', 'FusedStep',
+__all__ = ['BLOCK', 'SOURCES', 'descend', 'find_obstacle', 'compare_block', 'descend_blocks', 'make_entry', 'FusedStep',
            'fuse_update']
 
 # %% ../../../nbs/02_tracks/networks/04_fused.ipynb #a68eee57
+BLOCK = 256  # rows of a batch that are worked on at once
+
+
 def find_obstacle(model: nn.Module) -> str | None:
     """Why the compiled step cannot train a network; None if it can."""
     if not isinstance(model, ResidualNetwork | PlainNetwork):
@@ -76,14 +79,13 @@ def descend_blocks(
     scales: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     target: np.ndarray,
     huber: bool,
-    block: int,
     gradient: np.ndarray,
 ) -> float:
     """Sum of the distances of all outputs; adds the gradient of that sum with respect to the parameters."""
     mean, std, center, spread = scales
     total, features = 0.0, len(columns)
-    for first in range(0, len(inputs), block):
-        m = min(block, len(inputs) - first)
+    for first in range(0, len(inputs), BLOCK):
+        m = min(BLOCK, len(inputs) - first)
         room = make_room(net, m)
         for i in range(m):
             for c in range(features):
@@ -100,15 +102,14 @@ SOURCES = ("core.compiled.lanes", "core.compiled.layers", "tracks.networks.fused
 def make_entry(digest: str) -> Any:
     """The compiled loss and its gradient."""
 
-    def descend(net, inputs, columns, scales, target, huber, block, gradient):
+    def descend(net, inputs, columns, scales, target, huber, gradient):
         assert digest  # what a function closes over names its machine code on disk
-        return descend_blocks(net, inputs, columns, scales, target, huber, block, gradient)
+        return descend_blocks(net, inputs, columns, scales, target, huber, gradient)
 
     return keep_on_disk(descend)
 
 
 descend = make_entry(digest_modules(SOURCES))
-BLOCK = 256  # rows, at most
 
 # %% ../../../nbs/02_tracks/networks/04_fused.ipynb #bb2a89cb
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class FusedStep:
         inputs, target = batch["inputs"].numpy(), batch["scaled_target" if huber else "target"].numpy()
         gradient, columns = np.zeros_like(net.weights), np.array(model.columns)
         four = tuple(scale.numpy() for scale in scales)
-        total = descend(net, inputs, columns, four, target, huber, BLOCK, gradient)
+        total = descend(net, inputs, columns, four, target, huber, gradient)
         data = torch.tensor(total / target.size, dtype=parameters[0].dtype)
         pulls = torch.from_numpy(gradient).mul_(self.weight / target.size)
         pieces = pulls.split([parameter.numel() for parameter in parameters])
