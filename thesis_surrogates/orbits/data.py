@@ -5,8 +5,9 @@
 # %% ../../nbs/03_orbits/08_data.ipynb #1ca56624
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,13 +17,14 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ..core.config import DataConfig, digest, unless_default
 from ..core.data import Data, Tensors, numpy_rng, split_by_group
+from ..core.data_files import SPLITS, Files, SplitFiles, files_of, fingerprint_files, refuse_shared_rows
 from ..core.errors import DataError
 from ..core.files import file_fingerprint
 from ..core.hdf5 import read_hdf5, write_hdf5
 from ..core.progress import show_progress
 from .checks import check_orbits, check_units, count_below_surface
 from .coordinates import Normalization2BP, UnitsError
-from .dictionaries import read_dictionaries
+from .dictionaries import collect_orbits, read_dictionaries, read_dictionary
 from .generator import BOXES, Anomaly, Box, OrbitSet, SetName, make_orbit_set, parse_set_name
 from thesis_surrogates.orbits.kepler import (
     EARTH_MU_KM3_S2,
@@ -35,8 +37,8 @@ from .segments import cut_segments
 
 # %% auto #0
 __all__ = ['SetText', 'PRESETS', 'LEAK', 'check_set_name', 'check_pair', 'largest_values', 'largest_components', 'OrbitsData',
-           'make_data', 'normalized_orbits', 'take', 'split_training', 'read_orbits', 'count_deep', 'observe',
-           'load_data', 'units_of', 'segment']
+           'make_data', 'normalized_orbits', 'take', 'split_training', 'read_orbits', 'read_split', 'observe',
+           'check_body', 'count_deep', 'join_orbits', 'read_roles', 'refuse_shared', 'load_data', 'units_of', 'segment']
 
 # %% ../../nbs/03_orbits/08_data.ipynb #388b2bbb
 def check_set_name(name: str) -> str:
@@ -73,6 +75,7 @@ SetText = Annotated[str, AfterValidator(check_set_name)]
 class OrbitsData(DataConfig):
     """Which orbits to train and test on, how they are sampled, and the units of the run."""
 
+    path: Files | None = Field(default=None, description="files of your own instead of generated orbits")  # type: ignore[assignment]
     train_set: SetText = Field(default="complex_TBP_planar_100_train", description="<box>_TBP_<plane>_<number>_train")
     test_set: SetText = Field(default="complex_TBP_planar_100_test", description="<box>_TBP_<plane>_<number>_test")
     points: int = Field(default=360, ge=2, description="samples on one period, endpoint excluded")
@@ -108,6 +111,10 @@ class OrbitsData(DataConfig):
         check_pair(train, test)
         if self.planar is not None and self.path is None and self.planar != train.planar:
             raise ValueError(f"planar={self.planar} contradicts {train.text}; leave planar null")
+        if isinstance(self.path, SplitFiles) and self.split == "segments":
+            raise ValueError("split is segments, but path names the files of each split; leave split out")
+        if self.test_path is not None and isinstance(self.path, tuple | SplitFiles):
+            raise ValueError("test_path goes with one file in path; name the files of train, validation and test there")
         return self
 
     def fresh_test(self, seed: int, rows: int) -> OrbitsData:
@@ -134,7 +141,7 @@ class OrbitsData(DataConfig):
 # %% ../../nbs/03_orbits/08_data.ipynb #5eed0d01
 PRESETS: Mapping[str, OrbitsData] = {
     box: OrbitsData(train_set=f"{box}_TBP_planar_100_train", test_set=f"{box}_TBP_planar_100_test")
-    for box in ("complex", "simple")
+    for box in ("complex", "circular", "fixnu0", "simple")
 }
 
 # %% ../../nbs/03_orbits/08_data.ipynb #e004bcf4
@@ -183,6 +190,8 @@ def normalized_orbits(
         state = units.normalize(kilometres)
         check_units(time, kilometres, mask, units.mu_km3_s2, f"{where} ({role})")
         elements = state_to_elements(state[:, 0], mu=1.0)
+    except DataError:  # which is a ValueError, and says all
+        raise
     except UnitsError as error:
         raise DataError(f"{where} ({role}): {error}") from None
     except ValueError as error:
@@ -217,6 +226,8 @@ def split_training(tensors: Tensors, config: OrbitsData) -> dict[str, Tensors]:
     chosen = take(
         tensors, numpy_rng(config.seed, "orbit order").permutation(order)[:n] if config.shuffle_orbits else order[:n]
     )
+    if isinstance(config.path, SplitFiles):
+        return {"train": chosen}
     if config.split == "segments":
         warnings.warn(LEAK, stacklevel=2)
         return {"train": chosen, "validation": chosen}
@@ -240,10 +251,18 @@ def read_orbits(path: Path, test_path: str | None) -> tuple[dict[str, Array], di
     return read_hdf5(path)
 
 
-def count_deep(orbits: Tensors, config: OrbitsData, where: str) -> int:
-    """Orbits that dip below the surface, with a warning."""
-    periapsis = orbits["semi_major_axis"] * (1 - orbits["eccentricity"]) * config.length_km
-    return count_below_surface(periapsis.numpy(), config.mu_km3_s2, where)
+def read_split(path: Path, split: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Arrays, named by the split, and attributes of a file that `data.path` names for one split."""
+    role = "test" if split == "test" else "train"
+    if path.suffix in (".json", ".npz"):
+        entries = read_dictionary(path)
+        arrays = collect_orbits(entries.get(role, entries), f"{path} ({split})")
+        mu = entries.get("mu_km3_s2")
+        attributes = {} if mu is None else {"mu_km3_s2": float(np.asarray(mu))}
+        return {f"{split}_{name}": array for name, array in arrays.items()}, attributes
+    found, attributes = read_hdf5(path)
+    own = {name.removeprefix(f"{role}_"): array for name, array in found.items() if name.startswith(f"{role}_")}
+    return {f"{split}_{name}": array for name, array in own.items()}, attributes
 
 # %% ../../nbs/03_orbits/08_data.ipynb #2f6a9c11
 def observe(orbits: Tensors, config: OrbitsData) -> Tensors:
@@ -265,38 +284,87 @@ def observe(orbits: Tensors, config: OrbitsData) -> Tensors:
     time = np.where(real, time, last + 1e-6 * np.arange(1, time.shape[1] + 1))  # padding goes on, so that it increases
     return {**orbits, "time": torch.from_numpy(time), "state": torch.from_numpy(state), "mask": torch.from_numpy(real)}
 
-# %% ../../nbs/03_orbits/08_data.ipynb #607e6f6f
-def load_data(config: OrbitsData, path: Path) -> Data:
-    """Read, check, normalise and split an orbit file. Raises DataError naming the file and the remedy."""
-    arrays, attributes = read_orbits(path, config.test_path)
-    missing = [name for name in ("train_time", "train_state", "test_time", "test_state") if name not in arrays]
-    if missing:
-        raise DataError(f"{path}: no dataset {missing[0]!r}; an orbit file needs train_ and test_ time and state")
+# %% ../../nbs/03_orbits/08_data.ipynb #607e6f70
+def check_body(config: OrbitsData, attributes: Mapping[str, Any], where: str) -> None:
+    """DataError unless the orbits are around the body of the run."""
     if "mu_km3_s2" not in attributes and "mu_km3_s2" not in config.model_fields_set:
         remedy = f"set data.mu_km3_s2 ({EARTH_MU_KM3_S2} for the Earth), or write it as the attribute mu_km3_s2"
-        raise DataError(f"{path}: nothing says around which body its orbits are; {remedy}")
+        raise DataError(f"{where}: nothing says around which body its orbits are; {remedy}")
     made_with = attributes.get("mu_km3_s2", config.mu_km3_s2)
     if abs(made_with / config.mu_km3_s2 - 1) > 1e-9:
-        raise DataError(f"{path}: made with mu = {made_with} km3/s2, the run uses {config.mu_km3_s2}; use the same")
-    both = {
-        role: normalized_orbits(arrays, role, config.units, config.is_planar, str(path)) for role in ("train", "test")
-    }
+        raise DataError(f"{where}: made with mu = {made_with} km3/s2, the run uses {config.mu_km3_s2}; use the same")
+
+
+def count_deep(orbits: Tensors, config: OrbitsData, where: str) -> int:
+    """Orbits that dip below the surface, with a warning."""
+    periapsis = orbits["semi_major_axis"] * (1 - orbits["eccentricity"]) * config.length_km
+    return count_below_surface(periapsis.numpy(), config.mu_km3_s2, where)
+
+
+def join_orbits(parts: Sequence[Tensors]) -> Tensors:
+    """The orbits of several files behind each other, padded to the longest."""
+    longest, padded = max(part["time"].shape[1] for part in parts), []
+    for part in parts:
+        more = longest - part["time"].shape[1]
+        late = part["time"][:, -1:] + 1e-6 * torch.arange(1, more + 1)
+        state = torch.nn.functional.pad(part["state"], (0, 0, 0, more), value=float("nan"))
+        mask = torch.nn.functional.pad(part["mask"], (0, more))
+        padded.append({**part, "time": torch.cat([part["time"], late], 1), "state": state, "mask": mask})
+    return {name: torch.cat([part[name] for part in padded]) for name in padded[0]}
+
+# %% ../../nbs/03_orbits/08_data.ipynb #607e6f6f
+def read_roles(config: OrbitsData, files: Mapping[str, Sequence[Path]]) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """Checked orbits of the roles of all files, train and test or the splits, and the attributes of the last."""
+    parts: dict[str, list[Tensors]] = {}
+    attributes: dict[str, Any] = {}
+    for split, own in files.items():
+        for path in own:
+            arrays, attributes = read_split(path, split) if split else read_orbits(path, config.test_path)
+            roles = (split,) if split else ("train", "test")
+            missing = [f"{r}_{name}" for r in roles for name in ("time", "state") if f"{r}_{name}" not in arrays]
+            if missing:
+                raise DataError(
+                    f"{path}: no dataset {missing[0]!r}; an orbit file needs train_ and test_ time and state"
+                )
+            check_body(config, attributes, str(path))
+            for role in roles:
+                orbits = normalized_orbits(arrays, role, config.units, config.is_planar, str(path))
+                parts.setdefault(role, []).append(orbits)
+    return {role: join_orbits(each) for role, each in parts.items()}, attributes
+
+
+def refuse_shared(both: Mapping[str, Tensors], where: str) -> None:
+    """DataError where an orbit is in train and in test."""
     starts = [{row.tobytes() for row in both[role]["state"][:, 0].numpy()} for role in ("train", "test")]
     if starts[0] & starts[1]:
-        raise DataError(f"{path}: {len(starts[0] & starts[1])} orbit(s) are in both train and test; remove them")
-    splits = {**split_training(observe(both["train"], config), config), "test": both["test"]}
+        raise DataError(f"{where}: {len(starts[0] & starts[1])} orbit(s) are in both train and test; remove them")
+
+# %% ../../nbs/03_orbits/08_data.ipynb #607e6f73
+def load_data(config: OrbitsData, path: Path) -> Data:
+    """Read, check, normalise and split orbit files. Raises DataError naming the file and the remedy."""
+    in_splits = isinstance(config.path, SplitFiles)
+    files = {split: files_of(config.path, split, path) for split in (SPLITS if in_splits else ("",))}
+    roles, attributes = read_roles(config, files)
+    every = list(dict.fromkeys(itertools.chain(*files.values())))
+    where = ", ".join(map(str, every))
+    if in_splits:
+        refuse_shared_rows({role: {"start": orbits["state"][:, 0]} for role, orbits in roles.items()}, "start")
+    else:
+        refuse_shared(roles, where)
+    splits = {**roles, **split_training(observe(roles["train"], config), config)}
     meta: dict[str, Any] = {
-        "orbits": {name: len(split["state"]) for name, split in splits.items()},
+        "orbits": {name: len(splits[name]["state"]) for name in SPLITS},
         "planar": config.is_planar,
         "length_km": config.length_km,
         "mu_km3_s2": config.mu_km3_s2,
         "anomaly": attributes.get("anomaly", "unknown"),
-        "below_surface": {role: count_deep(orbits, config, f"{path} ({role})") for role, orbits in both.items()},
+        "below_surface": {role: count_deep(orbits, config, f"{where} ({role})") for role, orbits in roles.items()},
     }
     if config.split == "segments":
         shares = {"train": 1 - config.validation_fraction, "validation": config.validation_fraction}
         meta |= {"leak": LEAK, "segment_shares": shares, "split_seed": config.seed}
-    prints: list[Any] = [file_fingerprint(name) for name in (path, config.test_path) if name is not None]
+    both = [file_fingerprint(name) for name in (path, config.test_path) if name is not None]
+    prints: list[Any] = [fingerprint_files(every)] if config.test_path is None else both
     if config.noise or config.missing:
         meta["observed"] = {"noise": config.noise, "missing": config.missing}
         prints.append({**meta["observed"], "seed": config.seed})

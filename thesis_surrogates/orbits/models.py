@@ -19,15 +19,15 @@ from ..core.export.deployable import Column, Deployable
 from ..core.models import ACTIVATIONS, activation, mlp
 from .coordinates import Normalization2BP
 from .data import OrbitsData
-from .features import FEATURES, Assumption, split_state
+from .features import FEATURES, Assumption, split_state, warn_of_law
 from .fields.model import OrbitConfig, OrbitModel
 from .heads import HEADS
 from .latent.model import LatentODEConfig
 from .losses import rollout_loss
 
 # %% auto #0
-__all__ = ['MODELS', 'STATE', 'ACCELERATION', 'NeuralODEConfig', 'axes', 'NeuralField', 'typical_acceleration', 'fit_scale',
-           'PhysicalField', 'deploy']
+__all__ = ['MODELS', 'STATE', 'ACCELERATION', 'NeuralODEConfig', 'combine_assumptions', 'axes', 'NeuralField', 'tell_assumptions',
+           'typical_acceleration', 'fit_scale', 'PhysicalField', 'deploy']
 
 # %% ../../nbs/03_orbits/11_models.ipynb #fb476f6f
 def _later(default: Any, description: str, **limits: Any) -> Any:
@@ -81,6 +81,12 @@ class NeuralODEConfig(OrbitConfig):
         return NeuralField(self, dimensions=2 if flat else 3, units=data.units)
 
 # %% ../../nbs/03_orbits/11_models.ipynb #93f33a3d
+def combine_assumptions(features: Assumption, head: Assumption) -> Assumption:
+    """What a feature layer and a head assume together; a single isotropic one leaves both generic."""
+    both = {features, head}
+    return "gravity" if "gravity" in both else "isotropy" if both == {"isotropy"} else "generic"
+
+
 def axes(dimensions: int) -> list[int]:
     """Columns of a six-component state that are alive in 2 or 3 dimensions."""
     return [0, 1, 3, 4] if dimensions == 2 else [0, 1, 2, 3, 4, 5]
@@ -114,8 +120,7 @@ class NeuralField(OrbitModel):
     @property
     def assumes(self) -> Assumption:
         """What features and head assume together."""
-        both: set[Assumption] = {self.features.assumes, self.head.assumes}
-        return "gravity" if "gravity" in both else "isotropy" if both == {"isotropy"} else "generic"
+        return combine_assumptions(self.features.assumes, self.head.assumes)
 
     def reduced(self, state: Tensor) -> Tensor:
         """Derivative [..., 2D] of states [..., 2D] without the frozen axis; what the training integrates."""
@@ -139,6 +144,11 @@ class NeuralField(OrbitModel):
     def acceleration(self, state: Tensor) -> Tensor:
         """Acceleration [..., 3] at states [..., 6]."""
         return self.forward(state)[..., 3:]
+
+# %% ../../nbs/03_orbits/11_models.ipynb #5eed0a92
+def tell_assumptions(model: nn.Module) -> tuple[str, str]:
+    """What a field assumes, and a warning where its features give the law away; of other modules nothing is known."""
+    return (model.assumes, warn_of_law(model.features)) if isinstance(model, NeuralField) else ("unknown", "")
 
 # %% ../../nbs/03_orbits/11_models.ipynb #76b39f67
 def typical_acceleration(orbits: Tensors) -> Tensor:

@@ -23,9 +23,15 @@ from .fields.model import OrbitConfig, OrbitModel
 from .kepler import two_body_acceleration
 from .losses import LOSSES, NOT_BUILT
 from .metrics import acceleration_error
-from .models import NeuralField, axes
+from .models import NeuralField, axes, tell_assumptions
 from .rollouts import compare_paths
-from .segments import CurriculumPhase, broadcast_curriculum, cut_segments, cut_window
+from thesis_surrogates.orbits.segments import (
+    CurriculumPhase,
+    broadcast_curriculum,
+    cut_segments,
+    cut_window,
+    describe_phase,
+)
 from .solvers import Gradient, Method
 
 # %% auto #0
@@ -234,6 +240,9 @@ def make_update(model: OrbitModel, usual: LossTerms, train: OrbitsTrain, optimiz
 def plan(model: OrbitModel, data: Data, config: OrbitConfig, train: OrbitsTrain, seed: int) -> Plan:
     """Fill the scales; then one phase of the loop per entry of the lists."""
     fit_scalers(model, data)
+    assumes, told = tell_assumptions(model)
+    if told:
+        warnings.warn(f"{told}; compare this run with others that assume gravity", stacklevel=2)
     loss, dtype = config.loss(train.loss, train.weights, train.flight), next(model.parameters()).dtype
     phases = []
     for number, part in enumerate(train.phases):
@@ -249,6 +258,7 @@ def plan(model: OrbitModel, data: Data, config: OrbitConfig, train: OrbitsTrain,
                 schedule=train.schedule,
                 updates=(make_update(model, loss, train, optimizer),),
                 gradient_clip=train.gradient_clip,
+                about=describe_phase(data.splits["train"]["mask"], part, len(tensors["time"]), train.batch_size),
                 after_step=config.after_step,
             )
         )
@@ -256,4 +266,11 @@ def plan(model: OrbitModel, data: Data, config: OrbitConfig, train: OrbitsTrain,
         phases=tuple(phases),
         monitor="loss",
         validate=validation(data, loss, train, model.dimensions, dtype),
+        best_per_phase=len(phases) > 1,
+        about={
+            **config.model_dump(include={"features", "head", "activation"}),
+            "assumes": assumes,
+            "largest_training_axis": float(data.splits["train"]["semi_major_axis"].max()),
+            **({"warning": told} if told else {}),
+        },
     )

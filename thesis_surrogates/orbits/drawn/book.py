@@ -75,7 +75,7 @@ def data_of(run: Run) -> Data:
     """The orbits of a run, read from its own file or made again from its configuration."""
     config = check(OrbitsData, run.config["data"], "data")
     if config.path is not None:
-        return load_data(config, Path(config.path).expanduser())
+        return load_data(config, Path(config.path).expanduser() if isinstance(config.path, str) else Path())
     with tempfile.TemporaryDirectory() as folder:
         make_data(config, Path(folder) / "orbits.h5")
         return load_data(config, Path(folder) / "orbits.h5")

@@ -33,6 +33,8 @@ def field_of(run: Run, checkpoint: str = "best.pt") -> NeuralField:
     """The field of a run with the weights of one of its checkpoints. Raises DataError where there is none."""
     data, model = run.config["data"], run.config["model"]
     field = check(MODELS[model["name"]], model, "model").build(check(OrbitsData, data, "data"))
+    if not isinstance(field, NeuralField):
+        raise DataError(f"{run.path}: {model['name']} has no field of states to draw; name a run of neural_ode")
     path = run.path / "checkpoints" / checkpoint
     fill_model(field, path, model)
     return field.eval()
