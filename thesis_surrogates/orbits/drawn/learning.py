@@ -76,7 +76,7 @@ def violin_table(runs: Sequence[Run], key: str = "head") -> pd.DataFrame:
         if frames
         else pd.DataFrame(columns=[key, "seed", "low", "high", "share"], dtype=float)
     )
-    return table.groupby([key, "seed", "low", "high"], as_index=False)[["share"]].mean()
+    return table.groupby([key, "seed", "low", "high"], as_index=False).agg(share=("share", "mean"))
 
 # %% ../../../nbs/03_orbits/drawn/06_learning.ipynb #56a1a57f
 def draw_violin(ax: Axes, place: float, one: pd.DataFrame, color: str) -> None:
