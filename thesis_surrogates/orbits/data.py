@@ -35,8 +35,8 @@ from .segments import cut_segments
 
 # %% auto #0
 __all__ = ['SetText', 'PRESETS', 'LEAK', 'check_set_name', 'check_pair', 'largest_values', 'largest_components', 'OrbitsData',
-           'make_data', 'normalized_orbits', 'take', 'split_training', 'read_orbits', 'count_deep', 'observe',
-           'load_data', 'units_of', 'segment']
+           'make_data', 'normalized_orbits', 'take', 'split_training', 'read_orbits', 'count_deep', 'observed_of',
+           'observe', 'load_data', 'units_of', 'segment']
 
 # %% ../../nbs/03_orbits/08_data.ipynb #388b2bbb
 def check_set_name(name: str) -> str:
@@ -246,9 +246,15 @@ def count_deep(orbits: Tensors, config: OrbitsData, where: str) -> int:
     return count_below_surface(periapsis.numpy(), config.mu_km3_s2, where)
 
 # %% ../../nbs/03_orbits/08_data.ipynb #2f6a9c11
+def observed_of(config: OrbitsData) -> dict[str, float]:
+    """How training orbits are measured; nothing where they are exact."""
+    known = {"noise": config.noise, "missing": config.missing}
+    return known if any(known.values()) else {}
+
+
 def observe(orbits: Tensors, config: OrbitsData) -> Tensors:
     """Orbits as they are measured: noisy, with samples left out, and those that are left moved together."""
-    if not (config.noise or config.missing):
+    if not observed_of(config):
         return orbits
     generator = numpy_rng(config.seed, "observation")
     time, state, mask = (orbits[name].numpy() for name in ("time", "state", "mask"))
@@ -297,9 +303,8 @@ def load_data(config: OrbitsData, path: Path) -> Data:
         shares = {"train": 1 - config.validation_fraction, "validation": config.validation_fraction}
         meta |= {"leak": LEAK, "segment_shares": shares, "split_seed": config.seed}
     prints: list[Any] = [file_fingerprint(name) for name in (path, config.test_path) if name is not None]
-    if config.noise or config.missing:
-        meta["observed"] = {"noise": config.noise, "missing": config.missing}
-        prints.append({**meta["observed"], "seed": config.seed})
+    if observed := observed_of(config):
+        meta["observed"], prints = observed, [*prints, observed, config.seed]
     return Data(splits=splits, fingerprint=prints[0] if len(prints) == 1 else digest(prints, 64), meta=meta)
 
 
