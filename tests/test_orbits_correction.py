@@ -1,4 +1,4 @@
-"""Measured orbits: noise and gaps are part of the data's identity, and the fit of six elements finds the law in them."""
+"""Measured orbits: noise and gaps are part of the data's identity, and a fit of elements finds the law in them."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def normal_step(slopes: Array, left: Array, with_mu: bool) -> tuple[Array, float
     change = float((free_shared * free_rest).sum() / (free_shared**2).sum())
     return (inverse @ (rest - change * shared))[..., 0], change
 
-
+# %% ../../../nbs/03_orbits/fields/01_correction.ipynb #4a90cc1e
 def correct_orbits(
     time: Array,  # [N, T]
     state: Array,  # [N, T, 6], normalised; NaN where nothing was observed
