@@ -37,6 +37,7 @@ __all__ = ['BLOCK', 'SOURCES', 'descend', 'find_obstacle', 'compare_block', 'des
 
 # %% ../../../nbs/02_tracks/networks/04_fused.ipynb #a68eee57
 BLOCK = 256  # rows of a batch that are worked on at once
+SOURCES = ("core.compiled.lanes", "core.compiled.layers", "tracks.networks.fused")
 
 
 def find_obstacle(model: nn.Module) -> str | None:
@@ -65,7 +66,7 @@ def compare_block(
     pull: np.ndarray,
     weight: float,
 ) -> float:
-    """Sum of the distances of outputs and target [m, O], each over its spread; `pull` is its gradient times a weight."""
+    """Sum of the distances of outputs and target [m, O], over its spread; `pull` is its gradient times a weight."""
     total, width = 0.0, outputs.shape[1]
     for i in range(outputs.shape[0]):
         for j in range(width):
@@ -101,9 +102,6 @@ def descend_blocks(
         total += compare_block(room.outputs, target[first : first + m], center, spread, huber, room.pulls[0], weight)
         pull_dense(net, room, gradient)
     return total
-
-
-SOURCES = ("core.compiled.lanes", "core.compiled.layers", "tracks.networks.fused")
 
 
 def make_entry(digest: str) -> Any:
