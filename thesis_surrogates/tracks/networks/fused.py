@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,11 +32,12 @@ from .plain import PlainNetwork, TrackNetwork
 from .residual import ResidualNetwork
 
 # %% auto #0
-__all__ = ['BLOCK', 'SOURCES', 'descend', 'find_obstacle', 'compare_block', 'descend_blocks', 'make_entry', 'FusedStep',
-           'fuse_update']
+__all__ = ['BLOCK', 'SOURCES', 'descend', 'find_obstacle', 'compare_block', 'descend_blocks', 'make_entry', 'Fixed', 'fix',
+           'FusedStep', 'fuse_update']
 
 # %% ../../../nbs/02_tracks/networks/04_fused.ipynb #a68eee57
 BLOCK = 256  # rows of a batch that are worked on at once
+SOURCES = ("core.compiled.lanes", "core.compiled.layers", "tracks.networks.fused")
 
 
 def find_obstacle(model: nn.Module) -> str | None:
@@ -57,9 +58,15 @@ def find_obstacle(model: nn.Module) -> str | None:
 # %% ../../../nbs/02_tracks/networks/04_fused.ipynb #31d19b6a
 @in_place
 def compare_block(
-    outputs: np.ndarray, target: np.ndarray, center: np.ndarray, spread: np.ndarray, huber: bool, pull: np.ndarray
+    outputs: np.ndarray,
+    target: np.ndarray,
+    center: np.ndarray,
+    spread: np.ndarray,
+    huber: bool,
+    pull: np.ndarray,
+    weight: float,
 ) -> float:
-    """Sum of the distances of outputs and target [m, O], each over its spread; `pull` is their gradient."""
+    """Sum of the distances of outputs and target [m, O], over its spread; `pull` is its gradient times a weight."""
     total, width = 0.0, outputs.shape[1]
     for i in range(outputs.shape[0]):
         for j in range(width):
@@ -67,10 +74,10 @@ def compare_block(
             square, one, two = miss * miss, like(1.0, miss), like(2.0, miss)
             root = np.sqrt(one + square) if huber else one
             total += two * square / (one + root)
-            pull[i * width + j] = two * miss / root
+            pull[i * width + j] = like(weight, miss) * two * miss / root
     return total
 
-
+# %% ../../../nbs/02_tracks/networks/04_fused.ipynb #f7d58b22
 @in_place
 def descend_blocks(
     net: Dense,
@@ -79,9 +86,10 @@ def descend_blocks(
     scales: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     target: np.ndarray,
     huber: bool,
+    weight: float,
     gradient: np.ndarray,
 ) -> float:
-    """Sum of the distances of all outputs; adds the gradient of that sum with respect to the parameters."""
+    """Sum of the distances of all outputs; adds its gradient times a weight with respect to the parameters."""
     mean, std, center, spread = scales
     total, features = 0.0, len(columns)
     for first in range(0, len(inputs), BLOCK):
@@ -91,20 +99,17 @@ def descend_blocks(
             for c in range(features):
                 room.values[i * features + c] = (inputs[first + i, columns[c]] - mean[c]) / std[c]
         find_dense(net, room)
-        total += compare_block(room.outputs, target[first : first + m], center, spread, huber, room.pulls[0])
+        total += compare_block(room.outputs, target[first : first + m], center, spread, huber, room.pulls[0], weight)
         pull_dense(net, room, gradient)
     return total
-
-# %% ../../../nbs/02_tracks/networks/04_fused.ipynb #f7d58b22
-SOURCES = ("core.compiled.lanes", "core.compiled.layers", "tracks.networks.fused")
 
 
 def make_entry(digest: str) -> Any:
     """The compiled loss and its gradient."""
 
-    def descend(net, inputs, columns, scales, target, huber, gradient):
+    def descend(net, inputs, columns, scales, target, huber, weight, gradient):
         assert digest  # what a function closes over names its machine code on disk
-        return descend_blocks(net, inputs, columns, scales, target, huber, gradient)
+        return descend_blocks(net, inputs, columns, scales, target, huber, weight, gradient)
 
     return keep_on_disk(descend)
 
@@ -112,12 +117,34 @@ def make_entry(digest: str) -> Any:
 descend = make_entry(digest_modules(SOURCES))
 
 # %% ../../../nbs/02_tracks/networks/04_fused.ipynb #bb2a89cb
+class Fixed(NamedTuple):
+    """What stays from step to step; parameters and scales are the memory of the network itself."""
+
+    parameters: list[np.ndarray]
+    net: Dense  # its weights are filled in each step
+    columns: np.ndarray
+    scales: tuple[np.ndarray, ...]  # mean and std of the columns, center and spread of the labels
+    target: str  # column of a batch
+
+
+def fix(model: ResidualNetwork | PlainNetwork) -> Fixed:
+    """All that a step needs of a network."""
+    own = [parameter.detach().view(-1).numpy() for parameter in model.network.parameters()]
+    scales, target = [model.normalize_inputs.mean, model.normalize_inputs.std], "target"
+    if isinstance(model, ResidualNetwork):
+        scales, target = [*scales, torch.zeros(4).to(scales[0]), torch.ones(4).to(scales[0])], "scaled_target"
+    else:
+        scales += [model.normalize_outputs.mean, model.normalize_outputs.std]
+    return Fixed(own, make_dense(model.network), np.array(model.columns), tuple(one.numpy() for one in scales), target)
+
+# %% ../../../nbs/02_tracks/networks/04_fused.ipynb #4f05ed03
 @dataclass(frozen=True)
 class FusedStep:
     """What an update calls for loss and gradients at once."""
 
     weight: float  # of the data term
     name: str
+    known: dict[tuple[int, ...], Fixed] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def description(self) -> str:
@@ -127,21 +154,19 @@ class FusedStep:
     def __call__(
         self, model: ResidualNetwork | PlainNetwork, batch: Batch, parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensors, list[torch.Tensor]]:
-        net, huber = make_dense(model.network), isinstance(model, ResidualNetwork)
-        scales = [model.normalize_inputs.mean, model.normalize_inputs.std]
-        if isinstance(model, ResidualNetwork):
-            scales += [torch.zeros_like(model.frame.normalize.mean), torch.ones_like(model.frame.normalize.std)]
-        else:
-            scales += [model.normalize_outputs.mean, model.normalize_outputs.std]
-        inputs, target = batch["inputs"].numpy(), batch["scaled_target" if huber else "target"].numpy()
-        gradient, columns = np.zeros_like(net.weights), np.array(model.columns)
-        four = tuple(scale.numpy() for scale in scales)
-        total = descend(net, inputs, columns, four, target, huber, gradient)
-        data = torch.tensor(total / target.size, dtype=parameters[0].dtype)
-        pulls = torch.from_numpy(gradient).mul_(self.weight / target.size)
-        pieces = pulls.split([parameter.numel() for parameter in parameters])
+        key = tuple(parameter.data_ptr() for parameter in parameters)
+        if key not in self.known:
+            self.known.clear()
+            self.known[key] = fix(model)
+        own, net, columns, scales, name = self.known[key]
+        np.concatenate(own, out=net.weights)
+        inputs, target, gradient = batch["inputs"].numpy(), batch[name].numpy(), np.zeros_like(net.weights)
+        share = self.weight / target.size
+        total = descend(net, inputs, columns, scales, target, name == "scaled_target", share, gradient)
+        loss, data = (torch.tensor(part, dtype=parameters[0].dtype) for part in (share * total, total / target.size))
+        pieces = torch.from_numpy(gradient).split([parameter.numel() for parameter in parameters])
         ready = [piece.view_as(one) for piece, one in zip(pieces, parameters, strict=True)]
-        return {"loss": self.weight * data, "data": data}, ready
+        return {"loss": loss, "data": data}, ready
 
 # %% ../../../nbs/02_tracks/networks/04_fused.ipynb #18287140
 def fuse_update(model: TrackNetwork, usual: LossTerms, train: TracksTrain) -> Update:
