@@ -38,7 +38,8 @@ from .segments import cut_segments
 # %% auto #0
 __all__ = ['SetText', 'PRESETS', 'LEAK', 'check_set_name', 'check_pair', 'largest_values', 'largest_components', 'OrbitsData',
            'make_data', 'normalized_orbits', 'take', 'split_training', 'read_orbits', 'read_split', 'observed_of',
-           'observe', 'check_body', 'count_deep', 'join_orbits', 'load_data', 'units_of', 'segment']
+           'observe', 'check_body', 'count_deep', 'join_orbits', 'read_roles', 'refuse_shared', 'load_data', 'units_of',
+           'segment']
 
 # %% ../../nbs/03_orbits/08_data.ipynb #388b2bbb
 def check_set_name(name: str) -> str:
@@ -319,7 +320,6 @@ def join_orbits(parts: Sequence[Tensors]) -> Tensors:
     return {name: torch.cat([part[name] for part in padded]) for name in padded[0]}
 
 # %% ../../nbs/03_orbits/08_data.ipynb #607e6f6f
-<<<<<<< ours
 def read_roles(config: OrbitsData, files: Mapping[str, Sequence[Path]]) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """Checked orbits of the roles of all files, train and test or the splits, and the attributes of the last."""
     parts: dict[str, list[Tensors]] = {}
@@ -338,42 +338,6 @@ def read_roles(config: OrbitsData, files: Mapping[str, Sequence[Path]]) -> tuple
                 orbits = normalized_orbits(arrays, role, config.units, config.is_planar, str(path))
                 parts.setdefault(role, []).append(orbits)
     return {role: join_orbits(each) for role, each in parts.items()}, attributes
-=======
-def load_data(config: OrbitsData, path: Path) -> Data:
-    """Read, check, normalise and split an orbit file. Raises DataError naming the file and the remedy."""
-    arrays, attributes = read_orbits(path, config.test_path)
-    missing = [name for name in ("train_time", "train_state", "test_time", "test_state") if name not in arrays]
-    if missing:
-        raise DataError(f"{path}: no dataset {missing[0]!r}; an orbit file needs train_ and test_ time and state")
-    if "mu_km3_s2" not in attributes and "mu_km3_s2" not in config.model_fields_set:
-        remedy = f"set data.mu_km3_s2 ({EARTH_MU_KM3_S2} for the Earth), or write it as the attribute mu_km3_s2"
-        raise DataError(f"{path}: nothing says around which body its orbits are; {remedy}")
-    made_with = attributes.get("mu_km3_s2", config.mu_km3_s2)
-    if abs(made_with / config.mu_km3_s2 - 1) > 1e-9:
-        raise DataError(f"{path}: made with mu = {made_with} km3/s2, the run uses {config.mu_km3_s2}; use the same")
-    both = {
-        role: normalized_orbits(arrays, role, config.units, config.is_planar, str(path)) for role in ("train", "test")
-    }
-    starts = [{row.tobytes() for row in both[role]["state"][:, 0].numpy()} for role in ("train", "test")]
-    if starts[0] & starts[1]:
-        raise DataError(f"{path}: {len(starts[0] & starts[1])} orbit(s) are in both train and test; remove them")
-    splits = {**split_training(observe(both["train"], config), config), "test": both["test"]}
-    meta: dict[str, Any] = {
-        "orbits": {name: len(split["state"]) for name, split in splits.items()},
-        "planar": config.is_planar,
-        "length_km": config.length_km,
-        "mu_km3_s2": config.mu_km3_s2,
-        "anomaly": attributes.get("anomaly", "unknown"),
-        "below_surface": {role: count_deep(orbits, config, f"{path} ({role})") for role, orbits in both.items()},
-    }
-    if config.split == "segments":
-        shares = {"train": 1 - config.validation_fraction, "validation": config.validation_fraction}
-        meta |= {"leak": LEAK, "segment_shares": shares, "split_seed": config.seed}
-    prints: list[Any] = [file_fingerprint(name) for name in (path, config.test_path) if name is not None]
-    if observed := observed_of(config):
-        meta["observed"], prints = observed, [*prints, observed, config.seed]
-    return Data(splits=splits, fingerprint=prints[0] if len(prints) == 1 else digest(prints, 64), meta=meta)
->>>>>>> theirs
 
 
 def refuse_shared(both: Mapping[str, Tensors], where: str) -> None:
