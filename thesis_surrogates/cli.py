@@ -7,6 +7,7 @@ commands.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -436,12 +437,13 @@ def publish(
     others stay. A curve keeps at most 40 points; a suite of more than 100 runs is published without curves.
     """
     from thesis_surrogates.core.publishing import publish as add
-    from thesis_surrogates.running.reports import by_system, runs_of
+    from thesis_surrogates.running.reports import by_system, is_suite, label_of, runs_of
     from thesis_surrogates.running.results import suite_of
 
     run_dirs = runs_of(target, _suites_folder([target], out, "published facts go to --published"))
     by_system(run_dirs)  # of an unknown system no page would show them
-    for name in add(run_dirs, published, suite_of):
+    named = label_of(target) if is_suite(target) else None  # of several suites that hold a run
+    for name in add(run_dirs, published, partial(suite_of, named=named)):
         typer.echo(f"published: {name}")
 
 

@@ -41,9 +41,10 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['OLDER_WORDS', 'SUMMARY_COLUMNS', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'unknown_kinds',
-           'left_out', 'suite_runs', 'suites_by_recipe', 'suite_of', 'published_table', 'approximations_markdown',
-           'table_markdown', 'against_nothing', 'about_best', 'verdict', 'savings', 'figure_or_sentence', 'cost_figure',
-           'curves_figure', 'summary_suite_table', 'summary', 'summary_markdown', 'first_sentences']
+           'left_out', 'suite_runs', 'suites_by_recipe', 'suites_of', 'suite_of', 'published_table',
+           'approximations_markdown', 'table_markdown', 'against_nothing', 'about_best', 'verdict', 'savings',
+           'figure_or_sentence', 'cost_figure', 'curves_figure', 'summary_suite_table', 'summary', 'summary_markdown',
+           'first_sentences']
 
 # %% ../../nbs/06_running/12_results.ipynb #c94a47b1
 def published_folder(start: str | Path = ".") -> Path | None:
@@ -128,21 +129,30 @@ def suite_runs(system: str, suite: str, folder: str | Path | None) -> list[Run]:
 
 # %% ../../nbs/06_running/12_results.ipynb #6b0d44a6
 @cache
-def suites_by_recipe(system: str) -> dict[str, str]:
-    """Hash of each configuration in the suites of a system, the seed aside -> the first suite that holds it."""
-    found: dict[str, str] = {}
+def suites_by_recipe(system: str) -> dict[str, list[str]]:
+    """Hash of each configuration in the suites of a system, the seed aside -> the suites that hold it."""
+    found: dict[str, list[str]] = {}
     for name in suites(system):
-        for config in load_suite(name):
-            found.setdefault(recipe_hash(config), name.split("/")[-1])
+        for recipe in dict.fromkeys(map(recipe_hash, load_suite(name))):
+            found.setdefault(recipe, []).append(name.split("/")[-1])
     return found
 
 
-def suite_of(config: Mapping[str, Any]) -> str:
-    """The suite into whose folder a run is published; `other` where no suite of its system holds the configuration."""
+def suites_of(config: Mapping[str, Any]) -> list[str]:
+    """The suites of its system that hold a configuration, in order."""
     try:
-        return suites_by_recipe(str(config.get("system"))).get(recipe_of(to_line(config)), "other")
+        return suites_by_recipe(str(config.get("system"))).get(recipe_of(to_line(config)), [])
     except ConfigError:
-        return "other"
+        return []
+
+
+def suite_of(config: Mapping[str, Any], named: str | None = None) -> str:
+    """The suite into whose folder a run is published: the `named` one of those that hold it, or the first.
+
+    It is `other` where no suite of its system holds the configuration.
+    """
+    holding = suites_of(config)
+    return named if named is not None and named in holding else next(iter(holding), "other")
 
 # %% ../../nbs/06_running/12_results.ipynb #b9627c52
 def published_table(system: str, folder: str | Path | None, suite: str | None = None) -> pd.DataFrame:
