@@ -21,6 +21,8 @@ from thesis_surrogates.flavor.streams import (
     write_asymptotic,
     write_stable,
 )
+from thesis_surrogates.running.datasets import read_dataset
+from thesis_surrogates.running.registry import get_system
 
 DROP = FaultRules(beyond_cone="drop", negative="drop", label="drop")
 KEEP = FaultRules(beyond_cone="keep", negative="keep", label="keep")
@@ -133,6 +135,28 @@ def test_groups_that_two_files_share_stay_together(tmp_path):
     splits = load_data(user(tmp_path), tmp_path).splits
     held = [set(part["group"].tolist()) for part in splits.values()]
     assert sum(map(len, held)) == 50, "a group is in one split, with the rows of both files"
+
+
+@pytest.mark.parametrize("group", [np.full(5, np.nan), np.array(["left"] * 5, dtype="S")])
+def test_groups_that_are_no_numbers_are_refused_by_name(tmp_path, group):
+    with pytest.raises(DataError, match=r"s\.h5: 'group' holds .*number the groups"):
+        read_stable(stable_file(tmp_path / "s.h5", cells(5), group=group))
+
+
+def test_an_error_of_the_stable_file_names_no_other(tmp_path):
+    asymptotic_file(tmp_path / "a.h5", cells(9))
+    stable_file(tmp_path / "s.h5", cells(9), np.full(9, 0.5))
+    with pytest.raises(DataError) as refused:
+        read_dataset(get_system("flavor"), user(tmp_path), tmp_path / "a.h5")
+    assert str(refused.value).startswith(f"{tmp_path / 's.h5'}: 'stable'") and "a.h5" not in str(refused.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_density_far_below_zero_is_refused_without_a_warning(tmp_path):
+    wrong, final = cells(5), cells(5, 1)
+    wrong[2, 3, 0, 0] = -2 * wrong[2, 3].sum()
+    with pytest.raises(DataError, match=r"a negative density: .*row 2"):
+        read_asymptotic(asymptotic_file(tmp_path / "a.h5", wrong, final))
 
 
 def named(path, names):

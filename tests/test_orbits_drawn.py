@@ -17,6 +17,7 @@ from thesis_surrogates.core.checkpoints import load_checkpoint, save_checkpoint
 from thesis_surrogates.core.errors import DataError, FactsError
 from thesis_surrogates.core.facts import Run, read_run
 from thesis_surrogates.core.plots import png_of
+from thesis_surrogates.core.recorder import open_run
 from thesis_surrogates.core.tables import build_table, format_table
 from thesis_surrogates.orbits.drawn.book import DRAWINGS, draw, redraw, tables_of, tables_of_study
 from thesis_surrogates.orbits.drawn.explorer import VIEWS, orbit_explorer
@@ -262,3 +263,10 @@ def test_a_grid_has_the_units_of_its_run() -> None:
         float(orbits["state"].abs().max()) < 20
         and (orbits["semi_major_axis"] * (1 - orbits["eccentricity"])).min() > 0.999
     )
+
+
+def test_a_run_of_another_system_is_named_in_one_line(tmp_path: Path) -> None:
+    with open_run(tmp_path / "cells", {"system": "flavor", "data": {"cells": 1000}}, provenance={}):
+        pass
+    with pytest.raises(FactsError, match="cells: a run of flavor; name a run of orbits$"):
+        list(draw(read_run(tmp_path / "cells")))

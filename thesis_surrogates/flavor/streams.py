@@ -166,7 +166,7 @@ def find_faults(arrays: Arrays, fields: Sequence[str], rules: FaultRules) -> Ite
     for name in fields:
         bad = np.asarray(~np.isfinite(arrays[name]).reshape(rows, -1).all(1))
         yield Fault(name, "not_finite", rules.not_finite, bad, "a value that is not finite")
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         for name in (name for name in fields if arrays[name].ndim == 4):
             yield from _species_faults(name, arrays[name], rules)
         if RATE in fields:
@@ -231,7 +231,10 @@ def _groups(path: Path, prefix: str) -> tuple[np.ndarray | None, str]:
     """Group labels [sim] of a stream, and where they come from."""
     with h5py.File(path, "r") as file:
         if f"{prefix}group" in file:
-            return file[f"{prefix}group"][()].reshape(-1), "the dataset `group`"
+            group = file[f"{prefix}group"][()].reshape(-1)
+            if group.dtype.kind not in "biuf" or not np.isfinite(group).all():
+                raise DataError(f"{path}: 'group' holds {group[0]!r} ({group.dtype}); number the groups, 0, 1, ...")
+            return group, "the dataset `group`"
         if f"{prefix}directorynames" not in file:
             return None, "none"
         names = [str(name, "utf-8") for name in file[f"{prefix}directorynames"][()].reshape(-1)]

@@ -144,7 +144,8 @@ def read_dataset(system: System, config: DataConfig, path: Path) -> Data:
     try:
         return system.load_data(config, path)
     except SurrogatesError as error:
-        place = "" if str(path) in str(error) else f"{path}: "
+        named = [path, *(file for files in named_files(config).values() for file in files)]
+        place = "" if any(str(file) in str(error) for file in named) else f"{path}: "
         raise DataError(f"{place}{error}") from error
     except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(

@@ -73,6 +73,8 @@ def redraw(
 # %% ../../../nbs/03_orbits/drawn/10_book.ipynb #5eed0a83
 def data_of(run: Run) -> Data:
     """The orbits of a run, read from its own file or made again from its configuration."""
+    if run.config.get("system", "orbits") != "orbits":
+        raise FactsError(f"{run.path}: a run of {run.config['system']}; name a run of orbits")
     config = check(OrbitsData, run.config["data"], "data")
     if config.path is not None:
         return load_data(config, Path(config.path).expanduser() if isinstance(config.path, str) else Path())
