@@ -72,13 +72,10 @@ def test_wrong_parts_are_named(wrong, word) -> None:
 
 def test_what_it_cannot_do_is_refused(orbits) -> None:
     config, data = orbits
-    for kind, train, word in (
-        (LatentODEConfig(), OrbitsTrain(loss="jacobian_norm"), "asks for a field"),
-        (LatentODEConfig(encoder="prefix_gru"), OrbitsTrain(**WINDOWS), "reads 18 samples, a window has 6"),
-    ):
-        model = kind.build(config)
-        with pytest.raises(ConfigError, match=word):
-            fit(model, plan(model, data, kind, train, 0), seed=0, train=train)
+    kind, train = LatentODEConfig(), OrbitsTrain(loss="jacobian_norm")
+    model = kind.build(config)
+    with pytest.raises(ConfigError, match="asks for a field"):
+        fit(model, plan(model, data, kind, train, 0), seed=0, train=train)
 
 
 def test_a_run_is_kept_and_loaded(tmp_path: Path, data_dir: Path) -> None:
@@ -88,3 +85,10 @@ def test_a_run_is_kept_and_loaded(tmp_path: Path, data_dir: Path) -> None:
     assert done.status == "done"
     answer = load_surrogate(done.path).predict([[7000.0, 0, 0, 0, 7.5, 0], [20000.0, 0, 0, 0, 4.0, 0]])
     assert np.asarray(answer).shape == (2, 3)
+
+
+def test_windows_that_are_too_short_for_an_encoder_are_refused_by_the_plan(orbits) -> None:
+    config, data = orbits
+    kind = LatentODEConfig(encoder={"name": "prefix_gru", "window": 7}, latent=4, width=8, depth=1)
+    with pytest.raises(ConfigError, match="reads 7 samples, windows of part 1 have 6.*segment_length_strategy"):
+        plan(kind.build(config), data, kind, OrbitsTrain(**WINDOWS), 0)

@@ -11,7 +11,7 @@ from command_line import surrogates
 
 from thesis_surrogates.core.config import read_yaml
 from thesis_surrogates.core.errors import ConfigError
-from thesis_surrogates.running.jobs import Request, job_files, run_files
+from thesis_surrogates.running.jobs import PLAIN, Request, job_files, run_files
 from thesis_surrogates.running.registry import load_suite, resolve
 
 
@@ -59,6 +59,16 @@ def test_the_command_line_writes_what_a_shell_executes(tmp_path):
         and "request_gpus = 1" in text
         and text.endswith("queue file from c/runs.txt\n")
     )
+
+
+def test_a_grid_over_lists_has_names_for_its_files(tmp_path):
+    run = {"system": "orbits", "model": {"name": "neural_ode"}}
+    grid = {"train.length_strategy": [[[0.0, 0.5], [0.0, 1.0]], [[0.0, 1.0]]]}
+    suite = {"title": "t", "question": "q", "defaults": run, "grid": grid}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+    files = run_files(tmp_path / "suite.yaml")
+    assert len(files) == 2 and all(PLAIN.fullmatch(name) for name in files)
+    assert all(yaml.safe_load(text)["train"]["length_strategy"] for text in files.values())
 
 
 @pytest.mark.parametrize("name", ["a b", "$(touch x)", "a`id`", 'a"', "a;b", "../a", "-a"])

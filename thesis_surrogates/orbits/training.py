@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..core.config import OptimizerConfig, TrainConfig, nearest, unless_default
 from ..core.data import Batch, Data, Tensors, TensorSource, numpy_rng, split_by_group
+from ..core.errors import ConfigError
 from ..core.plan import LossTerms, Phase, Plan, Update, mean_loss
 from ..core.running_means import DIVERGED
 from ..core.training import TrainingDiverged
@@ -36,8 +37,8 @@ from .solvers import Gradient, Method
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'STRATEGIES', 'SHARE_SAID', 'SHARE_BORNE', 'phase_epochs', 'derive', 'later', 'fill_weights', 'OrbitsTrain',
-           'share_segments', 'phase_tensors', 'judge_divergence', 'validation', 'fit_scalers', 'path_loss',
-           'make_update', 'plan']
+           'share_segments', 'phase_tensors', 'check_window', 'judge_divergence', 'validation', 'fit_scalers',
+           'path_loss', 'make_update', 'plan']
 
 # %% ../../nbs/03_orbits/17_training.ipynb #85067440
 def phase_epochs(steps: int, validate_every: int) -> int:
@@ -174,6 +175,16 @@ def phase_tensors(data: Data, role: str, phase: CurriculumPhase, dimensions: int
     window = cut_window(segments, phase.window)
     return {"time": window["time"].to(dtype), "state": window["state"][..., axes(dimensions)].to(dtype)}
 
+
+def check_window(model: OrbitModel, tensors: Tensors, part: int) -> None:
+    """Raise ConfigError where the windows of a phase are shorter than what the model reads of them."""
+    length = tensors["time"].shape[1]
+    if length < model.samples:
+        raise ConfigError(
+            f"model.encoder reads {model.samples} samples, windows of part {part} have {length}; lower its window, or "
+            "raise train.segment_length_strategy or train.length_strategy"
+        )
+
 # %% ../../nbs/03_orbits/17_training.ipynb #529101f8
 SHARE_SAID, SHARE_BORNE = 0.01, 0.10  # of the windows of a validation that diverge
 
@@ -247,6 +258,7 @@ def plan(model: OrbitModel, data: Data, config: OrbitConfig, train: OrbitsTrain,
     phases = []
     for number, part in enumerate(train.phases):
         tensors = phase_tensors(data, "train", part, model.dimensions, dtype)
+        check_window(model, tensors, number + 1)
         optimizer = train.optimizer.model_copy(update={"learning_rate": part.learning_rate})
         batches = int(numpy_rng(seed, "orbit batches", number).integers(2**31))
         phases.append(

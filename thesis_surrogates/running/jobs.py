@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from ..core.config import as_mapping, nearest
+from ..core.config import as_mapping, config_hash, nearest
 from ..core.errors import ConfigError
 from ..core.files import replace_text
 from .registry import load_suite
@@ -74,6 +74,8 @@ def run_files(suite: str | Path, seeds: Sequence[int] = ()) -> dict[str, str]:
     files: dict[str, str] = {}
     for config in load_suite(suite, seeds=seeds):
         name = f"{config.name}_seed{config.seed}" if seeds else config.name
+        if "=" in name and not PLAIN.fullmatch(name):  # of a grid over lists, which nobody can name otherwise
+            name = f"{re.sub('[^A-Za-z0-9_.+,@=-]', '', name)[:80]}-{config_hash(config)}"
         if "/" in name:
             raise ConfigError(f"run {name!r}: its name is to be a file name here; leave out the /")
         files[f"{check_plain('run', name)}.yaml"] = yaml.safe_dump(as_mapping(config), sort_keys=False)

@@ -27,6 +27,11 @@ class OrbitModel(nn.Module, ABC):
     units: Normalization2BP
     dimensions: int
 
+    @property
+    def samples(self) -> int:
+        """How many samples of a window it reads."""
+        return 1
+
     @abstractmethod
     def fit_scalers(self, orbits: Tensors) -> None:
         """Learn what is not learned by gradients from training orbits `time`, `state`, `mask`."""

@@ -55,6 +55,11 @@ class LatentODE(OrbitModel):
         self.std: Tensor
         self.steps_taken: Tensor
 
+    @property
+    def samples(self) -> int:
+        """How many samples of a window its encoder reads."""
+        return self.network.encoder.samples
+
     def fit_scalers(self, orbits: Tensors) -> None:
         """Mean and deviation of the training states."""
         states = orbits["state"][orbits["mask"]][:, self.alive]
