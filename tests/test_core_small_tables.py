@@ -56,9 +56,12 @@ def test_all_methods_bring_their_tables_also_from_kept_scores(tmp_path):
     assert from_fact(rows[0]).frame().share.tolist() == [0, 0.3333, 0, 0.3333, 0, 0, 0, 0, 0, 0.3333]
 
 
-def test_a_system_without_tables_writes_none_and_events_write_two(smoke_runs, system_name):
+TABLES = {"events": ["pt residual", "types"], "orbits": ["acceleration by radius", "error of orbits"]}
+
+
+def test_a_system_without_tables_writes_none_and_others_theirs(smoke_runs, system_name):
     record = smoke_runs(system_name)
-    assert table_names([record]) == (["pt residual", "types"] if system_name == "events" else [])
+    assert table_names([record]) == TABLES.get(system_name, [])
     if system_name == "events":
         assert {row["contender"] for row in record.tabulated} == {row["contender"] for row in record.evaluated}
         assert fits_table(record.last_event("tabulated"))

@@ -95,6 +95,7 @@ OTHERS = {
     "tests/published.json": "what was published before a change; new runs need no entry",
     "tests/test_pages.py": "links of pages, one example of each kind",
     "tests/test_guides.py": "this list",
+    "tests/test_core_data_files.py": "how each system that has files of its own reads several of them",
     "tests/form_exceptions.json": "notebooks of every folder, written by a command",
     "CONTRIBUTING.md": "names that changed, in every folder of the package",
     "benchmarks/training_loop.py": "one network of each kind; what a new system costs is measured where it is wanted",

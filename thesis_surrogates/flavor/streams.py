@@ -24,7 +24,7 @@ from ..core.hdf5 import read_hdf5, write_hdf5
 # %% auto #0
 __all__ = ['Arrays', 'INITIAL', 'FINAL', 'RATE', 'STABLE', 'FIELDS', 'Action', 'ON_THE_CONE', 'ROUNDING', 'LAWS', 'write_streams',
            'write_asymptotic', 'write_stable', 'grid_groups', 'FaultRules', 'Fault', 'Report', 'beyond_cone',
-           'law_changes', 'find_faults', 'refuse', 'clean', 'read_stream', 'read_asymptotic', 'read_stable']
+           'law_changes', 'refuse', 'find_faults', 'clean', 'read_stream', 'read_asymptotic', 'read_stable']
 
 # %% ../../nbs/04_flavor/05_streams.ipynb #5660964f
 Arrays = Mapping[str, np.ndarray]  # by the name of their dataset
@@ -160,6 +160,17 @@ def _species_faults(name: str, cells: np.ndarray, rules: FaultRules) -> Iterator
         yield Fault(reason, "largest_flux_factor", "drop", steep.any((1, 2)))
 
 
+def refuse(fault: Fault, arrays: Arrays, where: str) -> DataError:
+    """The error for faulty rows that the rules refuse."""
+    row, count = int(np.flatnonzero(fault.rows)[0]), int(fault.rows.sum())
+    of = f"of {count} of {len(fault.rows)} rows"
+    if fault.rule == "label":
+        said = f"{STABLE!r} {of} is neither 0 nor 1 (row {row}: {arrays[STABLE][row]:g})"
+    else:
+        said = f"{fault.detail}: {fault.reason} {of} (first: row {row})"
+    return DataError(f"{where}: {said}; mend the file, or leave these rows out with data.faults.{fault.rule}=drop")
+
+# %% ../../nbs/04_flavor/05_streams.ipynb #54b32c40
 def find_faults(arrays: Arrays, fields: Sequence[str], rules: FaultRules) -> Iterator[Fault]:
     """All faults of a stream whose `fields` are in `arrays`."""
     rows = len(arrays[INITIAL])
@@ -185,17 +196,6 @@ def find_faults(arrays: Arrays, fields: Sequence[str], rules: FaultRules) -> Ite
             )
 
 # %% ../../nbs/04_flavor/05_streams.ipynb #8c264d92
-def refuse(fault: Fault, arrays: Arrays, where: str) -> DataError:
-    """The error for faulty rows that the rules refuse."""
-    row, count = int(np.flatnonzero(fault.rows)[0]), int(fault.rows.sum())
-    of = f"of {count} of {len(fault.rows)} rows"
-    if fault.rule == "label":
-        said = f"{STABLE!r} {of} is neither 0 nor 1 (row {row}: {arrays[STABLE][row]:g})"
-    else:
-        said = f"{fault.detail}: {fault.reason} {of} (first: row {row})"
-    return DataError(f"{where}: {said}; mend the file, or leave these rows out with data.faults.{fault.rule}=drop")
-
-
 def clean(
     arrays: Arrays, fields: Sequence[str], rules: FaultRules | None = None, where: str = "cells"
 ) -> tuple[dict[str, np.ndarray], Report]:
@@ -249,7 +249,7 @@ def _check_flavors(path: Path, prefix: str) -> None:
     if flavors.tolist() != [3]:
         raise DataError(f"{path}: nf is {', '.join(map(str, flavors))}; this package handles 3 flavors")
 
-
+# %% ../../nbs/04_flavor/05_streams.ipynb #a6a01ab0
 def read_stream(
     path: str | Path,
     stream: Literal["asymptotic", "stable"],
