@@ -241,9 +241,9 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], where: str) -> str
         return f"{key}: unknown key{of_part}; {remedy}"
     if item["type"] == "missing":
         return f"{key}{of_part}: missing; give it a value"
-    said = item["msg"].removeprefix("Value error, ")
+    problem = item["msg"].removeprefix("Value error, ")
     got = "" if isinstance(item["input"], Mapping) else f"; got {item['input']!r}"  # of a section the rule says enough
-    message = f"{key}{of_part}: {said[0].lower()}{said[1:]}{got}"
+    message = f"{key}{of_part}: {problem[0].lower()}{problem[1:]}{got}"
     return _explain_part(place, key, item) or message
 
 # %% ../../nbs/01_core/03_config.ipynb #ef879fa1

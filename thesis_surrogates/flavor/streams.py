@@ -118,7 +118,7 @@ class Fault(NamedTuple):
 # %% ../../nbs/04_flavor/05_streams.ipynb #dcdf7b5c
 @dataclass
 class Report:
-    """What reading a stream found; counts are of rows unless said otherwise."""
+    """What reading a stream found; counts are of rows unless stated otherwise."""
 
     rows: int
     kept: int
@@ -165,10 +165,10 @@ def refuse(fault: Fault, arrays: Arrays, where: str) -> DataError:
     row, count = int(np.flatnonzero(fault.rows)[0]), int(fault.rows.sum())
     of = f"of {count} of {len(fault.rows)} rows"
     if fault.rule == "label":
-        said = f"{STABLE!r} {of} is neither 0 nor 1 (row {row}: {arrays[STABLE][row]:g})"
+        problem = f"{STABLE!r} {of} is neither 0 nor 1 (row {row}: {arrays[STABLE][row]:g})"
     else:
-        said = f"{fault.detail}: {fault.reason} {of} (first: row {row})"
-    return DataError(f"{where}: {said}; mend the file, or leave these rows out with data.faults.{fault.rule}=drop")
+        problem = f"{fault.detail}: {fault.reason} {of} (first: row {row})"
+    return DataError(f"{where}: {problem}; mend the file, or leave these rows out with data.faults.{fault.rule}=drop")
 
 # %% ../../nbs/04_flavor/05_streams.ipynb #54b32c40
 def find_faults(arrays: Arrays, fields: Sequence[str], rules: FaultRules) -> Iterator[Fault]:
