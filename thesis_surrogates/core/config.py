@@ -126,6 +126,10 @@ class ModelConfig(StrictModel):
     def build(self, data: Any) -> nn.Module:
         """The untrained network for datasets of this configuration; no data is read, so a checkpoint needs none."""
 
+    def remarks(self) -> list[str]:
+        """What should be told to whoever lists or starts a run of this model, e.g. an option that is out of date."""
+        return []
+
 
 class DataConfig(StrictModel):
     """One dataset; subclasses add what the generator of their system needs."""

@@ -5,59 +5,51 @@
 # %% ../../nbs/04_flavor/07_models.ipynb #f5e74fec
 from __future__ import annotations
 
-import itertools
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
 
-from ..core.config import ModelConfig
-from ..core.data import numpy_rng
-from ..core.export.deployable import Column, Deployable, EntryPoint
-from ..core.models import Normalizer, activation, mlp
-from .asymptotics import RATE_PER_DENSITY
+from ..core.config import check, model_name, nearest, unless_default
+from ..core.errors import ConfigError
 from .data import FlavorData
-from .generator import patch_cells
 from .losses import make_loss_terms
-from .mixing import StochasticMixing, YMatrixMixing, normalised_species, step_of
+from .mixing import StochasticMixing, YMatrixMixing
+from .networks.backbone import BACKBONES, BackboneConfig
+from .networks.gates import GATES
+from .networks.surrogate import FlavorSurrogate
 
 # %% auto #0
-__all__ = ['MODELS', 'CELL', 'ANSWERS', 'NetworkConfig', 'YMatrixConfig', 'StochasticConfig', 'gram_features', 'log_amplitudes',
-           'closure_features', 'exchange_orders', 'Backbone', 'trivial_gate', 'mixed_cells', 'FlavorNet', 'build',
-           'Deployed', 'deploy']
+__all__ = ['MODELS', 'NetworkConfig', 'YMatrixConfig', 'StochasticConfig', 'build']
 
 # %% ../../nbs/04_flavor/07_models.ipynb #4ab26920
-class NetworkConfig(ModelConfig):
-    """What both kinds of networks share: features, trunk and heads, and the loss."""
+class NetworkConfig(BackboneConfig):
+    """What both kinds of networks share: features, trunk and heads, gate, and the loss."""
 
     loss: ClassVar[Callable[..., Callable[[Any, Any], Any]]] = staticmethod(make_loss_terms)
-    features: Literal["gram", "closure"] = Field(
-        default="gram", description="27 invariants of the four-fluxes, or these and 42 that know the closure"
+    average_heavies: bool = Field(default=False, description="mu and tau change alike; unequal ones stay unequal")
+    gate: Literal["trivial", "analytic", "learned", "none"] = Field(
+        default="trivial",
+        exclude_if=unless_default("trivial"),
+        description="what lets a cell change: the crossing test, the learned head, nothing, or the factor of older runs",
     )
-    f_dot_u: bool = Field(default=True, description="add the six densities (or amplitudes) to the 21 products")
-    width: int = Field(default=64, ge=1)
-    trunk_layers: int = Field(default=2, ge=1)
-    head_layers: int = Field(default=1, ge=0)
-    activation: str = "silu"
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    batch_norm: bool = False
-    symmetry: Literal["heavies", "heavies_and_sectors"] = Field(
-        default="heavies", description="exchanges that are exact"
-    )
-    average_heavies: bool = Field(default=False, description="mu and tau change alike")
     gate_stable: bool = Field(default=True, description="at inference a cell that is called stable is left alone")
 
     @abstractmethod
     def mixing(self) -> YMatrixMixing | StochasticMixing:
         """How the network mixes flavors."""
 
-    def build(self, data: FlavorData) -> FlavorNet:
-        mixing = self.mixing()
-        return FlavorNet(Backbone(self, mixing.matrices), mixing, self.gate_stable)
+    def build(self, data: FlavorData) -> FlavorSurrogate:
+        mixing, gate = self.mixing(), GATES[self.gate]()
+        backbone = BACKBONES[self.exchange](self, mixing.heads, bool(gate.asks_head))
+        return FlavorSurrogate(backbone, mixing, self.gate_stable, gate)
+
+    def remarks(self) -> list[str]:
+        if self.gate != "trivial":
+            return []
+        return ["no gate is named, so it is that of older runs, which holds back nearly isotropic cells; gate: analytic"]
 
 # %% ../../nbs/04_flavor/07_models.ipynb #60e31513
 class YMatrixConfig(NetworkConfig):
@@ -65,7 +57,7 @@ class YMatrixConfig(NetworkConfig):
 
     name: Literal["ymatrix"] = "ymatrix"
     lepton_number: Literal["direct", "ymatrix", "off"] = Field(default="ymatrix", description="where it is repaired")
-    physical: bool = Field(default=False, description="shorten the change until densities and fluxes are physical")
+    physical: bool = Field(default=False, description="mend the change where densities or fluxes are unphysical")
 
     def mixing(self) -> YMatrixMixing:
         return YMatrixMixing(self.lepton_number != "off", self.average_heavies, self.physical)
@@ -79,237 +71,21 @@ class StochasticConfig(NetworkConfig):
     def mixing(self) -> StochasticMixing:
         return StochasticMixing(self.average_heavies)
 
-# %% ../../nbs/04_flavor/07_models.ipynb #4c28f564
-def gram_features(species: Tensor, metric: Tensor) -> Tensor:
-    """Products F_a.F_b [..., 6, 6] and F_a.u = -N_a [..., 6] of normalised species [..., 6, 4], in one [..., 42]."""
-    products = torch.matmul(species * metric, species.transpose(-1, -2))
-    return torch.cat([products.flatten(-2), -species[..., 3]], dim=-1)
 
-# %% ../../nbs/04_flavor/07_models.ipynb #1fa0e217
-def log_amplitudes(flux_factor: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
-    """Jedynak's sharpness Z divided by f, and ln(N Z / sinh Z), each [..., 6]; flux factors are cut at 0.98."""
-    f = flux_factor.clamp(max=0.98)
-    top = 3 - 1.00651 * f**2 - 0.962251 * f**4 + 1.47353 * f**6 - 0.48953 * f**8
-    z_per_f = top / ((1 - f) * (1 + 1.01524 * f))
-    twice = 2 * (z_per_f * f).clamp(min=1e-3)
-    return z_per_f, torch.log(density) - 0.5 * twice - torch.log(-torch.expm1(-twice) / twice)
-
-
-def closure_features(species: Tensor) -> Tensor:
-    """Products of flux-factor vectors, log densities, discriminants of all pairs: [..., 6, 4] to [..., 36 + 6 + 36]."""
-    density = species[..., 3].clamp(min=1e-6)
-    vector = species[..., :3] / density[..., None]
-    flux_factor = ((vector**2).sum(-1) + 1e-30).sqrt()
-    vector = vector / flux_factor.clamp(min=1.0)[..., None]
-    products = torch.matmul(vector, vector.transpose(-1, -2))
-    z_per_f, amplitude = log_amplitudes(flux_factor, density)
-    z = z_per_f[..., None] * vector
-    length = (z**2).sum(-1)
-    distance = length[..., :, None] + length[..., None, :] - 2 * torch.matmul(z, z.transpose(-1, -2))
-    discriminant = distance - (amplitude[..., :, None] - amplitude[..., None, :]) ** 2
-    return torch.cat([products.flatten(-2), torch.log(density), torch.asinh(3 * discriminant).flatten(-2)], dim=-1)
-
-# %% ../../nbs/04_flavor/07_models.ipynb #a081cb3b
-def exchange_orders(symmetry: str) -> list[list[int]]:
-    """Orders of the six species under which the answer must not change; each is its own inverse."""
-    sectors = [(0, 1), (1, 0)] if symmetry == "heavies_and_sectors" else [(0, 1)]
-    return [
-        [3 * s + f for s in sector for f in flavor]
-        for sector, flavor in itertools.product(sectors, [(0, 1, 2), (0, 2, 1)])
-    ]
-
-# %% ../../nbs/04_flavor/07_models.ipynb #cfb8a36f
-class Backbone(nn.Module):
-    """Species [B, 6, 4] to task outputs, exact under `exchange_orders`.
-
-    Returns:
-        logit [B], scaled log rate [B], and `matrices` raw mixing matrices [B, matrices, 6, 6].
-    """
-
-    def __init__(self, config: NetworkConfig, matrices: int):
-        super().__init__()
-        orders = torch.tensor(exchange_orders(config.symmetry))
-        upper = torch.triu_indices(6, 6)
-        pairs = torch.triu_indices(6, 6, offset=1)
-        chosen = torch.cat([upper[0] * 6 + upper[1], torch.arange(36, 42 if config.f_dot_u else 36)])
-        if config.features == "closure":
-            chosen = torch.cat(
-                [chosen, 42 + upper[0] * 6 + upper[1], torch.arange(78, 84), 84 + pairs[0] * 6 + pairs[1]]
-            )
-        self.register_buffer("orders", orders)
-        self.register_buffer("chosen", chosen)
-        self.register_buffer("put_back", (orders[:, :, None] * 6 + orders[:, None, :]).flatten(1))
-        self.register_buffer("metric", torch.tensor([1.0, 1.0, 1.0, -1.0]))
-        self.orders: Tensor
-        self.chosen: Tensor
-        self.put_back: Tensor
-        self.metric: Tensor
-        self.closure, self.matrices, self.count = config.features == "closure", matrices, len(orders)
-        self.normalizer = Normalizer(len(chosen))
-        layers = [config.width] * config.trunk_layers
-        head = [config.width] * (1 + config.head_layers)
-        self.trunk = nn.Sequential(
-            mlp([len(chosen), *layers], config.activation, config.dropout, config.batch_norm),
-            activation(config.activation),
-        )
-        self.stability_head = mlp([*head, 1], config.activation, config.dropout, config.batch_norm)
-        self.rate_head = mlp([*head, 1], config.activation, config.dropout, config.batch_norm)
-        self.matrix_heads = nn.ModuleList(
-            mlp([*head, 36], config.activation, config.dropout, config.batch_norm) for _ in range(matrices)
-        )
-
-    def features(self, species: Tensor) -> Tensor:
-        """Invariants before normalisation, [..., 6, 4] to [..., 27] (gram) or [..., 69]; 6 less without f_dot_u."""
-        values = gram_features(species, self.metric.to(species.dtype))
-        if self.closure:
-            values = torch.cat([values, closure_features(species)], dim=-1)
-        return values.index_select(-1, self.chosen)
-
-    def forward(self, species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ordered = species[:, self.orders]
-        hidden = self.trunk(self.normalizer(self.features(ordered)).flatten(0, 1))
-        logit = self.stability_head(hidden).reshape(-1, self.count).mean(1)
-        rate = self.rate_head(hidden).reshape(-1, self.count).mean(1)
-        found = []
-        for head in self.matrix_heads:
-            raw = head(hidden).reshape(-1, self.count, 36)
-            found.append(raw.gather(2, self.put_back[None].expand(raw.shape[0], -1, -1)).mean(1).reshape(-1, 6, 6))
-        return logit, rate, torch.stack(found, dim=1)
-
-# %% ../../nbs/04_flavor/07_models.ipynb #776cb0c6
-def trivial_gate(species: Tensor) -> Tensor:
-    """Zero without flux or with one species only, close to one for ordinary cells; shape [B]."""
-    flux = (species[..., :3] ** 2).sum(dim=(1, 2))
-    others = (1 - (species[..., 3] ** 2).sum(1)).clamp(min=0.0)
-    return flux / (flux + 1e-5) * others / (others + 1e-3)
-
-
-def mixed_cells(density: Tensor, flux: Tensor, f4: Tensor) -> Tensor:
-    """Add to cells [B, 4, 2, 3] what the change matrices [B, 6, 6] do to them."""
-    step = step_of(density, flux, f4.flatten(2).transpose(1, 2))
-    return f4 + step.transpose(1, 2).reshape(-1, 4, 2, 3)
-
-# %% ../../nbs/04_flavor/07_models.ipynb #95c40947
-class FlavorNet(nn.Module):
-    """The surrogate: cells [B, 4, 2, 3] in 1/ccm to final cells, growth rate and stability.
-
-    `forward` gives what the losses need; the `predict_` methods give what a user needs.
-    """
-
-    def __init__(self, backbone: Backbone, mixing: YMatrixMixing | StochasticMixing, gate_stable: bool):
-        super().__init__()
-        self.backbone, self.mixing, self.gate_stable = backbone, mixing, gate_stable
-        self.rate_per_density = float(RATE_PER_DENSITY)
-        self.register_buffer("rate_mean", torch.tensor(-4.0))
-        self.register_buffer("rate_std", torch.tensor(1.0))
-        self.rate_mean: Tensor
-        self.rate_std: Tensor
-
-    def mix(self, f4: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Gated change matrices [B, 6, 6] twice, log of the dimensionless rate, gate and stability logit [B]."""
-        species, _ = normalised_species(f4)
-        logit, rate, raw = self.backbone(species)
-        density, flux = self.mixing(raw, species)
-        gate = trivial_gate(species)
-        shift = torch.log(gate + 1e-9)
-        width = gate[:, None, None]
-        return width * density, width * flux, rate * self.rate_std + self.rate_mean, gate, logit - shift
-
-    def forward(self, f4: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Final cells [B, 4, 2, 3] in 1/ccm, log of the dimensionless rate and stability logit [B]; undecided."""
-        density, flux, log_rate, gate, logit = self.mix(f4)
-        return mixed_cells(density, flux, f4), log_rate + torch.log(gate + 1e-9), logit
-
-    def decide(self, f4: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Change matrices after the stability decision, growth rate [B] in 1/s, stability probability [B]."""
-        density, flux, log_rate, gate, logit = self.mix(f4)
-        stability = torch.sigmoid(logit)
-        moves = (stability <= 0.5).to(f4.dtype)
-        rate = moves * gate * torch.exp(log_rate) * (f4[:, 3].sum(dim=(1, 2)) * self.rate_per_density)
-        if self.gate_stable:
-            density, flux = moves[:, None, None] * density, moves[:, None, None] * flux
-        return density, flux, rate, stability
-
-    @torch.jit.export
-    def predict_all(self, f4: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Final cells [B, 4, 2, 3] in 1/ccm, growth rate [B] in 1/s, 0 where stable, and stability probability [B]."""
-        density, flux, rate, stability = self.decide(f4)
-        return mixed_cells(density, flux, f4), rate, stability
-
-    @torch.jit.export
-    def predict_stability(self, f4: Tensor) -> Tensor:
-        """Probability of being stable, [B]."""
-        return self.decide(f4)[3]
-
-    @torch.jit.export
-    def predict_WhiskyTHC(self, f4: Tensor) -> list[Tensor]:
-        """Matrices for densities and fluxes [B, 2, 3, 2, 3] that reproduce `predict_all`, and the rate [B] in 1/s."""
-        density, flux, rate, _ = self.decide(f4)
-        unit = torch.eye(6, dtype=f4.dtype, device=f4.device)
-        return [(density + unit).reshape(-1, 2, 3, 2, 3), (flux + unit).reshape(-1, 2, 3, 2, 3), rate]
-
-    @torch.jit.export
-    def convert_y_to_2flavor(self, y: Tensor) -> Tensor:
-        """Matrices [B, 2, 3, 2, 3] for (e, mu, tau) to [B, 2, 2, 2, 2] for (e, x), where x is the sum of mu and tau."""
-        rows = torch.stack([y[:, :, 0], y[:, :, 1:].sum(2)], dim=2)
-        return torch.stack([rows[..., 0], 0.5 * rows[..., 1:].sum(-1)], dim=-1)
-
-# %% ../../nbs/04_flavor/07_models.ipynb #4cd5f048
 MODELS: dict[str, type[NetworkConfig]] = {"ymatrix": YMatrixConfig, "stochastic": StochasticConfig}
 
+# %% ../../nbs/04_flavor/07_models.ipynb #4cd5f048
+def build(config: NetworkConfig | Mapping[str, Any], seed: int = 0) -> FlavorSurrogate:
+    """The untrained network of a configuration, or of a mapping with its keys; the seed draws the first weights.
 
-def build(config: NetworkConfig, seed: int = 0) -> FlavorNet:
-    """The network of a configuration with the first weights of a seed."""
+    Raises:
+        ConfigError: a name that is not in `MODELS`, or a wrong key.
+    """
+    if isinstance(config, Mapping):
+        name = model_name({"model": config})
+        if name not in MODELS:
+            raise ConfigError(f"model.name: no model {name!r}; {nearest(name, list(MODELS))}")
+        config = check(MODELS[name], config, "model")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return config.build(FlavorData())
-
-# %% ../../nbs/04_flavor/07_models.ipynb #0c5192a1
-class Deployed(nn.Module):
-    """One of the methods of the network as a module: cells [B, 4, 2, 3] in 1/ccm, or matrices, to its answers."""
-
-    def __init__(self, network: FlavorNet, method: str = "predict_all"):
-        super().__init__()
-        self.network, self.method = network, method
-
-    def forward(self, given: Tensor) -> Tensor | tuple[Tensor, ...] | list[Tensor]:
-        return getattr(self.network, self.method)(given)
-
-
-CELL = tuple(
-    Column(name=f"{part}_{sector}_{kind}", unit="1/cm^3", lowest=0.0 if part == "n" else None)
-    for part in ("fx", "fy", "fz", "n")
-    for sector in ("nu", "antinu")
-    for kind in ("e", "mu", "tau")
-)
-
-
-ANSWERS = {
-    "f4_final": CELL,
-    "growthrate": (Column(name="growthrate", unit="1/s", lowest=0.0),),
-    "stability": (Column(name="stability", unit="1", lowest=0.0, highest=1.0),),
-}
-
-# %% ../../nbs/04_flavor/07_models.ipynb #296ddeff
-def deploy(model: FlavorNet) -> Deployable:
-    """The network with example cells; its further questions are entry points under the names of its methods."""
-    cells = torch.from_numpy(patch_cells(numpy_rng(0, "examples"), 32)[0].astype(np.float32))
-    device = next(model.parameters()).device
-    columns, given = {"f4_initial": CELL, **ANSWERS}, {"f4_initial": cells.to(device)}
-    with torch.no_grad():
-        matrices = model.predict_WhiskyTHC(given["f4_initial"])[0]
-    points = {
-        "predict_stability": (given, ("stability",)),
-        "predict_WhiskyTHC": (given, ("y_density", "y_flux", "growthrate")),
-        "convert_y_to_2flavor": ({"y": matrices}, ("y_2flavor",)),
-    }
-    return Deployable(
-        module=Deployed(model),
-        inputs=given,
-        outputs=("f4_final", "growthrate", "stability"),
-        columns=columns,
-        entry_points={
-            name: EntryPoint(module=Deployed(model, name), inputs=inputs, outputs=outputs, columns=columns)
-            for name, (inputs, outputs) in points.items()
-        },
-    )
+        return config.build(FlavorData()).eval()

@@ -16,7 +16,8 @@ from .data import PRESETS, FlavorData, load_data, make_data
 from .figures import figures
 from .losses import FlavorTrain
 from .metrics import score
-from .models import MODELS, deploy
+from .models import MODELS
+from .networks.deployed import deploy
 from .streams import FINAL, INITIAL, RATE, STABLE
 from .training import plan
 

@@ -12,7 +12,8 @@ from ..core.errors import DataError
 from ..core.plan import Plan, supervised_plan
 from .losses import FlavorTrain, log_rate
 from .mixing import normalised_species
-from .models import FlavorNet, NetworkConfig
+from .models import NetworkConfig
+from .networks.surrogate import FlavorSurrogate
 
 # %% auto #0
 __all__ = ['stream', 'fit_scalers', 'plan']
@@ -24,7 +25,7 @@ def stream(split: Tensors, asymptotic: bool) -> Tensors:
     return {name: tensor[rows] for name, tensor in split.items()}
 
 # %% ../../nbs/04_flavor/10_training.ipynb #ffd99ca3
-def fit_scalers(model: FlavorNet, data: Data) -> None:
+def fit_scalers(model: FlavorSurrogate, data: Data) -> None:
     """Normalise features by all training cells, the logarithm of the rate by the unstable ones."""
     train = data.splits["train"]
     moving = stream(train, asymptotic=True)
@@ -36,7 +37,7 @@ def fit_scalers(model: FlavorNet, data: Data) -> None:
         model.rate_std.copy_(std[0])
 
 # %% ../../nbs/04_flavor/10_training.ipynb #69df8e13
-def plan(model: FlavorNet, data: Data, config: NetworkConfig, train: FlavorTrain, seed: int) -> Plan:
+def plan(model: FlavorSurrogate, data: Data, config: NetworkConfig, train: FlavorTrain, seed: int) -> Plan:
     """Fill the scales and plan the training: asymptotic and stable cells side by side in each batch.
 
     Raises:
@@ -53,7 +54,7 @@ def plan(model: FlavorNet, data: Data, config: NetworkConfig, train: FlavorTrain
     fit_scalers(model, data)
     loss_terms = config.loss(train.multipliers())
 
-    def validate(model: FlavorNet) -> dict[str, float]:
+    def validate(model: FlavorSurrogate) -> dict[str, float]:
         return {name: float(value) for name, value in loss_terms(model, streams["validation"]).items()}
 
     source = ZipSource(

@@ -239,7 +239,10 @@ def setting(config: RunConfig, key: str) -> str | None:
 
 
 def report_useless_keys(configs: Sequence[RunConfig], suite: Sequence[RunConfig] = ()) -> list[str]:
-    """A line for each key that was set in vain; what another run, also of the `suite`, makes use of is no fault."""
+    """A line for each key that was set in vain, and for each remark of a model on its own options.
+
+    What another run, also of the `suite`, makes use of is no fault.
+    """
     in_vain = [(config, useless_keys(config)) for config in configs]
     keys = {key for _, found in in_vain for key in found}
     used = {(other.system, key, setting(other, key)) for other in (*configs, *suite) for key in keys}
@@ -248,10 +251,14 @@ def report_useless_keys(configs: Sequence[RunConfig], suite: Sequence[RunConfig]
         for key, value in found.items():
             if (config.system, key, canonical(value)) not in used:
                 lines.setdefault((config.model.name, f"{key} = {value!r}"), []).append(config.name)
+    remarks: dict[tuple[str, str], list[str]] = {}
+    for config in configs:
+        for remark in config.model.remarks():
+            remarks.setdefault((config.model.name, remark), []).append(config.name)
     return [
         f"{list_runs(names)}: the model {model} makes no use of {what}; leave it out"
         for (model, what), names in lines.items()
-    ]
+    ] + [f"{list_runs(names)}: {model}: {remark}" for (model, remark), names in remarks.items()]
 
 
 def useless_keys_of(target: str | Path, configs: Sequence[RunConfig]) -> list[str]:

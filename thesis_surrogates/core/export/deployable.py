@@ -42,12 +42,14 @@ class EntryPoint:
         outputs: names of the results.
         columns: for an input or an output the numbers of one row, the last axis fastest; those of the inputs name the
             columns of a table.
+        guarded: whether a row that holds NaN is answered NaN from outside; false where the module has its own answer.
     """
 
     module: nn.Module
     inputs: Mapping[str, torch.Tensor]
     outputs: tuple[str, ...]
     columns: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
+    guarded: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ def vocabulary(entry: EntryPoint) -> list[tuple[Tensor, Tensor] | None]:
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #fcb60a43
 def check_examples(entry: EntryPoint) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A guarded copy of the module on the CPU for evaluation, and its examples; ExportError when they do not fit."""
+    """A copy of the module on the CPU for evaluation, guarded, and its examples; ExportError when they do not fit."""
     examples = tuple(tensor.detach().cpu() for tensor in entry.inputs.values())
     rows = {len(tensor) if tensor.dim() else 0 for tensor in examples}
     if len(rows) != 1 or min(rows) < 2:
@@ -124,12 +126,13 @@ def ranges_of(entry: EntryPoint, name: str) -> tuple[Tensor, Tensor] | None:
 
 
 def random_states(entry: EntryPoint, rows: int, seed: int = 0) -> tuple[Tensor, ...]:
-    """`rows` new inputs: from the box of the ranges, a quarter from its corners, or between pairs of example rows."""
+    """`rows` new inputs: from the box of the ranges or between pairs of examples, a quarter corners or examples."""
     generator = torch.Generator().manual_seed(seed)
     size = len(next(iter(entry.inputs.values())))
     first = torch.randint(0, size, (rows,), generator=generator)
     second = torch.randint(0, size, (rows,), generator=generator)
     share = torch.rand(rows, generator=generator)
+    share[::4] = share[::4].round()
     states = []
     for name, example in entry.inputs.items():
         tensor, ranges = example.detach().cpu(), ranges_of(entry, name)
