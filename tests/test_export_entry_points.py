@@ -147,7 +147,8 @@ def test_flavor_answers_all_questions_of_its_users_from_one_script(tmp_path):
     deployable = small("flavor", "ymatrix")
     export_torchscript(deployable, tmp_path / "m.ts", states=200)
     script = load_torchscript(tmp_path / "m.ts").double()
-    assert list(deployable.entry_points) == ["predict_stability", "predict_WhiskyTHC", "convert_y_to_2flavor"]
+    questions = ["predict_all", "predict_stability", "predict_WhiskyTHC", "is_physical", "X_from_F4", "F4_from_y"]
+    assert list(deployable.entry_points) == [*questions, "convert_y_to_2flavor"]
     for name, entry in all_entry_points(deployable).items():
         states = random_states(entry, 7)
         wanted = as_tuple(call(entry.module, states))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['MARGIN', 'MARGIN_FADES', 'normalised_species', 'conserve', 'step_of', 'physical_densities', 'physical_fluxes',
-           'YMatrixMixing', 'common_flow', 'balance', 'StochasticMixing']
+__all__ = ['normalised_species', 'conserve', 'step_of', 'physical_densities', 'physical_fluxes', 'YMatrixMixing', 'common_flow',
+           'balance', 'StochasticMixing']
 
 # %% ../../nbs/04_flavor/04_mixing.ipynb #b62d8386
 def normalised_species(f4: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,8 +40,8 @@ def step_of(density: Tensor, flux: Tensor, species: Tensor) -> Tensor:
 def physical_densities(density: Tensor, species: Tensor, lepton_number: bool, heavies_alike: bool) -> Tensor:
     """A change of densities [B, 6, 6] that obeys the laws, mended so that no density of species [B, 6, 4] is negative.
 
-    What was fine stays as it is; the others share what a species cannot give. The mending is written as a matrix whose
-    rows are constant, since densities sum to one.
+    What was fine stays as it is; the others share what a species cannot give. A mended change has constant rows, which
+    say the same of this cell, as densities sum to one, in the smallest numbers.
     """
     before = species[..., 3].reshape(-1, 2, 3)
     room = before.amin(1, keepdim=True) if lepton_number else before
@@ -51,37 +51,41 @@ def physical_densities(density: Tensor, species: Tensor, lepton_number: bool, he
     wanted = torch.matmul(density, species[..., 3:]).reshape(-1, 2, 3)[:, : room.shape[1]]
     left = (room + wanted).clamp(min=0.0)
     left = left * (room.sum(-1, keepdim=True) / left.sum(-1, keepdim=True).clamp(min=1e-30)).clamp(max=1.0)
-    return density + (left - room - wanted).expand(-1, 2, -1).reshape(-1, 6, 1)
+    given = (left - room).expand(-1, 2, -1).reshape(-1, 6, 1)
+    fine = (room + wanted >= 0).flatten(1).all(1)
+    return torch.where(fine[:, None, None], density, given.expand_as(density))
 
 # %% ../../nbs/04_flavor/04_mixing.ipynb #5b1c7a02
-MARGIN = 3e-4  # of the room inside the cone: rounding divided by its root stays below 1e-5
-MARGIN_FADES = 1e-2
-
-
-def physical_fluxes(density: Tensor, flux: Tensor, species: Tensor) -> Tensor:
+def physical_fluxes(
+    density: Tensor,
+    flux: Tensor,
+    species: Tensor,
+    margin: float = 3e-4,  # of the room inside the cone: rounding divided by its root stays below 1e-5
+    fades: float = 1e-2,  # the margin is of no account where there is more room than this
+) -> Tensor:
     """A change of fluxes [B, 6, 6], mended so that no flux is longer than the density after the change of densities.
 
     The sum over flavors of each sector stays what it is for every state: what a species cannot take is given to all.
     """
     n = (species[..., 3:] + torch.matmul(density, species[..., 3:])).clamp(min=0.0).reshape(-1, 2, 3, 1)
     v = (species[..., :3] + torch.matmul(flux, species[..., :3])).reshape(-1, 2, 3, 3)
-    share = n / n.sum(2, keepdim=True).clamp(min=1e-30)
     total = species[..., :3].reshape(-1, 2, 3, 3).sum(2, keepdim=True)
-    keep = (n / _length(v).clamp(min=1e-30)).clamp(max=1.0)
-    met = keep * v + share * (total - (keep * v).sum(2, keepdim=True))
-    excess = (_length(met) / n.clamp(min=1e-30) - 1).clamp(min=0.0).amax(2, keepdim=True)
-    room = (1 - _length(total) / n.sum(2, keepdim=True).clamp(min=1e-30)).clamp(min=0.0)
-    margin = MARGIN * (MARGIN_FADES / (MARGIN_FADES + room)) ** 2
-    keep = keep * room / (room + excess + margin)
+    sector = n.sum(2, keepdim=True).clamp(min=1e-9)
+    size = torch.maximum(n, _length(v))
+    missing = total - (n / size * v).sum(2, keepdim=True)
+    excess = (_length(v / size + missing / sector) - 1).clamp(min=0.0).amax(2, keepdim=True)
+    room = (1 - _length(total) / sector).clamp(min=0.0)
+    keep = n / size * room / (room + excess + margin * (fades / (fades + room)) ** 2)
     unit = torch.eye(6, dtype=flux.dtype, device=flux.device)
     kept = keep * (unit + flux).reshape(-1, 2, 3, 6)
+    share = (n + 1e-30) / (n + 1e-30).sum(2, keepdim=True)  # an empty sector is shared evenly
     whole = unit.reshape(1, 2, 3, 6).sum(2, keepdim=True)
     return (kept + share * (whole - kept.sum(2, keepdim=True))).reshape(-1, 6, 6) - unit
 
 
 def _length(v: Tensor) -> Tensor:
     """Length over the last axis, which is kept; its derivative is finite at zero."""
-    return ((v**2).sum(-1, keepdim=True) + 1e-30).sqrt()
+    return ((v**2).sum(-1, keepdim=True) + 1e-36).sqrt()
 
 # %% ../../nbs/04_flavor/04_mixing.ipynb #63645458
 class YMatrixMixing(nn.Module):

@@ -49,7 +49,7 @@ class NetworkConfig(BackboneConfig):
     def remarks(self) -> list[str]:
         if self.gate != "trivial":
             return []
-        return ["no gate is named, so it is that of older runs, which holds back nearly isotropic cells; gate: analytic"]
+        return ["no gate is named: it is that of older runs, which holds back nearly isotropic cells; name analytic"]
 
 # %% ../../nbs/04_flavor/07_models.ipynb #60e31513
 class YMatrixConfig(NetworkConfig):

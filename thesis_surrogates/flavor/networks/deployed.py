@@ -97,8 +97,9 @@ def deploy(model: FlavorSurrogate) -> Deployable:
     with torch.no_grad():
         density, flux, _ = model.predict_WhiskyTHC(given["f4_initial"])
     columns = {"f4_initial": CELL, **ANSWERS}
-    mixing = {**given, "y_density": density, "y_flux": flux}
+    mixing, final = {**given, "y_density": density, "y_flux": flux}, ("f4_final", "growthrate", "stability")
     points: dict[str, tuple[nn.Module, dict[str, Tensor], tuple[str, ...]]] = {
+        "predict_all": (Deployed(model), given, final),
         "predict_stability": (Deployed(model, "predict_stability"), given, ("stability",)),
         "predict_WhiskyTHC": (Deployed(model, "predict_WhiskyTHC"), given, ("y_density", "y_flux", "growthrate")),
         "is_physical": (Deployed(model, "is_physical"), given, ("physical",)),
@@ -109,7 +110,7 @@ def deploy(model: FlavorSurrogate) -> Deployable:
     return Deployable(
         module=Deployed(model),
         inputs=given,
-        outputs=("f4_final", "growthrate", "stability"),
+        outputs=final,
         columns=columns,
         guarded=False,  # the network has an answer for rows that are no cells
         entry_points={

@@ -60,9 +60,10 @@ class Enter(nn.Module):
 
     def forward(self, parts: list[Tensor]) -> list[Tensor]:
         bases, weights = self.basis.split(self.sizes, 1), self.weight.split(self.sizes, 0)
-        parts = [torch.matmul(parts[0], torch.matmul(basis, weight)) for basis, weight in zip(bases, weights)]
-        parts[0] = parts[0] + self.bias
-        return parts
+        found = [torch.addmm(self.bias, parts[0], torch.matmul(bases[0], weights[0]))]
+        for place in range(1, len(bases)):
+            found.append(torch.matmul(parts[0], torch.matmul(bases[place], weights[place])))
+        return found
 
 
 class Within(nn.Module):
@@ -97,9 +98,9 @@ class Leave(nn.Module):
     def forward(self, parts: list[Tensor]) -> list[Tensor]:
         bases, weights = self.basis.split(self.sizes, 1), self.weight.split(self.sizes, 1)
         found = torch.matmul(self.bias, bases[0].t())
-        for part, basis, weight in zip(parts, bases, weights):
-            if weight.shape[1] > 0:
-                found = found + torch.matmul(part, torch.matmul(weight, basis.t()))
+        for place in range(len(parts)):
+            if weights[place].shape[1] > 0:
+                found = found + torch.matmul(parts[place], torch.matmul(weights[place], bases[place].t()))
         return [found]
 
 # %% ../../../nbs/04_flavor/networks/01_exchange.ipynb #00a9df7a

@@ -19,16 +19,16 @@ def gram_features(species: Tensor, metric: Tensor) -> Tensor:
     return torch.cat([products.flatten(-2), -species[..., 3]], dim=-1)
 
 # %% ../../../nbs/04_flavor/networks/00_features.ipynb #e34410f4
-def log_amplitudes(flux_factor: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
-    """Jedynak's sharpness Z divided by f, and ln(N Z / sinh Z), each [..., 6]; flux factors are cut at 0.98."""
-    f = flux_factor.clamp(max=0.98)
+def log_amplitudes(flux_factor: Tensor, density: Tensor, largest: float = 0.98) -> tuple[Tensor, Tensor]:
+    """Jedynak's sharpness Z divided by f, and ln(N Z / sinh Z), each [..., 6]; flux factors are cut to `largest`."""
+    f = flux_factor.clamp(max=largest)
     top = 3 - 1.00651 * f**2 - 0.962251 * f**4 + 1.47353 * f**6 - 0.48953 * f**8
     z_per_f = top / ((1 - f) * (1 + 1.01524 * f))
     twice = 2 * (z_per_f * f).clamp(min=1e-3)
     return z_per_f, torch.log(density) - 0.5 * twice - torch.log(-torch.expm1(-twice) / twice)
 
 
-def closure_pairs(species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def closure_pairs(species: Tensor, largest: float = 0.98) -> tuple[Tensor, Tensor, Tensor]:
     """Products of flux-factor vectors [..., 36] and log densities [..., 6]; of pairs |Z_a-Z_b|^2, (ln A_a-ln A_b)^2.
 
     The last two are stacked, [..., 2, 36]. Lengths of differences keep the digits that |a|^2 + |b|^2 - 2ab loses.
@@ -38,7 +38,7 @@ def closure_pairs(species: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     flux_factor = ((vector**2).sum(-1) + 1e-30).sqrt()
     vector = vector / flux_factor.clamp(min=1.0)[..., None]
     products = torch.matmul(vector, vector.transpose(-1, -2))
-    z_per_f, amplitude = log_amplitudes(flux_factor, density)
+    z_per_f, amplitude = log_amplitudes(flux_factor, density, largest)
     z = z_per_f[..., None] * vector
     distance = ((z[..., :, None, :] - z[..., None, :, :]) ** 2).sum(-1)
     gap = (amplitude[..., :, None] - amplitude[..., None, :]) ** 2
@@ -53,8 +53,8 @@ def closure_features(species: Tensor) -> Tensor:
 
 
 def contrast_features(species: Tensor) -> Tensor:
-    """As `closure_features`, with the discriminants on a scale from -1 to 1."""
-    products, log_density, squares = closure_pairs(species)
+    """As `closure_features`, with the discriminants on a scale from -1 to 1, and flux factors cut at 0.95."""
+    products, log_density, squares = closure_pairs(species, 0.95)
     distance, gap = squares[..., 0, :], squares[..., 1, :]
     return torch.cat([products, log_density, (distance - gap) / (1 + distance + gap)], dim=-1)
 

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from ..asymptotics import lebedev
+from ..crossing import _climb, _unit, crosses, discriminant, heavies_cancel
+from ..distributions import log_amplitude, sharp_vectors
 
 # %% auto #0
-__all__ = ['ROUNDING_OF_CALLER', 'GATES', 'is_physical', 'Opening', 'trivial_gate', 'TrivialGate', 'LearnedGate', 'NoGate',
-           'crosses', 'AnalyticGate']
+__all__ = ['START', 'GATES', 'is_physical', 'Opening', 'trivial_gate', 'TrivialGate', 'LearnedGate', 'NoGate', 'crosses_in_graph',
+           'AnalyticGate']
 
 # %% ../../../nbs/04_flavor/networks/03_gates.ipynb #c199c5d6
-ROUNDING_OF_CALLER = 1e-5
-
-
-def is_physical(f4: Tensor) -> Tensor:
-    """True where all numbers are finite, N >= 0 and |F| <= N (1 + 1e-5), [B], of cells [B, 4, 2, 3] in any unit."""
+def is_physical(f4: Tensor, rounding: float = 1e-5) -> Tensor:
+    """True where all numbers and their sum are finite, N >= 0 and |F| <= N (1 + 1e-5), [B], of cells [B, 4, 2, 3]."""
     density = f4[:, 3:]
     factor = f4[:, :3] / density.clamp(min=1e-30)  # the ratio cannot overflow, as squares of fluxes would
-    on_cone = (factor**2).sum(1, keepdim=True) <= (1 + 1.05 * ROUNDING_OF_CALLER) ** 2
-    sound = on_cone & (density >= 0) & (density - density == 0)
+    on_cone = (factor**2).sum(1, keepdim=True) <= (1 + 1.05 * rounding) ** 2
+    total = density.sum(dim=(2, 3), keepdim=True)
+    sound = on_cone & (density >= 0) & (total - total == 0)
     return sound.flatten(1).all(1)
 
 # %% ../../../nbs/04_flavor/networks/03_gates.ipynb #f98846fd
@@ -70,20 +70,29 @@ class NoGate(LearnedGate):
     decides = False
 
 # %% ../../../nbs/04_flavor/networks/03_gates.ipynb #44a51556
-def crosses(cells: Tensor, directions: Tensor) -> Tensor:
-    """PLACEHOLDER."""
-    density = cells[:, 3].flatten(1)
-    vector = (cells[:, :3] / density.clamp(min=1e-30).reshape(-1, 1, 2, 3)).flatten(2).transpose(1, 2)
-    f = ((vector**2).sum(-1) + 1e-30).sqrt().clamp(max=0.999)
-    z_per_f = (3 - 1.00651 * f**2 - 0.962251 * f**4 + 1.47353 * f**6 - 0.48953 * f**8) / ((1 - f) * (1 + 1.01524 * f))
-    twice = 2 * (z_per_f * f).clamp(min=1e-6)
-    peak = density * twice / -torch.expm1(-twice)
-    g = peak[..., None] * torch.exp(z_per_f[..., None] * torch.matmul(vector, directions.t()) - (z_per_f * f)[..., None])
-    e = (g[:, :3] - g[:, 3:])
-    d = torch.stack([e[:, 0] - e[:, 1], e[:, 0] - e[:, 2], e[:, 1] - e[:, 2]], 1)
-    return ((d.amax(-1) > 1e-7) & (d.amin(-1) < -1e-7)).any(1)
+START = 11  # order of the rule whose 50 directions a search starts from
 
 
+def crosses_in_graph(cells: Tensor, directions: Tensor) -> Tensor:
+    """`crosses` of cells [B, 4, 2, 3] in units of ntot, [B], without a choice of rows, for recorded graphs."""
+    species = cells.flatten(2).transpose(1, 2)
+    vector, z = sharp_vectors(species)
+    amplitude = log_amplitude(species[..., 3], z)
+    flying = _unit(vector, directions[:1].expand_as(vector))
+    tried = torch.cat([directions.expand(vector.shape[0], -1, -1), flying, -flying], dim=1)
+    logs = amplitude.unsqueeze(-1) + torch.matmul(vector, tried.transpose(1, 2))
+    g = torch.exp(logs - logs.amax(1, keepdim=True)) + 1e-37
+    ratio = torch.log((g[:, [0, 0, 1]] + g[:, [4, 5, 5]]) / (g[:, [3, 3, 4]] + g[:, [1, 2, 2]]))
+    top, bottom = ratio.amax(-1), ratio.amin(-1)
+    chosen = torch.stack([ratio == top.unsqueeze(-1), ratio == bottom.unsqueeze(-1)], dim=2).to(ratio.dtype)
+    start = torch.matmul(chosen, tried.unsqueeze(1))
+    extreme = _climb(amplitude, vector, _unit(start, directions[:1].expand_as(start)))
+    slack = ((4e-15 if cells.dtype == torch.float64 else 2e-6) * (4 + z.amax(1))).unsqueeze(1)
+    up, down = torch.maximum(top, extreme[..., 0]), torch.minimum(bottom, extreme[..., 1])
+    searched = ((up > slack) & (down < -slack)).any(1)
+    return torch.where(heavies_cancel(cells), discriminant(species[:, 0], species[:, 3]) > 0, searched)
+
+# %% ../../../nbs/04_flavor/networks/03_gates.ipynb #05651db7
 class AnalyticGate(nn.Module):
     """The crossing test decides."""
 
@@ -91,12 +100,20 @@ class AnalyticGate(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("directions", torch.from_numpy(lebedev(29).directions), persistent=False)
+        self.register_buffer("directions", torch.from_numpy(lebedev(START).directions), persistent=False)
         self.directions: Tensor
 
     def forward(self, cells: Tensor, species: Tensor, logit: Tensor) -> Opening:
-        opened = crosses(cells, self.directions.to(cells.dtype)).to(logit.dtype)
+        found = self.search(cells.detach(), self.directions.to(cells.dtype))
+        opened = found.to(logit.dtype)
         return Opening(opened, torch.ones_like(logit), 20 - 40 * opened)
+
+    def search(self, cells: Tensor, directions: Tensor) -> Tensor:
+        """Which cells cross, [B]."""
+        if not torch.jit.is_scripting():
+            if torch.compiler.is_exporting():
+                return crosses_in_graph(cells, directions)
+        return crosses(cells, directions)
 
 
 GATES: dict[str, type[nn.Module]] = {

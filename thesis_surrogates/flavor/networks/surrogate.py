@@ -101,7 +101,7 @@ def check_cells(f4: Tensor) -> None:
             "expected numbers [n, 4, 2, 3]: flux x, y, z and density, neutrino and antineutrino, e mu tau"
         )
 
-# %% ../../../nbs/04_flavor/networks/04_surrogate.ipynb #666e8b41
+# %% ../../../nbs/04_flavor/networks/04_surrogate.ipynb #6d584af5
 class FlavorNet(nn.Module):
     """Cells [B, 4, 2, 3] in 1/ccm to what the losses need (`forward`), and to what a user needs (`decide`)."""
 
@@ -167,7 +167,7 @@ class FlavorNet(nn.Module):
         final = torch.where(inside[..., None], mixed, f4)
         return Answer(final, rate, stability, density, flux, p.physical)
 
-# %% ../../../nbs/04_flavor/networks/04_surrogate.ipynb #683ed0f6
+# %% ../../../nbs/04_flavor/networks/04_surrogate.ipynb #159a3c12
 class FlavorSurrogate(FlavorNet):
     """The surrogate with all its questions; tensors or arrays in, the same out."""
 
