@@ -13,6 +13,8 @@ from thesis_surrogates.flavor.models import build
 from thesis_surrogates.flavor.networks.deployed import deploy, example_cells, nsm1
 from thesis_surrogates.flavor.networks.gates import is_physical
 
+pytestmark = pytest.mark.timeout(1500)  # graphs of all questions are recorded: minutes on a loaded machine
+
 NEW = {"name": "ymatrix", "features": "contrast", "exchange": "layers", "gate": "analytic", "physical": True}
 
 
