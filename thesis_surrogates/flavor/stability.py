@@ -314,7 +314,9 @@ def linear_growth(f4: Array) -> LinearGrowth:
     best, every = omega.imag.argmax(1), np.arange(len(cells))
     total = RATE_PER_DENSITY * given[:, 3].sum((1, 2)).numpy()
     rate = total * omega.imag[every, best] + (given - given).sum((1, 2, 3)).numpy()
-    return LinearGrowth(rate, k[every, best] * total[:, None] / C, best, settled.all(1).numpy())
+    sure = settled.numpy()
+    sure = sure[every, best] & (sure.all(1) | (rate > 0))
+    return LinearGrowth(rate, k[every, best] * total[:, None] / C, best, sure)
 
 
 def growth_rate_lsa(f4: Array) -> Array:
