@@ -42,7 +42,7 @@ def _sharpness(f):
         z -= (value - f if z < 2 else (1 - f) - value) / slope
     return z
 
-
+# %% ../../../nbs/04_flavor/compiled/00_schemes.ipynb #42f5ca69
 @in_lanes
 def _fill(cell, sector, flavor, total, n, g):
     """Fill g [D] with the distribution of one species over ntot."""
@@ -60,7 +60,7 @@ def _fill(cell, sector, flavor, total, n, g):
         exponent = zx * n[0, i] + zy * n[1, i] + zz * n[2, i] - top
         g[i] = peak * exp(exponent if exponent < zero else zero)
 
-# %% ../../../nbs/04_flavor/compiled/00_schemes.ipynb #6045a9cd
+# %% ../../../nbs/04_flavor/compiled/00_schemes.ipynb #d56efca3
 @in_lanes
 def _crosses(a, b, c, d, least):
     """Whether (a - b) - (c - d) takes both signs."""
@@ -69,34 +69,6 @@ def _crosses(a, b, c, d, least):
         difference = (a[i] - b[i]) - (c[i] - d[i])
         low, high = min(low, difference), max(high, difference)
     return low < -least and high > least
-
-
-@in_lanes
-def _share(difference, w, smooth, share, size, square):
-    """Fill share [D] with 1 - P of a pair, whose side with the smaller integral is shared out; returns I+ I-."""
-    zero, two_thirds = like(0.0, w[0]), like(2 / 3, w[0])
-    for i in range(w.shape[0]):
-        share[i] = max(difference[i], zero)
-        size[i] = max(-difference[i], zero)
-    plus, minus = np.dot(share, w), np.dot(size, w)
-    sign = like(1.0, w[0]) if plus <= minus else like(-1.0, w[0])
-    small, large = min(plus, minus), max(plus, minus)
-    u = like(0.0, w[0])
-    if smooth and small > 0:
-        u = _softness(difference, w, sign, small, large, size, square)
-    most = two_thirds * small / large if large > 0 and not smooth else two_thirds
-    largest = like(0.0, w[0])
-    for i in range(w.shape[0]):
-        largest = max(largest, abs(difference[i]))
-    over, one = like(1.0, w[0]) / max(largest, like(1e-30, w[0])), like(1.0, w[0])
-    for i in range(w.shape[0]):
-        relative = difference[i] * over
-        soft = one / np.sqrt(one + u * relative * relative)
-        share[i] = two_thirds if sign * difference[i] > zero else most * soft
-    if smooth and small <= 0:
-        for i in range(w.shape[0]):
-            share[i] = zero
-    return float(small) * float(large)
 
 
 @in_lanes
@@ -126,76 +98,116 @@ def _softness(difference, w, sign, small, large, size, square):
             break
     return u
 
-# %% ../../../nbs/04_flavor/compiled/00_schemes.ipynb #ff1ab4c8
+# %% ../../../nbs/04_flavor/compiled/00_schemes.ipynb #34f94b8b
 @in_lanes
-def _move(cell, final, total, g, first, second, share, flow, moments, over):
+def _share(difference, w, smooth, share, size, square):
+    """Fill share [D] with 1 - P of a pair, whose side with the smaller integral is shared out; returns I+ I-."""
+    zero, two_thirds = like(0.0, w[0]), like(2 / 3, w[0])
+    for i in range(w.shape[0]):
+        share[i] = max(difference[i], zero)
+        size[i] = max(-difference[i], zero)
+    plus, minus = np.dot(share, w), np.dot(size, w)
+    sign = like(1.0, w[0]) if plus <= minus else like(-1.0, w[0])
+    small, large = min(plus, minus), max(plus, minus)
+    u = like(0.0, w[0])
+    if smooth and small > 0:
+        u = _softness(difference, w, sign, small, large, size, square)
+    most = two_thirds * small / large if large > 0 and not smooth else two_thirds
+    largest = like(0.0, w[0])
+    for i in range(w.shape[0]):
+        largest = max(largest, abs(difference[i]))
+    over, one = like(1.0, w[0]) / max(largest, like(1e-30, w[0])), like(1.0, w[0])
+    for i in range(w.shape[0]):
+        relative = difference[i] * over
+        soft = one / np.sqrt(one + u * relative * relative)
+        share[i] = two_thirds if sign * difference[i] > zero else most * soft
+    if smooth and small <= 0:
+        for i in range(w.shape[0]):
+            share[i] = zero
+    return float(small) * float(large)
+
+
+@in_lanes
+def _move(final, total, g, first, second, share, flow, moments, over):
     """Move a share of two flavors' difference from the second to the first, in both sectors, into `final`."""
     for sector in range(2):
-        a, b = g[3 * sector + first], g[3 * sector + second]
         for i in range(share.shape[0]):
-            flow[i] = share[i] * (b[i] - a[i])
-        for place in range(4):
-            moved = float(np.dot(moments[place], flow)) * total * over
-            component = 3 if place == 3 else place
-            final[component, sector, first] += like(moved, share[0])
-            final[component, sector, second] -= like(moved, share[0])
+            flow[i] = share[i] * (g[3 * sector + second, i] - g[3 * sector + first, i])
+        for a in range(4):
+            moved = like(float(np.dot(moments[a], flow)) * total * over, share[0])
+            final[a, sector, first] += moved
+            final[a, sector, second] -= moved
+
+# %% ../../../nbs/04_flavor/compiled/00_schemes.ipynb #3db2b5a7
+@in_lanes
+def _total(cell):
+    """Density [1/ccm] of all species, or -1 where a number is not finite; and whether the heavies are equal."""
+    total, finite, equal = 0.0, True, True
+    for sector in range(2):
+        for a in range(4):
+            equal &= cell[a, sector, 1] == cell[a, sector, 2]
+            for flavor in range(3):
+                finite &= abs(float(cell[a, sector, flavor])) < 1e300
+        for flavor in range(3):
+            total += abs(float(cell[3, sector, flavor]))
+    return total if finite else -1.0, equal
+
+
+@in_lanes
+def _sample(cell, total, equal, n, w, least, g, crossed):
+    """Fill g [6, D] with exact densities and crossed [3]; returns how many pairs cross, before the scaling."""
+    for s in range(6):
+        if not equal or s % 3 < 2:
+            _fill(cell, s // 3, s % 3, total, n, g[s])
+    count = 0
+    for pair in range(1 if equal else 3):
+        i, j = (0, pair + 1) if pair < 2 else (1, 2)
+        crossed[pair] = _crosses(g[i], g[3 + i], g[j], g[3 + j], least)
+        count += crossed[pair]
+    for s in range(6):
+        if count > 0 and (not equal or s % 3 < 2):
+            seen = float(np.dot(g[s], w))
+            scale = like(max(float(cell[3, s // 3, s % 3]), 0.0) / total / (seen if seen > 0 else 1.0), w[0])
+            for i in range(w.shape[0]):
+                g[s, i] *= scale
+    return count
+
+# %% ../../../nbs/04_flavor/compiled/00_schemes.ipynb #373c3ff3
+@in_lanes
+def _share_equally(cell, final):
+    """Give both equal heavies what the muon flavor got, and take it from the electron flavor."""
+    for sector in range(2):
+        for a in range(4):
+            final[a, sector, 0] -= final[a, sector, 1] - cell[a, sector, 1]
+            final[a, sector, 2] = final[a, sector, 1]
 
 
 def _schemes(cells, n, moments, smooth, least, final, strength):
     """Fill final [B, 4, 2, 3], a copy of the cells, with what a scheme makes of them, and strength [B], sqrt(I+ I-)."""
     directions = n.shape[1]
-    g, w = np.empty((6, directions), n.dtype), moments[3]
-    share, size, square = np.empty(directions, n.dtype), np.empty(directions, n.dtype), np.empty(directions, n.dtype)
-    differences, crossed = np.empty((3, directions), n.dtype), np.zeros(3, np.bool_)
+    g, w, crossed = np.empty((6, directions), n.dtype), moments[3], np.zeros(3, np.bool_)
+    difference, share = np.empty(directions, n.dtype), np.empty(directions, n.dtype)
+    size, square = np.empty(directions, n.dtype), np.empty(directions, n.dtype)
     for c in range(cells.shape[0]):
-        cell, total, finite, equal = cells[c], 0.0, True, True
-        for sector in range(2):
-            for a in range(4):
-                equal &= cell[a, sector, 1] == cell[a, sector, 2]
-                for flavor in range(3):
-                    finite &= abs(float(cell[a, sector, flavor])) < 1e300
-            for flavor in range(3):
-                total += abs(float(cell[3, sector, flavor]))
-        strength[c] = 0.0 if finite else np.nan
-        if not finite or total == 0:
-            continue
-        for sector in range(2):
-            for flavor in range(2 if equal else 3):
-                _fill(cell, sector, flavor, max(total, 1e-30), n, g[3 * sector + flavor])
-        count = 0
+        total, equal = _total(cells[c])
+        strength[c] = 0.0 if total >= 0 else np.nan
+        count = _sample(cells[c], total, equal, n, w, least, g, crossed) if total > 0 else 0
         for pair in range(1 if equal else 3):
-            i, j = (0, pair + 1) if pair < 2 else (1, 2)
-            crossed[pair] = _crosses(g[i], g[3 + i], g[j], g[3 + j], least)
-            count += crossed[pair]
-        if count == 0:
-            continue
-        for s in range(6):
-            if equal and s % 3 == 2:
+            if count == 0 or not crossed[pair]:
                 continue
-            seen = float(np.dot(g[s], w))
-            factor = max(float(cell[3, s // 3, s % 3]), 0.0) / total / (seen if seen > 0 else 1.0)
-            scale = like(factor, w[0])
-            for i in range(directions):
-                g[s, i] *= scale
-        for pair in range(1 if equal else 3):
             i, j = (0, pair + 1) if pair < 2 else (1, 2)
-            if crossed[pair]:
-                for d in range(directions):
-                    differences[pair, d] = (g[i, d] - g[3 + i, d]) - (g[j, d] - g[3 + j, d])
-                product = _share(differences[pair], w, smooth, share, size, square)
-                strength[c] = max(strength[c], total * math.sqrt(product))
-                _move(cell, final[c], total, g, i, j, share, size, moments, 0.5 if equal else 1 / count)
-        if equal:
-            for sector in range(2):
-                for a in range(4):
-                    change = final[c, a, sector, 1] - cell[a, sector, 1]
-                    final[c, a, sector, 0] -= change
-                    final[c, a, sector, 2] = final[c, a, sector, 1]
+            for d in range(directions):
+                difference[d] = (g[i, d] - g[3 + i, d]) - (g[j, d] - g[3 + j, d])
+            product = _share(difference, w, smooth, share, size, square)
+            strength[c] = max(strength[c], total * math.sqrt(product))
+            _move(final[c], total, g, i, j, share, size, moments, 0.5 if equal else 1 / count)
+        if equal and count > 0:
+            _share_equally(cells[c], final[c])
 
 
 _schemes_compiled = keep_on_disk(_schemes)
 
-
+# %% ../../../nbs/04_flavor/compiled/00_schemes.ipynb #0abd82a1
 def scheme_compiled(f4: np.ndarray, rule: Quadrature, scheme: str) -> tuple[np.ndarray, np.ndarray]:
     """`final_state` [B, 4, 2, 3] and `growth_rate` [B] of cells in the precision of the array, on one thread.
 
