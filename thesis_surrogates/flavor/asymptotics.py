@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,10 +26,10 @@ from thesis_surrogates.flavor.distributions import (
 )
 
 # %% auto #0
-__all__ = ['HBAR', 'C', 'ERG_PER_GEV', 'FERMI', 'RATE_PER_DENSITY', 'Survival', 'SCHEMES', 'SHARPEST', 'Quadrature', 'lebedev',
-           'product_rule', 'sampled_cells', 'sided_integrals', 'crossing_strength', 'growth_rate', 'survival_box3d',
-           'survival_power_half', 'final_cells', 'moved_cells', 'final_state', 'least_order', 'blunted', 'by_rule',
-           'box3d', 'power_half']
+__all__ = ['HBAR', 'C', 'ERG_PER_GEV', 'FERMI', 'RATE_PER_DENSITY', 'Survival', 'SCHEMES', 'SHARPEST', 'Pairs', 'Quadrature',
+           'lebedev', 'product_rule', 'sampled_cells', 'sided_integrals', 'crossing_strength', 'growth_rate',
+           'survival_box3d', 'survival_power_half', 'final_cells', 'moved_cells', 'final_state', 'least_order',
+           'blunted', 'by_rule', 'box3d', 'power_half']
 
 # %% ../../nbs/04_flavor/02_asymptotics.ipynb #a53bc056
 @dataclass(frozen=True)
@@ -150,15 +151,25 @@ Survival = Callable[[Tensor, Tensor], Tensor]
 SCHEMES: dict[str, Survival] = {"box3d": survival_box3d, "power-1/2": survival_power_half}
 
 # %% ../../nbs/04_flavor/02_asymptotics.ipynb #c7566417
-def final_cells(f4: Tensor, directions: Tensor, weights: Tensor, scheme: str) -> Tensor:
-    """Final state [B, 4, 2, 3] by a scheme of `SCHEMES` on one rule; differentiable, can be scripted."""
+def final_cells(f4: Tensor, directions: Tensor, weights: Tensor, scheme: str, pairs: str = "counted") -> Tensor:
+    """Final state [B, 4, 2, 3] by a scheme of `SCHEMES` on one rule; differentiable, can be scripted.
+
+    Pairs that cross are `counted`, each with the same part of the exchange, or `weighted` by their sqrt(I+ I-).
+    """
     g, difference, crossed = sampled_cells(f4, directions, weights)
     if scheme == "box3d":
         survival = survival_box3d(difference, weights)
     else:
         survival = survival_power_half(difference, weights)
     share = torch.where(crossed.unsqueeze(-1), 1 - survival, torch.zeros_like(survival))
-    share = share / crossed.sum(1).clamp(min=1)[:, None, None]
+    if pairs == "weighted":
+        plus, minus = sided_integrals(difference, weights)
+        grows = crossed & (plus * minus > 0)
+        rate = torch.where(grows, plus * minus, torch.ones_like(plus)).sqrt() * grows
+        part = rate / rate.sum(1, keepdim=True).clamp(min=1e-30)
+    else:
+        part = crossed / crossed.sum(1, keepdim=True).clamp(min=1)
+    share = share * part.unsqueeze(-1)
     return moved_cells(f4, g, share, directions, weights)
 
 
@@ -227,22 +238,25 @@ def by_rule(
     return result
 
 # %% ../../nbs/04_flavor/02_asymptotics.ipynb #4ebe5136
-def _by_scheme(f4: Array, scheme: str) -> Array:
+Pairs = Literal["counted", "weighted"]
+
+
+def _by_scheme(f4: Array, scheme: str, pairs: Pairs) -> Array:
     """Final state on the rule that each cell needs."""
     cells = tensor_of(f4)
 
     def answer(part: Tensor, directions: Tensor, weights: Tensor) -> Tensor:
         blunt = blunted(part)
-        return part + (final_cells(blunt, directions, weights, scheme) - blunt)
+        return part + (final_cells(blunt, directions, weights, scheme, pairs) - blunt)
 
     return same_kind(f4, by_rule(cells, answer))
 
 
-def box3d(f4: Array) -> Array:
+def box3d(f4: Array, pairs: Pairs = "counted") -> Array:
     """Final state by Box3D of cells [B, 4, 2, 3] in 1/ccm, arrays or tensors; unchanged where no pair crosses."""
-    return _by_scheme(f4, "box3d")
+    return _by_scheme(f4, "box3d", pairs)
 
 
-def power_half(f4: Array) -> Array:
+def power_half(f4: Array, pairs: Pairs = "counted") -> Array:
     """Final state by the power-1/2 scheme of cells [B, 4, 2, 3] in 1/ccm, arrays or tensors; see `box3d`."""
-    return _by_scheme(f4, "power-1/2")
+    return _by_scheme(f4, "power-1/2", pairs)
