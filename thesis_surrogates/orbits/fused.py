@@ -45,6 +45,8 @@ def find_obstacle(field: nn.Module) -> str | None:
         return f"the field is {first.dtype} on {first.device}"
     if not all(parameter.requires_grad for parameter in field.parameters()):
         return "some parameters are frozen"
+    if not isinstance(field.network[0], nn.Linear):
+        return f"the layers are {type(field.network[0]).__name__}"
     if not isinstance(field.network[-1], nn.Linear):
         return "an activation stands behind the last layer"
     if type(field.head) not in (VectorHead, WholeHead):

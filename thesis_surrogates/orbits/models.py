@@ -20,6 +20,7 @@ from ..core.models import ACTIVATIONS, activation, mlp
 from .coordinates import Normalization2BP
 from .data import OrbitsData
 from .features import FEATURES, Assumption, split_state, warn_of_law
+from .fields.kan import BASES, kolmogorov_arnold
 from .fields.model import OrbitConfig, OrbitModel
 from .heads import HEADS
 from .latent.model import LatentODEConfig
@@ -50,12 +51,14 @@ class NeuralODEConfig(OrbitConfig):
     harmonics: int | None = _later(None, "highest order of harmonic features; null for 3", ge=2, le=10)
     head_scale: float | None = _later(None, "factor s of the scaled heads; null for 1", gt=0)
     head_clip: float | None = _later(None, "largest |m| of the clipped head; null for 5", gt=0)
+    basis: str | None = _later(None, "a key of BASES: a learned function on each edge; null for a plain network")
+    basis_count: int | None = _later(None, "functions of the basis on each edge; null for 6", ge=4, le=32)
     planar: Literal["exact", "original"] = _later("exact", "original freezes z, but not its velocity")
 
-    @field_validator("features", "head", "activation", "final_activation")
+    @field_validator("features", "head", "activation", "final_activation", "basis")
     @classmethod
     def _known(cls, value: str | None, info: ValidationInfo) -> str | None:
-        tables = {"features": list(FEATURES), "head": list(HEADS)}
+        tables = {"features": list(FEATURES), "head": list(HEADS), "basis": list(BASES)}
         known = tables.get(str(info.field_name), list(ACTIVATIONS))
         if value is not None and value not in known:
             raise ValueError(f"{value!r} is unknown; {nearest(value, known)}")
@@ -67,10 +70,11 @@ class NeuralODEConfig(OrbitConfig):
             "harmonics": not FEATURES[self.features].harmonics,
             "head_scale": getattr(HEADS[self.head], "scale", None) is None,
             "head_clip": getattr(HEADS[self.head], "clip", None) is None,
+            "basis_count": self.basis is None,
         }
         for key, vain in unused.items():
             if vain and getattr(self, key) is not None:
-                raise ValueError(f"{key} is {getattr(self, key)}, but {self.features} and {self.head} have none")
+                raise ValueError(f"{key} is {getattr(self, key)}, but {self.features}, {self.head} and basis {self.basis} have none")
         return self
 
     def build(self, data: OrbitsData) -> NeuralField:
@@ -106,10 +110,13 @@ class NeuralField(OrbitModel):
         self.head = self.head.with_parameters(**{name: value for name, value in given.items() if value is not None})
         hidden = [config.width] * config.depth
         inputs, outputs = len(self.features.labels(dimensions)), self.head.outputs(dimensions)
-        self.network = mlp([inputs, *hidden, outputs], config.activation)
-        for linear in self.network:
-            if isinstance(linear, nn.Linear):  # smaller than Xavier's weights: the first rollouts stay tame
-                linear.reset_parameters()
+        widths = [inputs, *hidden, outputs]
+        if config.basis is not None:
+            self.network = kolmogorov_arnold(widths, config.basis, config.basis_count or 6, config.activation)
+        else:
+            self.network = mlp(widths, config.activation)
+            for linear in self.network[::2]:  # smaller than Xavier's weights: the first rollouts stay tame
+                linear.reset_parameters()  # type: ignore[operator]
         if config.final_activation is not None:
             self.network.append(activation(config.final_activation))
         self.freezes_rate = config.planar == "original"  # of z, and of nothing else
