@@ -74,7 +74,9 @@ class NeuralODEConfig(OrbitConfig):
         }
         for key, vain in unused.items():
             if vain and getattr(self, key) is not None:
-                raise ValueError(f"{key} is {getattr(self, key)}, but {self.features}, {self.head} and basis {self.basis} have none")
+                raise ValueError(
+                    f"{key} is {getattr(self, key)}, but {self.features}, {self.head} and basis {self.basis} have none"
+                )
         return self
 
     def build(self, data: OrbitsData) -> NeuralField:
@@ -115,8 +117,9 @@ class NeuralField(OrbitModel):
             self.network = kolmogorov_arnold(widths, config.basis, config.basis_count or 6, config.activation)
         else:
             self.network = mlp(widths, config.activation)
-            for linear in self.network[::2]:  # smaller than Xavier's weights: the first rollouts stay tame
-                linear.reset_parameters()  # type: ignore[operator]
+            for linear in self.network:
+                if isinstance(linear, nn.Linear):  # smaller than Xavier's weights: the first rollouts stay tame
+                    linear.reset_parameters()
         if config.final_activation is not None:
             self.network.append(activation(config.final_activation))
         self.freezes_rate = config.planar == "original"  # of z, and of nothing else
