@@ -237,14 +237,16 @@ def path_loss(field: NeuralField, train: OrbitsTrain, path: torch.Tensor, batch:
 def make_update(model: OrbitModel, usual: LossTerms, train: OrbitsTrain, optimizer: OptimizerConfig) -> Update:
     """What a step does: by PyTorch's gradients, or with the compiled rollout where that covers the field."""
     if train.step == "fused":
-        from thesis_surrogates.orbits.fused import UncompiledLoss, fuse_update  # numba takes a while to load
+        from thesis_surrogates.orbits.fused import UncompiledLoss, fuse_update, graphless_loss  # numba loads slowly
 
         if not isinstance(model, NeuralField):
             return Update(loss_terms=UncompiledLoss(usual, f"{type(model).__name__} is no field"), optimizer=optimizer)
         if (train.solver, train.gradient) != ("rk4", "steps"):
             reason = f"train.solver is {train.solver}, train.gradient is {train.gradient}"
             return Update(loss_terms=UncompiledLoss(usual, reason), optimizer=optimizer)
-        return fuse_update(model, usual, partial(path_loss, model, train), optimizer)
+        return fuse_update(
+            model, usual, partial(path_loss, model, train), optimizer, graphless_loss(train.loss, train.weights)
+        )
     return Update(loss_terms=usual, optimizer=optimizer)
 
 # %% ../../nbs/03_orbits/17_training.ipynb #b16f1e21
