@@ -217,9 +217,7 @@ class FusedStep:
         return terms, list(torch.autograd.grad(terms["loss"], list(parameters)))
 
 
-def loss_and_gradient(
-    field: NeuralField, batch: Batch, loss: PathLoss | GraphlessLoss
-) -> tuple[Tensors, list[Tensor]]:
+def loss_and_gradient(field: NeuralField, batch: Batch, loss: PathLoss | GraphlessLoss) -> tuple[Tensors, list[Tensor]]:
     """Terms of a loss on windows `time` [B, L], `state` [B, L, 2D], and the gradient of each parameter.
 
     A field that is not covered is differentiated by PyTorch.
