@@ -123,7 +123,7 @@ class Flight:
 
     def pull(self, seed: np.ndarray, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Gradient of each parameter from the one with respect to the path."""
-        finite, steps = np.isfinite(self.path).all((1, 2)), self.steps
+        steps, finite = self.steps, np.asarray(np.isfinite(self.path).all((1, 2)))
         if not finite.all() and finite.any() and not seed[~finite].any():  # the loss has left them out
             steps, begin = np.where(finite[:, None], steps, steps.dtype.type(0)), self.begin.copy()
             begin[~finite] = begin[finite][0]
