@@ -434,7 +434,7 @@ def publish(
     """Add the small facts of ended runs, without host names and paths, to the published ones.
 
     They go to SYSTEM/SUITE/runs.jsonl, baselines.jsonl and scalars.csv; a run of the same configuration is replaced,
-    others stay. A curve keeps at most 40 points; a suite of more than 100 runs is published without curves.
+    others stay. A curve keeps at most 40 points; a suite of more than 36 runs is published without curves.
     """
     from thesis_surrogates.core.publishing import publish as add
     from thesis_surrogates.running.reports import by_system, is_suite, label_of, runs_of
