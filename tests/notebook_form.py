@@ -21,7 +21,7 @@ NAMES = [p.relative_to(NBS).as_posix() for p in NOTEBOOKS]
 PAGES = [name for name in NAMES if not name.startswith("experiments/")]  # templates are read by papermill
 WRITTEN_BY_HAND = (
     *("tests", "benchmarks", "site", "data/samples", "cpp/golden", ".ci/drift", ".ci/notebooks", ".ci/stored.py"),
-    *("thesis_surrogates/cli.py", "thesis_surrogates/__main__.py", "thesis_surrogates/_site.py"),
+    *(f"thesis_surrogates/{name}.py" for name in ("cli", "_cli_results", "__main__", "_site")),
 )
 
 CELL_LINES = 40
