@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -92,6 +92,7 @@ def axes(dimensions: int) -> list[int]:
     return [0, 1, 3, 4] if dimensions == 2 else [0, 1, 2, 3, 4, 5]
 
 # %% ../../nbs/03_orbits/11_models.ipynb #8cd4931d
+@final
 class NeuralField(OrbitModel):
     """The right-hand side of the ODE in normalised units: state [..., 6] to its time derivative [..., 6]."""
 
