@@ -11,7 +11,7 @@ from .verdicts import Claim, Comparison
 
 # %% auto #0
 __all__ = ['HEAD', 'LENGTH', 'WINDOWS', 'GROWING', 'OTHER_HEADS', 'PLAIN', 'CIRCLES', 'OF_NETWORKS', 'OF_TRAINING', 'OF_DATA',
-           'CLAIMS', 'one_key', 'chain']
+           'CLAIMS', 'one_key', 'compare_neighbours']
 
 # %% ../../../nbs/03_orbits/claims/01_study.ipynb #5bd029e2
 def one_key(key: str, better: Any, *worse: Any) -> tuple[Comparison, ...]:
@@ -19,7 +19,7 @@ def one_key(key: str, better: Any, *worse: Any) -> tuple[Comparison, ...]:
     return tuple(Comparison(better={key: better}, worse={key: value}) for value in worse)
 
 
-def chain(key: str, *values: Any) -> tuple[Comparison, ...]:
+def compare_neighbours(key: str, *values: Any) -> tuple[Comparison, ...]:
     """Each value of a key against the next one, from the best to the worst."""
     return tuple(one_key(key, *pair)[0] for pair in zip(values, values[1:], strict=False))
 
@@ -47,7 +47,7 @@ OF_TRAINING = (
         text="the percent error with nmse is better than the percent error",
         comparisons=one_key("train.loss", "percent_error_plus_nmse", "percent_error"),
     ),
-    Claim(text="shorter segments are better", comparisons=chain(LENGTH, [4], [10], [18], [36], [72])),
+    Claim(text="shorter segments are better", comparisons=compare_neighbours(LENGTH, [4], [10], [18], [36], [72])),
     Claim(text="segments of a straight line are worse than short ones", comparisons=one_key(LENGTH, [4], [2])),
     Claim(text="training on whole orbits fails", comparisons=one_key(LENGTH, [18], [360])),
     Claim(text="ten growing windows are better than one", comparisons=one_key(WINDOWS, GROWING, [[0.0, 1.0]])),
@@ -59,7 +59,7 @@ OF_TRAINING = (
 OF_DATA = (
     Claim(
         text="the error falls with every orbit more",
-        comparisons=chain("data.training_orbits", 100, 64, 32, 16, 10, 4, 2, 1),
+        comparisons=compare_neighbours("data.training_orbits", 100, 64, 32, 16, 10, 4, 2, 1),
     ),
     Claim(
         text="circular orbits are harder to learn from",

@@ -83,13 +83,13 @@ def take_step(
     stages[0] = y
     for j in range(4):
         find_derivative(r, stages[j], s, slope)
-        reach = half if j < 2 else two * half
+        share_of_step = half if j < 2 else two * half
         for c in range(y.shape[0]):
             for i in range(y.shape[1]):
                 k = slope[c, i]
                 total[c, i] = k if j == 0 else total[c, i] + (k if j == 3 else two * k)
                 if j < 3:
-                    stages[j + 1, c, i] = y[c, i] + reach * h[i] * k
+                    stages[j + 1, c, i] = y[c, i] + share_of_step * h[i] * k
     for c in range(y.shape[0]):
         for i in range(y.shape[1]):
             y[c, i] += h[i] * sixth * total[c, i]
@@ -112,10 +112,10 @@ def pull_step(
     total[:] = costate
     for j in range(3, -1, -1):
         share = sixth if j == 0 or j == 3 else third
-        reach = like(0.0, h[0]) if j == 3 else one if j == 2 else half
+        share_of_step = like(0.0, h[0]) if j == 3 else one if j == 2 else half
         for c in range(costate.shape[0]):
             for i in range(costate.shape[1]):
-                after = reach * back[c, i] if j < 3 else like(0.0, h[0])
+                after = share_of_step * back[c, i] if j < 3 else like(0.0, h[0])
                 pull[c, i] = h[i] * (share * costate[c, i] + after)
         pull_derivative(r, stages[j], pull, s, back, gradient)
         for c in range(costate.shape[0]):

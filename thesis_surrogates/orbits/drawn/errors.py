@@ -18,7 +18,7 @@ from ...core.comparison import Scores
 from ...core.plots import PALETTE, look_rules, new_figure, style
 
 # %% auto #0
-__all__ = ['MOST_OUTLIERS', 'SCALES', 'EXACT', 'box_of', 'box_rows', 'box_table', 'orbit_boxes_table', 'draw_boxes_of',
+__all__ = ['MOST_OUTLIERS', 'SCALES', 'EXACT_PERCENT', 'box_of', 'box_rows', 'box_table', 'orbit_boxes_table', 'draw_boxes_of',
            'draw_boxes', 'draw_orbit_boxes']
 
 # %% ../../../nbs/03_orbits/drawn/01_errors.ipynb #945fe5cb
@@ -46,7 +46,7 @@ def box_rows(group: Mapping[str, Any], values: np.ndarray) -> list[dict[str, Any
 
 # %% ../../../nbs/03_orbits/drawn/01_errors.ipynb #1a5e9875
 SCALES = {"state": "each state", "orbit": "mean of each orbit"}
-EXACT = 1e-6  # percent; what is smaller is rounding
+EXACT_PERCENT = 1e-6  # percent; what is smaller is rounding
 
 
 def box_table(scores: Mapping[str, Scores]) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def box_table(scores: Mapping[str, Scores]) -> pd.DataFrame:
     rows = []
     for name, one in scores.items():
         errors = np.asarray(one.samples["error_percent"], float)
-        if np.nanmax(errors) < EXACT:
+        if np.nanmax(errors) < EXACT_PERCENT:
             continue
         for over, values in (("state", errors.ravel()), ("orbit", np.nanmean(errors, 1))):
             rows += box_rows({"contender": name, "over": over}, values)

@@ -26,7 +26,7 @@ from ..heads import HEADS
 from ..models import combine_assumptions
 
 # %% auto #0
-__all__ = ['PARTS', 'PAIRS', 'NAMES', 'assumption_of', 'study_table', 'name_key', 'heat_table', 'short', 'numbers_first',
+__all__ = ['PARTS', 'PAIRS', 'NAMES', 'assumption_of', 'study_table', 'name_key', 'heat_table', 'shorten_level', 'numbers_first',
            'as_text', 'draw_heat', 'parallel_table', 'draw_parallel']
 
 # %% ../../../nbs/03_orbits/drawn/07_studies.ipynb #667fed9a
@@ -83,7 +83,7 @@ def heat_table(table: pd.DataFrame, x: str, y: str, panel: str | None = None) ->
     return found.assign(panel_name=panel or "", x_name=x, y_name=y, value_name=value)
 
 # %% ../../../nbs/03_orbits/drawn/07_studies.ipynb #5eed0a82
-def short(level: str) -> str:
+def shorten_level(level: str) -> str:
     """A level for a picture: a number with four digits."""
     try:
         return f"{float(level):.4g}"
@@ -119,7 +119,9 @@ def draw_heat(table: pd.DataFrame, look: str = "screen") -> Figure:
                 lambda value: ("★ " if value == low else "") + format_digits(value) if value == value else ""
             )
             colors = {"norm": LogNorm(low, max(high, 1.01 * low)), "cmap": "viridis_r"}
-            grid.index, grid.columns = ([short(level) for level in levels] for levels in (grid.index, grid.columns))
+            grid.index, grid.columns = (
+                [shorten_level(level) for level in levels] for levels in (grid.index, grid.columns)
+            )
             seaborn.heatmap(
                 grid, annot=stars.to_numpy(), fmt="", ax=ax, annot_kws={"fontsize": 7}, cbar=False, **colors
             )
@@ -153,7 +155,7 @@ def draw_parallel(table: pd.DataFrame, look: str = "screen") -> Figure:
     table = as_text(table, ("level",))
     keys, value_name = list(dict.fromkeys(table.key)), table.value_name.iloc[0]
     with style(**look_rules(look)):
-        longest = max(len(short(level)) for level in table.level)
+        longest = max(len(shorten_level(level)) for level in table.level)
         figure, (ax,) = new_figure(width=1.8 + max(1.25, 0.08 * longest) * len(keys), height=3.4)
         norm, colors = LogNorm(table.value.min(), table.value.max() * 1.001), matplotlib.colormaps["viridis_r"]
         for _, run in table.sort_values("value", ascending=False, kind="stable").groupby("run", sort=False):
@@ -165,7 +167,7 @@ def draw_parallel(table: pd.DataFrame, look: str = "screen") -> Figure:
             ax.axvline(number, color=ink, lw=0.6)
             for level, place in table[table.key == key][["level", "place"]].drop_duplicates().itertuples(index=False):
                 box = {"facecolor": paper, "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
-                ax.text(number, place, short(level), fontsize=7, ha="center", va="center", color=ink, bbox=box)
+                ax.text(number, place, shorten_level(level), fontsize=7, ha="center", va="center", color=ink, bbox=box)
         add_log_bar(figure, ax, ScalarMappable(norm, colors), name_key(value_name))
         ax.set_xticks(range(len(keys) + 1), [*(name_key(key) for key in keys), "error"], fontsize=7, rotation=15)
         ax.set(yticks=[], ylim=(-0.08, 1.08))

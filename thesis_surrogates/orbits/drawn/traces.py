@@ -36,7 +36,7 @@ def periapsis_hours(hours: np.ndarray, radius: np.ndarray) -> list[float]:
 def output_labels(field: NeuralField) -> tuple[str, ...]:
     """Names of the outputs of the network: magnitude and components as its head reads them."""
     free = field.head.outputs(field.dimensions)
-    names = [f"d{axis}" for axis in ("RTN" if getattr(field.head, "turns", False) else "xyz")[: field.dimensions]]
+    names = [f"d{axis}" for axis in ("RTN" if field.head.turns else "xyz")[: field.dimensions]]
     if free == field.dimensions + 1:
         return ("m", *names)
     return tuple(names) if free == field.dimensions else tuple(f"output {k}" for k in range(free))

@@ -66,5 +66,5 @@ def ways_markdown(runs: Sequence[Run], headline: str = HEADLINE) -> str:
         rows.append([*cells, f"{row['training_seconds']:.3g}", row["assumes"], *(row[name] for name in shown)])
     more = f" {len(settings) - len(shown)} more settings differ." if len(settings) > len(shown) else ""
     worst = " *Seeds overlap*: a seed is better than the worst one of the best way, so that the order may be chance."
-    said = worst if any("overlap" in row[2] for row in rows) else ""
-    return f"{to_markdown(rows)}\nMedians over seeds with the smallest and the largest.{said}{more}\n"
+    note = worst if any("overlap" in row[2] for row in rows) else ""
+    return f"{to_markdown(rows)}\nMedians over seeds with the smallest and the largest.{note}{more}\n"

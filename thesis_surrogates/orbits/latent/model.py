@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from pydantic import Field, field_validator
@@ -35,6 +35,7 @@ def window_starts(mask: Tensor, samples: int) -> Tensor:
     return torch.minimum(torch.arange(mask.shape[1], device=mask.device).expand_as(mask), last)
 
 # %% ../../../nbs/03_orbits/latent/04_latent_ode.ipynb #cbf3e9bf
+@final
 class LatentODE(OrbitModel):
     """Samples of an orbit to a code, codes to later codes, codes to states [..., 2D]."""
 
