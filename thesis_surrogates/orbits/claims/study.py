@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .verdicts import Claim, Comparison
+from .verdicts import BEST_LOSS, Claim, Comparison
 
 # %% auto #0
-__all__ = ['HEAD', 'LENGTH', 'WINDOWS', 'GROWING', 'OTHER_HEADS', 'PLAIN', 'CIRCLES', 'OF_NETWORKS', 'OF_TRAINING', 'OF_DATA',
-           'CLAIMS', 'one_key', 'compare_neighbours']
+__all__ = ['HEAD', 'LENGTH', 'WINDOWS', 'GROWING', 'OTHER_HEADS', 'PLAIN', 'CIRCLES', 'IN_SPACE', 'OF_NETWORKS', 'OF_TRAINING',
+           'OF_DATA', 'CLAIMS', 'one_key', 'compare_neighbours']
 
 # %% ../../../nbs/03_orbits/claims/01_study.ipynb #5bd029e2
 def one_key(key: str, better: Any, *worse: Any) -> tuple[Comparison, ...]:
@@ -28,6 +28,7 @@ HEAD, LENGTH, WINDOWS = "model.head", "train.segment_length_strategy", "train.le
 GROWING = [[0.0, k / 10] for k in range(1, 11)]
 OTHER_HEADS = ("mlp_4D", "mlp_4D_signed", "mlp_4D_softplus", "mlp_4D_unit", "mlp_4D_unit_softplus")
 PLAIN, CIRCLES = "complex_TBP_planar_100_train", "circular_TBP_planar_100_train"
+IN_SPACE = ("complex_TBP_nonplanar_100_train", "fixnu0_TBP_nonplanar_100_train")
 OF_NETWORKS = (
     Claim(text="leaky_relu is better than tanh", comparisons=one_key("model.activation", "leaky_relu", "tanh")),
     Claim(text="an absolute magnitude is worse than a signed one", comparisons=one_key(HEAD, *OTHER_HEADS[1::-1])),
@@ -49,6 +50,7 @@ OF_TRAINING = (
     ),
     Claim(text="shorter segments are better", comparisons=compare_neighbours(LENGTH, [4], [10], [18], [36], [72])),
     Claim(text="segments of a straight line are worse than short ones", comparisons=one_key(LENGTH, [4], [2])),
+    Claim(text="16,000 steps are worse than 4,000", comparisons=one_key("train.steps_strategy", [4000], [16000])),
     Claim(text="training on whole orbits fails", comparisons=one_key(LENGTH, [18], [360])),
     Claim(text="ten growing windows are better than one", comparisons=one_key(WINDOWS, GROWING, [[0.0, 1.0]])),
     Claim(
@@ -65,6 +67,11 @@ OF_DATA = (
         text="circular orbits are harder to learn from",
         comparisons=(Comparison(better={"data.train_set": PLAIN}, worse={"data.train_set": CIRCLES}),),
     ),
+    Claim(
+        text="splitting segments before orbits makes the validation loss too low",
+        comparisons=(Comparison(better={"data.split": "segments"}, worse={"data.split": None}, metric=BEST_LOSS),),
+    ),
+    Claim(text="in space the answer depends on the first anomaly", comparisons=one_key("data.train_set", *IN_SPACE)),
 )
 
 # %% ../../../nbs/03_orbits/claims/01_study.ipynb #9b29a364
@@ -79,7 +86,4 @@ CLAIMS = (
         text="the acceleration turns radial near periapsis", why_open="no published number is of the periapsis alone"
     ),
     Claim(text="the law becomes 1/r beyond 4 Earth radii", why_open="the published slope is of all distances together"),
-    Claim(text="long trainings spike and stop paying", why_open="no suite compares lengths of training"),
-    Claim(text="splitting segments before orbits leaks", why_open="no suite changes data.split"),
-    Claim(text="in space the answer depends on the first anomaly", why_open="no suite of orbits in space fixes it"),
 )

@@ -19,9 +19,9 @@ from ...core.facts import Run
 from ...core.metrics import format_value
 
 # %% auto #0
-__all__ = ['LEVEL', 'LEAST_PAIRS', 'Word', 'HEADLINE', 'LABELS', 'SEEDS', 'Interval', 'paired_interval', 'Comparison',
-           'run_settings', 'with_settings', 'error_of', 'find_ratios', 'Claim', 'judge_claim', 'judge_claims',
-           'format_claims']
+__all__ = ['LEVEL', 'LEAST_PAIRS', 'Word', 'HEADLINE', 'BEST_LOSS', 'LABELS', 'SEEDS', 'Interval', 'paired_interval',
+           'Comparison', 'run_settings', 'with_settings', 'error_of', 'find_ratios', 'Claim', 'judge_claim',
+           'judge_claims', 'format_claims']
 
 # %% ../../../nbs/03_orbits/claims/00_verdicts.ipynb #6aee49a8
 LEVEL = 0.95  # probability content of an interval
@@ -58,6 +58,7 @@ def paired_interval(ratios: Sequence[float]) -> Interval:
 
 # %% ../../../nbs/03_orbits/claims/00_verdicts.ipynb #0679ab12
 HEADLINE = "acceleration_error_percent"
+BEST_LOSS = "best_value"  # of the validation, the only metric here that is not of the test orbits
 LABELS = ("name", "question", "train.epochs", "train.optimizer.learning_rate")  # the last two follow from others
 SEEDS = ("seed", "data.seed")
 
@@ -84,7 +85,10 @@ def with_settings(own: Mapping[str, Any], side: Mapping[str, Any]) -> dict[str, 
 
 # %% ../../../nbs/03_orbits/claims/00_verdicts.ipynb #a300176d
 def error_of(run: Run, metric: str) -> float:
-    """A metric of the surrogate of an ended run on its test orbits; NaN without one."""
+    """A metric of the surrogate of an ended run on its test orbits, or its BEST_LOSS; NaN without one."""
+    if metric == BEST_LOSS:
+        best = run.last_event("end").get(BEST_LOSS)
+        return math.nan if best is None else float(best)
     row: dict[str, Any] = next((row for row in run.evaluated if row.get("kind") == "surrogate"), {})
     value = row.get(metric)
     return math.nan if value is None else float(value)
