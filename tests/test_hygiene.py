@@ -38,6 +38,7 @@ EXCEPTIONS = ROOT / "tests" / "form_exceptions.json"
 HAND_WRITTEN = {"__init__.py", "_modidx.py", "_site.py", "cli.py", "_cli_results.py", "__main__.py"}
 # Cells that are shown and not run: each needs its reason in the prose before it, and its place in this list.
 SHOWN_ONLY: dict[str, int] = {}
+ROOMS = {"networks", "trust", "study", "exchange", "compiled"}
 OLD_NAMES = {"rival", "rivals", "duel", "duels", "said", "reach", "reaches", "worth", "peer", "peers"}
 BY_THEIR_SYMBOLS = {"flavor/asymptotics.py"}  # hbar, c and G_F in cgs
 UNIT_IN_COMMENT = (
@@ -204,6 +205,14 @@ def test_one_notebook_a_module():
     seen.pop(None, None)
     double = {k: v for k, v in seen.items() if len(v) > 1}
     assert not double, f"the last one silently wins: {double}"
+
+
+def test_rooms_of_a_system_carry_the_same_names():
+    """Who has read one system finds everything in the next."""
+    homes = [path.parent for path in PACKAGE.glob("*/system.py") if path.parent.name != "core"]
+    rooms = {home.name: {p.parent.name for p in home.glob("*/__init__.py")} - ROOMS for home in homes}
+    found = {system: sorted(others) for system, others in rooms.items() if others}
+    assert not found, f"rooms of a system are {sorted(ROOMS)}; a large one may have rooms of its own: {found}"
 
 
 def test_every_module_has_a_notebook():

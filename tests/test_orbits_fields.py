@@ -13,10 +13,10 @@ from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.models import ACTIVATIONS
 from thesis_surrogates.orbits.data import OrbitsData
 from thesis_surrogates.orbits.features import FEATURES
-from thesis_surrogates.orbits.fields.kan import BASES, squash
 from thesis_surrogates.orbits.fused import find_obstacle
 from thesis_surrogates.orbits.heads import HEADS
 from thesis_surrogates.orbits.models import NeuralField, NeuralODEConfig
+from thesis_surrogates.orbits.networks.fields.kan import BASES, squash
 
 # Before features and heads had modules of their own: sums of derivatives, of fields with the weights of `known_field`.
 KNOWN = json.loads((Path(__file__).parent / "orbits_fields.json").read_text(encoding="utf-8"))

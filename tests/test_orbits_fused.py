@@ -14,7 +14,6 @@ from torch import Tensor
 from thesis_surrogates.core.models import ACTIVATIONS
 from thesis_surrogates.core.plan import describe
 from thesis_surrogates.core.training import fit
-from thesis_surrogates.orbits.compiled.path_losses import COMPILED_LOSSES
 from thesis_surrogates.orbits.data import OrbitsData, load_data, make_data
 from thesis_surrogates.orbits.features import FEATURES
 from thesis_surrogates.orbits.fused import (
@@ -27,6 +26,7 @@ from thesis_surrogates.orbits.fused import (
 from thesis_surrogates.orbits.heads import HEADS, VectorHead
 from thesis_surrogates.orbits.losses import LOSSES, rollout_loss
 from thesis_surrogates.orbits.models import NeuralField, NeuralODEConfig
+from thesis_surrogates.orbits.networks.compiled.path_losses import COMPILED_LOSSES
 from thesis_surrogates.orbits.rollouts import compare_paths
 from thesis_surrogates.orbits.solvers import solve
 from thesis_surrogates.orbits.training import OrbitsTrain, make_update, plan

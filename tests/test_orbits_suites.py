@@ -9,9 +9,9 @@ import pytest
 
 from thesis_surrogates.core.config import config_hash, flatten, read_yaml, recipe_hash
 from thesis_surrogates.core.facts import Run
-from thesis_surrogates.orbits.claims.study import CLAIMS
-from thesis_surrogates.orbits.claims.verdicts import HEADLINE, LEAST_PAIRS, judge_claims
 from thesis_surrogates.orbits.losses import LOSSES
+from thesis_surrogates.orbits.study.claims.study import CLAIMS
+from thesis_surrogates.orbits.study.claims.verdicts import HEADLINE, LEAST_PAIRS, judge_claims
 from thesis_surrogates.orbits.training import WEIGHTS
 from thesis_surrogates.running.registry import load_suite, report_skipped_runs, suites
 

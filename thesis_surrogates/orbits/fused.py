@@ -21,13 +21,13 @@ from ..core.data import Batch, Tensors
 from ..core.models import ACTIVATIONS
 from ..core.plan import LossTerms, Update
 from ..core.running_means import DIVERGED
-from .compiled.geometry import DIRECTION_CODES, MAGNITUDE_CODES, PART_CODES
-from .compiled.network import Recipe
-from .compiled.path_losses import COMPILED_LOSSES
-from .compiled.sweep import roll, sweep
 from .features import FeatureLayer
 from .heads import VectorHead, WholeHead
 from .models import NeuralField
+from .networks.compiled.geometry import DIRECTION_CODES, MAGNITUDE_CODES, PART_CODES
+from .networks.compiled.network import Recipe
+from .networks.compiled.path_losses import COMPILED_LOSSES
+from .networks.compiled.sweep import roll, sweep
 from .solvers import solve
 
 # %% auto #0

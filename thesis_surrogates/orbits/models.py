@@ -20,11 +20,11 @@ from ..core.models import ACTIVATIONS, activation, mlp
 from .coordinates import Normalization2BP
 from .data import OrbitsData
 from .features import FEATURES, Assumption, split_state, warn_of_law
-from .fields.kan import BASES, kolmogorov_arnold
-from .fields.model import OrbitConfig, OrbitModel
 from .heads import HEADS
-from .latent.model import LatentODEConfig
 from .losses import rollout_loss
+from .networks.fields.kan import BASES, kolmogorov_arnold
+from .networks.fields.model import OrbitConfig, OrbitModel
+from .networks.latent.model import LatentODEConfig
 
 # %% auto #0
 __all__ = ['MODELS', 'STATE', 'ACCELERATION', 'later_key', 'NeuralODEConfig', 'combine_assumptions', 'axes', 'NeuralField',

@@ -20,11 +20,11 @@ from ..core.errors import ConfigError
 from ..core.plan import LossTerms, Phase, Plan, Update, mean_loss
 from ..core.running_means import DIVERGED
 from ..core.training import TrainingDiverged
-from .fields.model import OrbitConfig, OrbitModel
 from .kepler import two_body_acceleration
 from .losses import LOSSES, NOT_BUILT
 from .metrics import acceleration_error
 from .models import NeuralField, axes, tell_assumptions
+from .networks.fields.model import OrbitConfig, OrbitModel
 from .rollouts import compare_paths
 from thesis_surrogates.orbits.segments import (
     CurriculumPhase,
