@@ -10,8 +10,8 @@ fewer steps. Compiling is timed apart. The floor is the arithmetic of the networ
 product of that size. `jax`, `diffrax`, `equinox` and `optax`, or `torchdiffeq`, are used where they are installed; they
 solve adaptively, as such studies do (Tsit5 and dopri5, rtol 1e-6, atol 1e-8). With `--targets` each way then trains on
 a hundred orbits until its error on unseen ones is below each target, in percent, at the rate of the older recipe; the
-last row is the recipe of the suite `goals`. Only steps count as time, and at most `--limit` seconds are spent. Makes its dataset in data/, and writes
-outputs/benchmarks/orbits_training.json.
+last row is the recipe of the suite `goals`. Only steps count as time, and at most `--limit` seconds are spent. Makes
+its dataset in data/, and writes outputs/benchmarks/orbits_training.json.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ def time_case(field: NeuralField, data: Data, config: NeuralODEConfig, length: i
 
 
 def train_until(step: Step, field: NeuralField, data: Data, targets: list[float], limit: float) -> dict[str, float]:
-    """Seconds of steps, after the first one, until the error on unseen orbits is below each target; infinity if never."""
+    """Seconds of steps, after the first one, until the error on unseen orbits is below a target; infinity if never."""
     orbits, judged = data.splits["test"], copy.deepcopy(field)
     states = orbits["state"][orbits["mask"]]
     exact, spent = two_body_acceleration(states[:, :3]), 0.0
