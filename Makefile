@@ -10,7 +10,7 @@ WORKERS ?= 2
 # One more than cores: a fifth of the time a test waits for a process of its own.
 TESTERS ?= 3
 NB      ?=
-BY_HAND := tests benchmarks data/samples cpp/golden .ci/drift .ci/notebooks .ci/stored.py .ci/forked.py thesis_surrogates/cli.py thesis_surrogates/__main__.py thesis_surrogates/_site.py
+BY_HAND := tests benchmarks data/samples cpp/golden .ci/drift .ci/notebooks .ci/stored.py .ci/forked.py thesis_surrogates/cli.py thesis_surrogates/_cli_results.py thesis_surrogates/__main__.py thesis_surrogates/_site.py
 LAB     ?=
 comma   := ,
 # One thread a process: two runs, or two tests, share two cores without fighting over them.

@@ -36,7 +36,7 @@ EXPORTS = ("onnx", "torchscript")
 
 
 def run_by_papermill(target: str, device: str, folder: Path) -> str:
-    """Status of a run that `surrogates run` made through its notebook, or the last line of what it said."""
+    """Status of a run that `surrogates run` made through its notebook, or the last line of what it printed."""
     words = ["run", target, "--device", device, "--out", str(folder / "runs"), "--data-dir", str(folder / "data")]
     command = [sys.executable, "-m", "thesis_surrogates", *words]
     ended = subprocess.run(command, capture_output=True, text=True)
@@ -81,13 +81,13 @@ def difference(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> fl
 
 def try_exports(run_dir: Path, folder: Path) -> dict[str, str]:
     """What each form of export says, or why there is none."""
-    said = {}
+    outcomes = {}
     for form in EXPORTS:
         try:
-            said[form] = export_surrogate(run_dir, form, folder / f"model.{form}").rpartition("(")[2].rstrip(")")
+            outcomes[form] = export_surrogate(run_dir, form, folder / f"model.{form}").rpartition("(")[2].rstrip(")")
         except ExportError as error:
-            said[form] = f"not exported: {str(error).splitlines()[0]}"
-    return said
+            outcomes[form] = f"not exported: {str(error).splitlines()[0]}"
+    return outcomes
 
 
 def measure(system: str, device: str, rows: Sequence[int], notebook: bool = True) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a training step of a neural ODE costs: compiled, by PyTorch's gradients, and by the solvers of others.
 
-    python benchmarks/orbits_training.py [--length 4 18] [--blocks 7] [--seconds 1]
+    python benchmarks/orbits_training.py [--length 4 18] [--blocks 7] [--seconds 1] [--targets 5 1 --limit 240]
 
 The ways take turns in one process, on one thread: each makes steps for so many seconds of processor time, block after
 block, and medians over the blocks are given, with their ratios to the first of them that is there. All train the same
@@ -8,8 +8,10 @@ network (two layers of 64, the same weights) on the same windows of ten orbits, 
 with Adam. Two fields are timed: as it is built, and after a training, where paths are smooth and adaptive solvers take
 fewer steps. Compiling is timed apart. The floor is the arithmetic of the network's products alone, at the speed of one
 product of that size. `jax`, `diffrax`, `equinox` and `optax`, or `torchdiffeq`, are used where they are installed; they
-solve adaptively, as such studies do (Tsit5 and dopri5, rtol 1e-6, atol 1e-8). Makes its dataset in data/, and writes
-outputs/benchmarks/orbits_training.json.
+solve adaptively, as such studies do (Tsit5 and dopri5, rtol 1e-6, atol 1e-8). With `--targets` each way then trains on
+a hundred orbits until its error on unseen ones is below each target, in percent, at the rate of the older recipe; the
+last row is the recipe of the suite `goals`. Only steps count as time, and at most `--limit` seconds are spent. Makes
+its dataset in data/, and writes outputs/benchmarks/orbits_training.json.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_paralleli
 import argparse
 import copy
 import importlib.util
+import math
 import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +40,29 @@ from measured import write_result
 from torch import nn
 
 from thesis_surrogates.core.data import Data, TensorSource
+from thesis_surrogates.core.soap import Soap
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.orbits.data import load_data
+from thesis_surrogates.orbits.kepler import two_body_acceleration
 from thesis_surrogates.orbits.losses import rollout_loss
+from thesis_surrogates.orbits.metrics import acceleration_error
 from thesis_surrogates.orbits.models import NeuralField, NeuralODEConfig
 from thesis_surrogates.orbits.training import OrbitsTrain, plan
 from thesis_surrogates.running.datasets import ensure_dataset
 from thesis_surrogates.running.registry import get_system, resolve
 
 RTOL, ATOL, LEARNING_RATE = 1e-6, 1e-8, 1e-4  # a small rate: the field stays the one that is timed
-Step = Callable[[], float]
+
+
+@dataclass
+class Step:
+    """A training step, and the weights that it has reached."""
+
+    move: Callable[[], float]
+    weights: Callable[[], list[Any]]
+
+    def __call__(self) -> float:
+        return self.move()
 
 
 def installed(*names: str) -> bool:
@@ -84,18 +101,20 @@ class Windows:
         return next(batch for batch in self.batches if len(batch["time"]) == self.rows)
 
 
-def optimizer_of(field: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.Adam(field.parameters(), LEARNING_RATE, fused=True)
+def optimizer_of(field: nn.Module, rate: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(field.parameters(), rate, fused=True)
 
 
-def fused_step(field: NeuralField, windows: Windows, data: Data, config: NeuralODEConfig) -> Step:
-    """The compiled step, through the update that a training makes."""
+def fused_step(field: NeuralField, windows: Windows, config: NeuralODEConfig, rate: float, goals: bool = False) -> Step:
+    """The compiled step, through the update that a training makes; with `goals` loss and optimizer of that suite."""
     from thesis_surrogates.orbits.training import make_update
 
-    field, train = copy.deepcopy(field), OrbitsTrain(step="fused")
+    field = copy.deepcopy(field)
+    train = OrbitsTrain(step="fused", loss="percent_of_no_force") if goals else OrbitsTrain(step="fused")
     update = make_update(field, rollout_loss(train.loss, train.weights), train, train.optimizer)
     assert update.loss_and_gradients is not None
-    parameters, optimizer = list(field.parameters()), optimizer_of(field)
+    parameters = list(field.parameters())
+    optimizer = Soap(parameters, lr=rate) if goals else optimizer_of(field, rate)
 
     def step() -> float:
         terms, gradients = update.loss_and_gradients(field, windows.next(), parameters)  # type: ignore[misc]
@@ -104,13 +123,13 @@ def fused_step(field: NeuralField, windows: Windows, data: Data, config: NeuralO
         optimizer.step()
         return float(terms["loss"].detach())
 
-    return step
+    return Step(step, lambda: [parameter.detach() for parameter in parameters])
 
 
-def autograd_step(field: NeuralField, windows: Windows, data: Data, config: NeuralODEConfig) -> Step:
+def autograd_step(field: NeuralField, windows: Windows, config: NeuralODEConfig, rate: float) -> Step:
     """The usual step."""
     field, train = copy.deepcopy(field), OrbitsTrain()
-    loss, optimizer = rollout_loss(train.loss, train.weights), optimizer_of(field)
+    loss, optimizer = rollout_loss(train.loss, train.weights), optimizer_of(field, rate)
 
     def step() -> float:
         optimizer.zero_grad()
@@ -119,15 +138,15 @@ def autograd_step(field: NeuralField, windows: Windows, data: Data, config: Neur
         optimizer.step()
         return float(value.detach())
 
-    return step
+    return Step(step, lambda: [parameter.detach() for parameter in field.parameters()])
 
 
-def torchdiffeq_step(field: NeuralField, windows: Windows, data: Data, config: NeuralODEConfig) -> Step:
+def torchdiffeq_step(field: NeuralField, windows: Windows, config: NeuralODEConfig, rate: float) -> Step:
     """dopri5 with one clock for the batch: each row's time is scaled to that of the longest."""
     from torchdiffeq import odeint
 
     field = copy.deepcopy(field)
-    optimizer = optimizer_of(field)
+    optimizer = optimizer_of(field, rate)
 
     def step() -> float:
         batch = windows.next()
@@ -142,7 +161,7 @@ def torchdiffeq_step(field: NeuralField, windows: Windows, data: Data, config: N
         optimizer.step()
         return float(value.detach())
 
-    return step
+    return Step(step, lambda: [parameter.detach() for parameter in field.parameters()])
 
 
 def percent_plus_nmse(xp: Any, path: Any, true: Any) -> Any:
@@ -154,7 +173,7 @@ def percent_plus_nmse(xp: Any, path: Any, true: Any) -> Any:
     return 100 * (miss / xp.clip(length, 1e-8)).mean() + 100 * xp.sqrt(ratio + 1e-8)
 
 
-def diffrax_step(field: NeuralField, windows: Windows, data: Data, config: NeuralODEConfig) -> Step:
+def diffrax_step(field: NeuralField, windows: Windows, config: NeuralODEConfig, rate: float) -> Step:
     """Tsit5 with a clock for each row, jitted as one function with loss, gradient and Adam."""
     import diffrax
     import jax
@@ -184,7 +203,7 @@ def diffrax_step(field: NeuralField, windows: Windows, data: Data, config: Neura
     def loss(own: Any, time: Any, state: Any) -> Any:
         return percent_plus_nmse(jnp, jax.vmap(roll, (None, 0, 0))(own, time, state[:, 0]), state)
 
-    optimizer = optax.adam(LEARNING_RATE)
+    optimizer = optax.adam(rate)
     memory = {"weights": weights, "state": optimizer.init(weights)}
 
     @jax.jit
@@ -199,7 +218,7 @@ def diffrax_step(field: NeuralField, windows: Windows, data: Data, config: Neura
         memory["weights"], memory["state"], value = move(memory["weights"], memory["state"], time_, path)
         return float(value)
 
-    return step
+    return Step(step, lambda: [torch.from_numpy(np.array(one)) for one in memory["weights"]])
 
 
 WAYS: dict[str, tuple[Callable[..., Step], tuple[str, ...]]] = {
@@ -242,7 +261,7 @@ def time_case(field: NeuralField, data: Data, config: NeuralODEConfig, length: i
     for name, (make, needs) in WAYS.items():
         if installed(*needs):
             windows = Windows(field, data, config, length)
-            steps[name] = make(field, windows, data, config)
+            steps[name] = make(field, windows, config, LEARNING_RATE)
             began = time.process_time()
             first = steps[name]()
             found[name] = {"first_step_s": time.process_time() - began, "first_loss": first}
@@ -257,6 +276,51 @@ def time_case(field: NeuralField, data: Data, config: NeuralODEConfig, length: i
     return {"rows": rows, "floor_steps_per_s": 1 / floor_seconds(rows, length), "ways": found}
 
 
+def train_until(step: Step, field: NeuralField, data: Data, targets: list[float], limit: float) -> dict[str, float]:
+    """Seconds of steps, after the first one, until the error on unseen orbits is below a target; infinity if never."""
+    orbits, judged = data.splits["test"], copy.deepcopy(field)
+    states = orbits["state"][orbits["mask"]]
+    exact, spent = two_body_acceleration(states[:, :3]), 0.0
+    found: dict[str, float] = {}
+    step()  # compiles
+    while len(found) < len(targets) and spent < limit:
+        began = time.process_time()
+        while time.process_time() - began < max(0.2, 0.05 * spent):
+            step()
+        spent += time.process_time() - began
+        with torch.no_grad():
+            for parameter, weight in zip(judged.parameters(), step.weights(), strict=True):
+                parameter.copy_(weight)
+            error = float(acceleration_error(exact, judged.accelerations_at(orbits).to(exact.dtype)).mean())
+        found |= {f"{target:g} %": spent for target in targets if error < target and f"{target:g} %" not in found}
+    return {**{f"{target:g} %": math.inf for target in targets}, **found}
+
+
+def time_targets(config: NeuralODEConfig, options: Any) -> dict[str, dict[str, float]]:
+    """Seconds to each target: the older recipe by three implementations, and the recipe of the suite `goals`."""
+    data = load_orbits("complex_TBP_planar_100_train")
+    ways = {name: way for name, way in WAYS.items() if name in ("fused", "autograd", "diffrax") and installed(*way[1])}
+    found = {}
+    for name, (make, _) in ways.items():
+        field = trained_field(config, data, 0)
+        step = make(field, Windows(field, data, config, 18), config, 1e-3)
+        found[name] = train_until(step, field, data, options.targets, options.limit)
+        print(f"  {name:12} {found[name]}", flush=True)
+    best = NeuralODEConfig(features="sph_4D_rinv_vel_logr_logv")
+    field = trained_field(best, data, 0)
+    step = fused_step(field, Windows(field, data, best, 2), best, 5e-3, goals=True)
+    found["goals"] = train_until(step, field, data, options.targets, options.limit)
+    print(f"  {'goals':12} {found['goals']}", flush=True)
+    return found
+
+
+def load_orbits(train_set: str) -> Data:
+    """Orbits of a set, all of them for training."""
+    run = resolve({"system": "orbits", "model": "neural_ode", "data": {"train_set": train_set}})
+    run = resolve({**run.model_dump(mode="json"), "data": {**run.data.model_dump(), "validation_fraction": 0}})
+    return load_data(run.data, ensure_dataset(get_system("orbits"), run.data, Path("data")))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--length", type=int, nargs="+", default=[4, 18], help="samples in a window")
@@ -264,11 +328,11 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=7, help="turns of each way")
     parser.add_argument("--seconds", type=float, default=1.0, help="processor time of a turn")
     parser.add_argument("--trained", type=int, default=2000, help="steps before the second field is timed")
+    parser.add_argument("--targets", type=float, nargs="*", default=[], help="errors (%%) to be reached")
+    parser.add_argument("--limit", type=float, default=240.0, help="most processor time for the targets (s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    run = resolve({"system": "orbits", "model": "neural_ode", "data": {"train_set": "complex_TBP_planar_10_train"}})
-    run = resolve({**run.model_dump(mode="json"), "data": {**run.data.model_dump(), "validation_fraction": 0}})
-    data = load_data(run.data, ensure_dataset(get_system("orbits"), run.data, Path("data")))
+    data = load_orbits("complex_TBP_planar_10_train")
     config = NeuralODEConfig(activation=options.activation)
     found: dict[str, Any] = {"torch": torch.__version__, **vars(options), "cases": {}}
     for age, steps in (("early", 0), ("trained", options.trained)):
@@ -284,6 +348,8 @@ def main() -> None:
                     f"loss {one['first_loss']:.4f}; {ratios}",
                     flush=True,
                 )
+    if options.targets:
+        found["seconds_to_targets"] = time_targets(config, options)
     found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     write_result("orbits_training", found)
 

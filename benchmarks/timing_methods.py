@@ -14,12 +14,12 @@ import onnxruntime
 import torch
 
 from thesis_surrogates.core.export.deployable import Deployable, ExportError
-from thesis_surrogates.core.export.onnx import export_onnx, silent
+from thesis_surrogates.core.export.onnx import export_onnx, silence_exporter
 from thesis_surrogates.core.export.torch_programs import export_torchscript
 from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.timing import in_pieces
 from thesis_surrogates.tracks.axis_tables import AxisFrame
-from thesis_surrogates.tracks.baselines import SINGLE_COUNTS, STEP_COUNTS, TOLERANCES, parabola
+from thesis_surrogates.tracks.baselines import SINGLE_COUNTS, STEP_COUNTS, TOLERANCES_MM, parabola
 from thesis_surrogates.tracks.block_stepper import Precision, block_precisions, is_one_leg, propagate_blocks
 from thesis_surrogates.tracks.data import straight_line
 from thesis_surrogates.tracks.field import Field
@@ -80,7 +80,7 @@ def networks(name: str, module: torch.nn.Module, deployable: Deployable, folder:
     size = count_parameters(module)
     yield Method(name, "surrogate", "torch eager", same, in_pieces(module, PIECE), size)
     try:
-        with silent():
+        with silence_exporter():
             compiled = torch.compile(module, dynamic=False)
             compiled(torch.ones(PIECE, 7))
         yield Method(name, "surrogate", "torch.compile", same, in_pieces(compiled, PIECE), size)
@@ -162,7 +162,7 @@ def classical(field: Field, inputs: torch.Tensor, variable: bool) -> Iterator[Me
             lambda given, step=step: propagate(*given, field, step=step),
             largest=10_000,
         )  # beyond, its checks cost nothing per track
-    for tolerance in TOLERANCES:
+    for tolerance in TOLERANCES_MM:
         yield Method(
             f"Cash-Karp {tolerance:g} mm",
             "baseline",

@@ -1,8 +1,8 @@
 """The command line as a person types it, in a process of its own that is forked from one with its imports done.
 
 A fresh Python spends three seconds on importing torch, a forked one none; all else (arguments, folder, environment,
-standard streams, exit code) is that of `python -m thesis_surrogates`, which test_running starts for real where the start
-itself is what matters.
+standard streams, exit code) is that of `python -m thesis_surrogates`. Where the start itself is what matters,
+test_running starts it for real.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch import nn  # noqa: E402
 
 from thesis_surrogates.core.export import cpp_header as header_module  # noqa: E402
 from thesis_surrogates.core.export.cpp_graph import translate  # noqa: E402
-from thesis_surrogates.core.export.cpp_header import CONSTANT_MEMORY, compile_source, export_header, find_compiler  # noqa: E402
+from thesis_surrogates.core.export.cpp_header import CONSTANT_MEMORY_BYTES, compile_source, export_header, find_compiler  # noqa: E402
 from thesis_surrogates.core.export.cpp_program import scatter  # noqa: E402
 from thesis_surrogates.core.export.deployable import (  # noqa: E402
     Deployable,
@@ -203,7 +203,7 @@ def test_batch_norm_and_narrow_layers(tmp_path):
 @needs_compiler
 @pytest.mark.parametrize(("hidden", "bytes_"), [((64, 64), 19_472), ((96, 96), 41_488), ((112, 112), 55_568)])
 def test_memory_audit_counts_what_was_written(tmp_path, hidden, bytes_):
-    report = export_header(plain((6, *hidden, 4)), tmp_path / "m.hpp", states=50, limit_bytes=CONSTANT_MEMORY)
+    report = export_header(plain((6, *hidden, 4)), tmp_path / "m.hpp", states=50, limit_bytes=CONSTANT_MEMORY_BYTES)
     assert report.parameter_bytes == bytes_ and report.constant_bytes == bytes_ + 4 * 6  # a typical row
     numbers = sum(int(n) for n in re.findall(r"constexpr float \w+\[(\d+)\]", (tmp_path / "m.hpp").read_text()))
     assert 4 * numbers == report.constant_bytes
@@ -214,7 +214,7 @@ def test_memory_audit_refuses_the_rk_pinn_of_96(tmp_path):
     model = record.models["rk_pinn"](hidden=(96, 96)).build(record.data_config())
     assert 4 * sum(p.numel() for p in model.parameters()) == 159_440
     with pytest.raises(ExportError, match=r"needs 1\d\d,\d\d\d B of constants, more than the limit of 65,536 B"):
-        export_header(record.deploy(model), tmp_path / "m.hpp", states=50, limit_bytes=CONSTANT_MEMORY)
+        export_header(record.deploy(model), tmp_path / "m.hpp", states=50, limit_bytes=CONSTANT_MEMORY_BYTES)
     assert not list(tmp_path.iterdir())
 
 

@@ -13,7 +13,7 @@ from thesis_surrogates.core.errors import DataError
 from thesis_surrogates.core.hdf5 import write_hdf5
 from thesis_surrogates.events.data import COLUMNS, EventsData, load_data, make_data, pack, process_counts
 from thesis_surrogates.events.generator import (
-    B_MASS,
+    B_MASS_GEV,
     PROCESSES,
     generate,
     generate_block,
@@ -54,7 +54,7 @@ def test_masses_at_truth():
     p4 = produce(np.random.default_rng(0), "tttt", 5_000).p4
     assert abs(np.median(mass(p4[:, 1:3].sum(1))) - 80.4) < 0.3
     assert abs(np.median(mass(p4[:, :3].sum(1))) - 172.5) < 0.3
-    assert np.abs(mass(p4[:, 0]) - B_MASS).max() < 1e-3
+    assert np.abs(mass(p4[:, 0]) - B_MASS_GEV).max() < 1e-3
 
 
 def test_same_seed_in_another_process():

@@ -35,7 +35,7 @@ from thesis_surrogates.core.export.onnx import (  # noqa: E402
     compare,
     export_onnx,
     load_onnx,
-    silent,
+    silence_exporter,
     write_onnx,
 )
 from thesis_surrogates.core.export.torch_programs import (  # noqa: E402
@@ -150,7 +150,7 @@ def written(tmp_path_factory):
     def write(name):
         deployable, path = DEPLOYABLES[name], folder / f"{name}.onnx"
         module, examples = check_examples(deployable)
-        with silent():
+        with silence_exporter():
             write_onnx(module, examples, path, list(deployable.inputs), deployable.outputs, 18)
         return module, examples, path
 

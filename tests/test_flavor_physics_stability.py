@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from thesis_surrogates.flavor.asymptotics import C, RATE_PER_DENSITY, lebedev, sampled_cells
+from thesis_surrogates.flavor.asymptotics import RATE_PER_DENSITY, C, lebedev, sampled_cells
 from thesis_surrogates.flavor.generator import patch_cells, random_cells
 from thesis_surrogates.flavor.stability import fastest_modes, growth_rate_lsa, linear_growth
 

@@ -13,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+import tokenize
 from collections import defaultdict
 from pathlib import Path
 
@@ -34,9 +35,16 @@ from notebook_form import (
 
 SCRIPT = "tests/test_hygiene.py"
 EXCEPTIONS = ROOT / "tests" / "form_exceptions.json"
-HAND_WRITTEN = {"__init__.py", "_modidx.py", "_site.py", "cli.py", "__main__.py"}
+HAND_WRITTEN = {"__init__.py", "_modidx.py", "_site.py", "cli.py", "_cli_results.py", "__main__.py"}
 # Cells that are shown and not run: each needs its reason in the prose before it, and its place in this list.
 SHOWN_ONLY: dict[str, int] = {}
+ROOMS = {"networks", "trust", "study", "exchange", "compiled"}
+OLD_NAMES = {"rival", "rivals", "duel", "duels", "said", "reach", "reaches", "worth", "peer", "peers"}
+BY_THEIR_SYMBOLS = {"flavor/asymptotics.py"}  # hbar, c and G_F in cgs
+UNIT_IN_COMMENT = (
+    r"^([A-Z][A-Z0-9_]*)(?:: [^=\n]+)? = [^#\n]*\d[^#\n]*# (mm|s|seconds|bytes|GeV|rad|percent|km)\b(?!,? (?:and|mm))"
+)
+UNIT_NAMES = {"s": "SECONDS", "seconds": "SECONDS"}
 NOTEBOOK_KB, AVERAGE_NOTEBOOK_KB = 200, 60
 FIGURES, FIGURE_KB = 6, 75
 
@@ -199,6 +207,14 @@ def test_one_notebook_a_module():
     assert not double, f"the last one silently wins: {double}"
 
 
+def test_rooms_of_a_system_carry_the_same_names():
+    """Who has read one system finds everything in the next."""
+    homes = [path.parent for path in PACKAGE.glob("*/system.py") if path.parent.name != "core"]
+    rooms = {home.name: {p.parent.name for p in home.glob("*/__init__.py")} - ROOMS for home in homes}
+    found = {system: sorted(others) for system, others in rooms.items() if others}
+    assert not found, f"rooms of a system are {sorted(ROOMS)}; a large one may have rooms of its own: {found}"
+
+
 def test_every_module_has_a_notebook():
     exported = {m.replace(".", "/") + ".py" for m in map(module_of, NAMES) if m}
     there = {p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py")}
@@ -232,6 +248,47 @@ def test_public_functions_are_typed(path):
             if not compiled and node.returns is None or any(a.annotation is None and not compiled for a in arguments):
                 bare.append(node.name)
     assert not bare, f"{path}: types are missing on {bare}"
+
+
+def test_arguments_are_explained_beside_them():
+    """A table `Args:` in a docstring says a second time what the signature lists."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and "Args:" in (ast.get_docstring(node) or ""):
+                found.append(f"{path.relative_to(PACKAGE)}: {node.name}")
+    assert not found, f"write what an argument means as a comment beside it: {found}"
+
+
+def words_of_names(path: Path) -> set[str]:
+    """The words that the names in a file are made of, a test's own name left out."""
+    with path.open("rb") as file:
+        names = {token.string for token in tokenize.tokenize(file.readline) if token.type == tokenize.NAME}
+    return {word for name in names if not name.startswith("test_") for word in name.lower().split("_")}
+
+
+def test_no_name_is_of_the_older_dialect():
+    written = [p for folder in ("benchmarks", "site", "tests") for p in (ROOT / folder).glob("*.py")]
+    found = {
+        str(p.relative_to(ROOT)): words_of_names(p) & OLD_NAMES
+        for p in [*PACKAGE.rglob("*.py"), *written]
+        if p.name != "_modidx.py"
+    }
+    found = {name: words for name, words in found.items() if words}
+    assert not found, f"names in words of earlier versions; write baseline, comparison, status, what is meant: {found}"
+
+
+def test_constants_carry_their_unit():
+    """A number whose comment begins with its unit has the unit in its name, too."""
+    bare = []
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).as_posix() in BY_THEIR_SYMBOLS:
+            continue
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for name, unit in re.findall(UNIT_IN_COMMENT, "\n".join(lines), re.MULTILINE):
+            if not name.endswith(f"_{UNIT_NAMES.get(unit, unit.upper())}"):
+                bare.append(f"{path.relative_to(PACKAGE)}: {name} [{unit}]")
+    assert not bare, f"constants without the unit that their comments name: {bare}"
 
 
 def test_cells_that_are_not_run_are_listed():

@@ -69,7 +69,7 @@ def test_a_run_between_others_has_the_numbers_of_the_run_alone(tmp_path, data_di
     with unchanged_process() as changed:
         serve_requests(requests, heard.append)
     assert changed == [] and not any((Path(one["run_dir"]) / "log.txt").read_text() for one in requests)
-    assert [said.get("code") for said in heard[1::2]] == [0, 0, 0]
+    assert [line.get("code") for line in heard[1::2]] == [0, 0, 0]
     run_dir = run_directory(config, tmp_path)
     assert same(numbers(alone.path), numbers(run_dir))
     assert not same(numbers(run_directory(others[0], tmp_path)), numbers(run_directory(others[1], tmp_path)))
@@ -94,7 +94,7 @@ def test_what_a_run_changes_in_its_process_is_put_back_and_named(tmp_path, data_
     monkeypatch.setattr(module, rude)
     request = ask(resolve(TINY), tmp_path / "runs", data_dir)
     before = os.getcwd(), torch.get_rng_state().tolist(), torch.get_default_dtype(), dict(os.environ)
-    serve_requests([request], lambda said: None)
+    serve_requests([request], lambda line: None)
     assert before == (os.getcwd(), torch.get_rng_state().tolist(), torch.get_default_dtype(), dict(os.environ))
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
     log = (run_directory(resolve(TINY), tmp_path / "runs") / "log.txt").read_text()

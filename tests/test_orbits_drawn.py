@@ -19,14 +19,14 @@ from thesis_surrogates.core.facts import Run, read_run
 from thesis_surrogates.core.plots import png_of
 from thesis_surrogates.core.recorder import open_run
 from thesis_surrogates.core.tables import build_table, format_table
-from thesis_surrogates.orbits.drawn.book import DRAWINGS, draw, redraw, tables_of, tables_of_study
-from thesis_surrogates.orbits.drawn.explorer import VIEWS, orbit_explorer
-from thesis_surrogates.orbits.drawn.grids import grid_orbits
-from thesis_surrogates.orbits.drawn.phases import phase_fields
-from thesis_surrogates.orbits.drawn.traces import periapsis_hours, trace_table
 from thesis_surrogates.orbits.features import FEATURES, warn_of_law
 from thesis_surrogates.orbits.heads import HEADS
 from thesis_surrogates.orbits.models import NeuralField, NeuralODEConfig
+from thesis_surrogates.orbits.study.drawn.book import DRAWINGS, draw, redraw, tables_of, tables_of_study
+from thesis_surrogates.orbits.study.drawn.explorer import VIEWS, orbit_explorer
+from thesis_surrogates.orbits.study.drawn.grids import grid_orbits
+from thesis_surrogates.orbits.study.drawn.phases import phase_fields
+from thesis_surrogates.orbits.study.drawn.traces import periapsis_hours, trace_table
 from thesis_surrogates.orbits.system import SYSTEM
 from thesis_surrogates.orbits.trust.jacobian import exact_jacobians, jacobian_samples, score_jacobian, state_jacobians
 from thesis_surrogates.running.datasets import ensure_dataset
@@ -177,8 +177,8 @@ def test_pictures_of_a_study(plain: Run, told: Run, tmp_path: Path) -> None:
 
 def test_the_command_writes_a_folder(plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {"ranking": pd.DataFrame({"orbit": [1]}), "paths": pd.DataFrame()}
-    monkeypatch.setattr("thesis_surrogates.orbits.drawn.book.tables_of", lambda run, data: few.items())
-    monkeypatch.setattr("thesis_surrogates.orbits.drawn.book.data_of", lambda run: None)
+    monkeypatch.setattr("thesis_surrogates.orbits.study.drawn.book.tables_of", lambda run, data: few.items())
+    monkeypatch.setattr("thesis_surrogates.orbits.study.drawn.book.data_of", lambda run: None)
     assert [Path(line).name for line in draw(plain, out=tmp_path / "out")] == ["ranking.csv"]
     assert SYSTEM.commands["draw"] is draw
 

@@ -13,8 +13,10 @@ from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.models import ACTIVATIONS
 from thesis_surrogates.orbits.data import OrbitsData
 from thesis_surrogates.orbits.features import FEATURES
+from thesis_surrogates.orbits.fused import find_obstacle
 from thesis_surrogates.orbits.heads import HEADS
 from thesis_surrogates.orbits.models import NeuralField, NeuralODEConfig
+from thesis_surrogates.orbits.networks.fields.kan import BASES, squash
 
 # Before features and heads had modules of their own: sums of derivatives, of fields with the weights of `known_field`.
 KNOWN = json.loads((Path(__file__).parent / "orbits_fields.json").read_text(encoding="utf-8"))
@@ -45,6 +47,27 @@ def test_later_keys_change_no_identity() -> None:
         NeuralODEConfig(harmonics=4)
     with pytest.raises(ValueError, match="head_clip is 2.0"):
         NeuralODEConfig(head_clip=2.0)
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_functions_on_edges_are_smooth_and_say_why_they_are_not_compiled(basis: str) -> None:
+    torch.manual_seed(0)
+    field = NeuralField(NeuralODEConfig(basis=basis, basis_count=5, width=3, depth=1, activation="tanh"), 3).double()
+    derivative = torch.autograd.functional.jacobian(lambda one: field(one), STATE[0])
+    for axis in range(6):
+        step = 1e-5 * torch.eye(6, dtype=torch.float64)[axis]
+        slope = (field(STATE[0] + step) - field(STATE[0] - step)) / 2e-5
+        assert torch.allclose(derivative[:, axis], slope, rtol=1e-4, atol=1e-6)
+    assert find_obstacle(field) == "the layers are EdgeFunctions"
+    far = torch.tensor([1e6, -1e6], dtype=torch.float64)
+    assert torch.isfinite(BASES[basis](squash(far), 5)).all()
+
+
+def test_a_basis_is_named_and_its_number_needs_it() -> None:
+    with pytest.raises(ValueError, match="gaussian"):
+        NeuralODEConfig(basis="gausian")
+    with pytest.raises(ValueError, match="basis_count is 8"):
+        NeuralODEConfig(basis_count=8)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

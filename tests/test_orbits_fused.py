@@ -16,10 +16,18 @@ from thesis_surrogates.core.plan import describe
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.orbits.data import OrbitsData, load_data, make_data
 from thesis_surrogates.orbits.features import FEATURES
-from thesis_surrogates.orbits.fused import block_of, find_obstacle, loss_and_gradient, roll_out_compiled
+from thesis_surrogates.orbits.fused import (
+    GraphlessLoss,
+    block_of,
+    find_obstacle,
+    loss_and_gradient,
+    roll_out_compiled,
+)
 from thesis_surrogates.orbits.heads import HEADS, VectorHead
-from thesis_surrogates.orbits.losses import rollout_loss
+from thesis_surrogates.orbits.losses import LOSSES, rollout_loss
 from thesis_surrogates.orbits.models import NeuralField, NeuralODEConfig
+from thesis_surrogates.orbits.networks.compiled.path_losses import COMPILED_LOSSES
+from thesis_surrogates.orbits.rollouts import compare_paths
 from thesis_surrogates.orbits.solvers import solve
 from thesis_surrogates.orbits.training import OrbitsTrain, make_update, plan
 
@@ -128,6 +136,27 @@ def test_a_diverged_row_leaves_the_gradient_of_the_others_alone() -> None:
     assert all(torch.allclose(a, b, rtol=1e-11, atol=1e-13) for a, b in zip(found, expected, strict=True))
     _, spoiled = loss_and_gradient(field, batch, squares)  # a loss that keeps the row is no number, as it always was
     assert not all(torch.isfinite(gradient).all() for gradient in spoiled)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", COMPILED_LOSSES)
+def test_a_loss_without_a_graph_is_the_same_loss(name: str, dtype: torch.dtype) -> None:
+    """Ragged windows, and a row that flies off, are left out and counted alike."""
+    field, batch = make_field(2, dtype, head="mlp_4D_logmag_exp"), make_windows(2, rows=9, length=4, dtype=dtype)
+    batch["state"][1, 2:] = torch.nan
+    batch["time"][4] *= 1e30
+
+    def with_graph(path: Tensor, windows: dict[str, Tensor]) -> dict[str, Tensor]:
+        return LOSSES[name](compare_paths(path, windows["state"], windows["time"], field.reduced), {"nmse_weight": 0.3})
+
+    expected_terms, expected = loss_and_gradient(field, batch, with_graph)
+    terms, found = loss_and_gradient(field, batch, GraphlessLoss(name, 0.3))
+    assert list(terms) == list(expected_terms) and float(terms["diverged_rows"]) == 1
+    limit = 1e-11 if dtype == torch.float64 else 1e-4
+    for key, value in terms.items():
+        assert float(value) == pytest.approx(float(expected_terms[key].detach()), rel=limit)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=limit, atol=limit * float(other.abs().max()))
 
 
 def test_what_is_not_covered_is_differentiated_by_pytorch() -> None:

@@ -14,7 +14,7 @@ from thesis_surrogates.core.config import as_mapping, check_run
 from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.orbits.data import OrbitsData, load_data, make_data
-from thesis_surrogates.orbits.latent.model import LatentODEConfig
+from thesis_surrogates.orbits.networks.latent.model import LatentODEConfig
 from thesis_surrogates.orbits.system import SYSTEM
 from thesis_surrogates.orbits.training import OrbitsTrain, plan
 from thesis_surrogates.running.execution import load_surrogate

@@ -207,8 +207,8 @@ def test_make_notebooks_fails_on_what_is_stale_and_says_what_to_do(tmp_path):
     assert "2 of 4 notebooks ran, 1 show something else" in done.stdout
 
 
-@pytest.mark.parametrize("times, code, said", [(0.9, 0, ""), (1.5, 0, "all together"), (2.5, 1, "over twice")])
-def test_only_twice_the_time_budget_fails(monkeypatch, capsys, times, code, said):
+@pytest.mark.parametrize("times, code, reported", [(0.9, 0, ""), (1.5, 0, "all together"), (2.5, 1, "over twice")])
+def test_only_twice_the_time_budget_fails(monkeypatch, capsys, times, code, reported):
     """A machine that is somewhat slower than the one of the budgets must not fail the tests."""
     load_script("forked")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -216,4 +216,4 @@ def test_only_twice_the_time_budget_fails(monkeypatch, capsys, times, code, said
     monkeypatch.delenv("BUDGET_SCALE", raising=False)
     one = notebooks.Executed(notebooks.NBS / "01_core" / "00_errors.ipynb", 1.0, "", [])
     assert notebooks.report([one], times * notebooks.TOTAL) == code
-    assert said in capsys.readouterr().out
+    assert reported in capsys.readouterr().out

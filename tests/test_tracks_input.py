@@ -11,7 +11,7 @@ from thesis_surrogates.core.errors import ConfigError, DataError
 from thesis_surrogates.core.hdf5 import read_hdf5, write_hdf5
 from thesis_surrogates.tracks.data import COLUMNS, OPTIONAL, PRESETS, TracksData, generate
 from thesis_surrogates.tracks.exchange.merge_split import merge, split_by_momentum
-from thesis_surrogates.tracks.exchange.npz import exchange, npz_metadata, read_npz, write_npz
+from thesis_surrogates.tracks.exchange.npz import npz_metadata, read_npz, to_exchange, write_npz
 from thesis_surrogates.tracks.field import DipoleField, FieldError, GridField, LHCbLikeField, UniformField, make_field
 from thesis_surrogates.tracks.field_map import write_npz_map
 from thesis_surrogates.tracks.files import load_data
@@ -248,7 +248,7 @@ def test_other_planes_are_refused(dataset):
     ],
 )
 def test_contradictions_of_an_npz_are_refused(dataset, tmp_path, change, word):
-    keys = exchange(read_hdf5(dataset)[0])
+    keys = to_exchange(read_hdf5(dataset)[0])
     np.savez(tmp_path / "x.npz", **{**keys, **change(keys)})
     with pytest.raises(DataError, match=word):
         load_data(SMALL, tmp_path / "x.npz")
@@ -263,7 +263,7 @@ def test_damaged_and_upstream_npz(dataset, tmp_path):
     for name in ("text.npz", "cut.npz"):
         with pytest.raises(DataError, match="no archive, or a cut one"):
             npz_metadata(tmp_path / name)
-    np.savez(tmp_path / "t.npz", **exchange(read_hdf5(dataset)[0]), T=np.array([{"z": 1}] * 1500, dtype=object))
+    np.savez(tmp_path / "t.npz", **to_exchange(read_hdf5(dataset)[0]), T=np.array([{"z": 1}] * 1500, dtype=object))
     assert "trajectory" not in read_npz(tmp_path / "t.npz", optional=OPTIONAL)
 
 

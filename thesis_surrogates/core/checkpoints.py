@@ -71,11 +71,11 @@ def check_about(values: Mapping[str, Any], known: Mapping[str, Any], source: str
     Raises:
         DataError: it was trained as something else.
     """
-    said = values.get("about", {})
-    for name in said:
-        if name in known and said[name] != known[name]:
+    recorded = values.get("about", {})
+    for name in recorded:
+        if name in known and recorded[name] != known[name]:
             raise DataError(
-                f"{source}: its weights were trained with {name} {said[name]!r}, this run has {known[name]!r}; "
+                f"{source}: its weights were trained with {name} {recorded[name]!r}, this run has {known[name]!r}; "
                 "put back the checkpoint of this run, or train it again"
             )
 

@@ -76,12 +76,12 @@ def torch_rng(seed: int, *keys: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 # %% ../../nbs/01_core/05_data.ipynb #605dc682
-def split_by_group(groups: np.ndarray, fractions: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
+def split_by_group(
+    groups: np.ndarray,  # one integer label per row, shape [N]
+    fractions: Mapping[str, float],  # share of each split; they must sum to one
+    seed: int,
+) -> dict[str, np.ndarray]:
     """Row indices of each split such that no group is in two splits.
-
-    Args:
-        groups: one integer label per row, shape [N].
-        fractions: share of each split; they must sum to one.
 
     Raises:
         DataError: the shares do not sum to one, or there are fewer groups than splits.
@@ -104,12 +104,11 @@ def split_by_group(groups: np.ndarray, fractions: Mapping[str, float], seed: int
     return {name: found.get(name, np.empty(0, dtype=int)) for name in fractions}
 
 # %% ../../nbs/01_core/05_data.ipynb #61428486
-def moments(x: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def moments(
+    x: torch.Tensor,  # values, shape [..., F]
+    mask: torch.Tensor | None = None,  # true where real, shape [...]; None if nothing is padding
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of each feature over all real rows.
-
-    Args:
-        x: values, shape [..., F].
-        mask: true where real, shape [...]; None if nothing is padding.
 
     Returns:
         Two tensors of shape [F] in the dtype of `x`, computed in float64.

@@ -23,8 +23,8 @@ from .files import atomic, package_folder
 from .small_tables import as_fact, from_fact
 
 # %% auto #0
-__all__ = ['LIBRARIES', 'LARGEST_ENTRY', 'DAMAGE', 'tensors_digest', 'code_digest', 'scores_place', 'write_scores', 'read_scores',
-           'known_scores']
+__all__ = ['LIBRARIES', 'LARGEST_ENTRY_BYTES', 'DAMAGE', 'tensors_digest', 'code_digest', 'scores_place', 'write_scores',
+           'read_scores', 'known_scores']
 
 # %% ../../nbs/01_core/27_known_scores.ipynb #698211a3
 LIBRARIES = ("numpy", "scipy", "torch", "numba")
@@ -52,7 +52,7 @@ def code_digest(rooms: Iterable[str]) -> str:
     return digest.hexdigest()
 
 # %% ../../nbs/01_core/27_known_scores.ipynb #a1a3e567
-LARGEST_ENTRY = 64_000_000  # bytes of samples; more costs as much to read as to compute
+LARGEST_ENTRY_BYTES = 64_000_000  # bytes of samples; more costs as much to read as to compute
 # what NumPy raises for a damaged archive, by the place of the damage
 DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, tokenize.TokenError)
 
@@ -76,7 +76,7 @@ def write_scores(path: Path, scores: Mapping[str, Scores]) -> None:
     arrays: dict[str, Any] = {
         f"{number}/{name}": array for number, one in enumerate(scores.values()) for name, array in one.samples.items()
     }
-    if sum(array.nbytes for array in arrays.values()) > LARGEST_ENTRY:
+    if sum(array.nbytes for array in arrays.values()) > LARGEST_ENTRY_BYTES:
         return
     about = {"names": list(scores), "metrics": [one.metrics for one in scores.values()]}
     about |= {"tables": [{name: as_fact(table) for name, table in one.tables.items()} for one in scores.values()]}

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, Discriminator, GetCoreSchemaHandler, WrapSerializer
 
 # %% auto #0
-__all__ = ['from_word', 'to_word', 'Parts', 'alternatives', 'fields_of', 'names_of', 'Place', 'find_place']
+__all__ = ['from_word', 'to_word', 'Parts', 'list_alternatives', 'fields_of', 'names_of', 'Place', 'find_place']
 
 # %% ../../nbs/01_core/46_parts.ipynb #6da3fd1a
 def from_word(value: Any) -> Any:
@@ -38,12 +38,12 @@ class Parts:
         return handler.generate_schema(Annotated[kind, WrapSerializer(to_word)] if self.was_word else kind)
 
 # %% ../../nbs/01_core/46_parts.ipynb #889bb54a
-def alternatives(kind: Any) -> list[Any]:
+def list_alternatives(kind: Any) -> list[Any]:
     """The types that an annotation allows, without None."""
     if get_origin(kind) is Annotated:
-        return alternatives(get_args(kind)[0])
+        return list_alternatives(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
-        return [one for inner in get_args(kind) for one in alternatives(inner)]
+        return [one for inner in get_args(kind) for one in list_alternatives(inner)]
     return [] if kind is type(None) else [kind]
 
 
@@ -73,9 +73,9 @@ def _inside(kinds: Sequence[Any], key: str) -> Iterator[Any]:
     """The types at a key of a mapping or at a number of a list."""
     for kind in kinds:
         if key in fields_of(kind):
-            yield from alternatives(fields_of(kind)[key].annotation)
+            yield from list_alternatives(fields_of(kind)[key].annotation)
         elif get_origin(kind) in (list, tuple, dict):
-            yield from alternatives(next(one for one in reversed(get_args(kind)) if one is not ...))
+            yield from list_alternatives(next(one for one in reversed(get_args(kind)) if one is not ...))
 
 # %% ../../nbs/01_core/46_parts.ipynb #e203becf
 def find_place(model: type[BaseModel], location: Sequence[str | int]) -> Place:

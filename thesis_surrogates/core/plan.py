@@ -35,18 +35,13 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 # %% ../../nbs/01_core/11_plan.ipynb #2ee73bb2
 @dataclass(frozen=True, kw_only=True)
 class ParameterGroup:
-    """Parameters of an update with a weight decay and a rate of their own.
-
-    Args:
-        parameters: which; those that the update does not move, or that an earlier group has, are left out.
-        weight_decay: that of the update's optimizer when None.
-        rate: learning rate as a multiple of that of the update.
-    """
+    """Parameters of an update with a weight decay and a rate of their own."""
 
     name: str
+    # which; those that the update does not move, or that an earlier group has, are left out
     parameters: Callable[[nn.Module], Iterable[nn.Parameter]]
-    weight_decay: float | None = None
-    rate: float = 1.0
+    weight_decay: float | None = None  # that of the update's optimizer when None
+    rate: float = 1.0  # learning rate as a multiple of that of the update
 
 # %% ../../nbs/01_core/11_plan.ipynb #6b72f467
 Gradients = Callable[[Tensors, Sequence[nn.Parameter]], Sequence[torch.Tensor]]
@@ -55,28 +50,20 @@ LossAndGradients = Callable[[Any, Batch, Sequence[nn.Parameter]], tuple[Tensors,
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """One optimizer's share of a step.
+    """One optimizer's share of a step."""
 
-    Args:
-        loss_terms: `(model, batch)` to named 0-dim tensors; the one called `loss` is minimised, all are logged: their
-            means over the steps, or the largest value where a name ends with `_max`.
-        optimizer: which optimizer, at which learning rate.
-        name: prefix of the logged terms when a phase has several updates.
-        parameters: which parameters it moves.
-        every: it acts in every `every`-th step (a critic with 1 beside a generator with 5).
-        groups: parameters with a weight decay or a rate of their own.
-        gradients: `(terms, parameters)` to one gradient a parameter; None is the gradient of the term `loss`.
-        loss_and_gradients: `(model, batch, parameters)` to terms and gradients at once, where a kernel knows both; it
-            stands in place of `loss_terms` and `gradients`.
-    """
-
+    # `(model, batch)` to named 0-dim tensors; the one called `loss` is minimised, all are logged: their means over the
+    # steps, or the largest value where a name ends with `_max`
     loss_terms: LossTerms | None = None
-    optimizer: OptimizerConfig
-    name: str = "model"
-    parameters: Callable[[nn.Module], Iterable[nn.Parameter]] = trainable
-    every: int = 1
-    groups: tuple[ParameterGroup, ...] = ()
+    optimizer: OptimizerConfig  # which optimizer, at which learning rate
+    name: str = "model"  # prefix of the logged terms when a phase has several updates
+    parameters: Callable[[nn.Module], Iterable[nn.Parameter]] = trainable  # which parameters it moves
+    every: int = 1  # it acts in every `every`-th step (a critic with 1 beside a generator with 5)
+    groups: tuple[ParameterGroup, ...] = ()  # parameters with a weight decay or a rate of their own
+    # `(terms, parameters)` to one gradient a parameter; None is the gradient of the term `loss`
     gradients: Gradients | None = None
+    # `(model, batch, parameters)` to terms and gradients at once, where a kernel knows both; it stands in place of
+    # `loss_terms` and `gradients`
     loss_and_gradients: LossAndGradients | None = None
 
     def __post_init__(self) -> None:
@@ -87,17 +74,13 @@ class Update:
 # %% ../../nbs/01_core/11_plan.ipynb #d1f0a3c2
 @dataclass(frozen=True, kw_only=True)
 class PhaseLength:
-    """How many steps a phase takes, and after which of them it is validated; an epoch ends with a validation.
+    """How many steps a phase takes, and after which of them it is validated; an epoch ends with a validation."""
 
-    Args:
-        source: endless batches whose order depends on the step only.
-        epochs, steps_per_epoch: so many epochs, each one pass over the source unless a number of steps is given.
-        steps, validate_every: so many steps instead, validated so often (after a pass unless given) and at the end.
-    """
-
-    source: Source
+    source: Source  # endless batches whose order depends on the step only
+    # epochs, steps_per_epoch: so many epochs, each one pass over the source unless a number of steps is given
     epochs: int | None = None
     steps_per_epoch: int | None = None
+    # steps, validate_every: so many steps instead, validated so often (after a pass unless given) and at the end
     steps: int | None = None
     validate_every: int | None = None
 
@@ -126,23 +109,18 @@ class PhaseLength:
 # %% ../../nbs/01_core/11_plan.ipynb #1fc51034
 @dataclass(frozen=True, kw_only=True)
 class Phase(PhaseLength):
-    """A stretch of training with its own batches, updates and schedule, as long as its `PhaseLength`.
-
-    Args:
-        keep_optimizer: the optimizers go on with the state that they had in the phase before; else they begin afresh.
-        after_step: changes outside the optimizer, `(model, step)`, e.g. a codebook's moving average.
-        on_start: once, when the phase begins, e.g. a k-means start.
-        about: what the facts shall say of it, recorded with its start.
-    """
+    """A stretch of training with its own batches, updates and schedule, as long as its `PhaseLength`."""
 
     name: str
     updates: tuple[Update, ...]
     schedule: ScheduleConfig = ScheduleConfig()
     gradient_clip: float | None = 1.0
+    # the optimizers go on with the state that they had in the phase before; else they begin afresh
     keep_optimizer: bool = False
+    # changes outside the optimizer, `(model, step)`, e.g. a codebook's moving average
     after_step: Callable[[Any, int], None] | None = None
-    on_start: Callable[[Any], None] | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    on_start: Callable[[Any], None] | None = None  # once, when the phase begins, e.g. a k-means start
+    about: Mapping[str, Any] = field(default_factory=dict)  # what the facts shall say of it, recorded with its start
 
 
 def count_epochs(phases: Iterable[PhaseLength]) -> int:
@@ -152,17 +130,13 @@ def count_epochs(phases: Iterable[PhaseLength]) -> int:
 # %% ../../nbs/01_core/11_plan.ipynb #5c63a440
 @dataclass(frozen=True, kw_only=True)
 class Watcher:
-    """Looks at the model while it is trained; it cannot change the training, nor end it by an error.
-
-    Args:
-        look: `(copy of the model, data, epochs done)`; numbers it returns are recorded as a split of its name.
-        data: what it is given, usually the validation rows; not copied, so only to be read.
-        every, at_most: epochs between two looks, more where else there were more than `at_most` looks in all.
-    """
+    """Looks at the model while it is trained; it cannot change the training, nor end it by an error."""
 
     name: str
+    # `(copy of the model, data, epochs done)`; numbers it returns are recorded as a split of its name
     look: Callable[[Any, Any, int], Mapping[str, float] | None]
-    data: Any = None
+    data: Any = None  # what it is given, usually the validation rows; not copied, so only to be read
+    # every, at_most: epochs between two looks, more where else there were more than `at_most` looks in all
     every: int = 1
     at_most: int = 20
 
@@ -177,21 +151,15 @@ class Watcher:
 # %% ../../nbs/01_core/11_plan.ipynb #d1f0a3c6
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Phases in order, and one validation that is comparable over all of them.
-
-    Args:
-        validate: model to named numbers; called in evaluation mode without gradients.
-        monitor: which of them decides what is best (lower is better).
-        watchers: what else looks at the model, without a part in the training.
-        best_per_phase: keep the best weights of phase K in `best_phase_K.pt`, counted from one, beside the best of all.
-        about: what the facts shall say of the training, recorded with its start.
-    """
+    """Phases in order, and one validation that is comparable over all of them."""
 
     phases: tuple[Phase, ...]
-    validate: Callable[[Any], dict[str, float]]
-    monitor: str = "loss"
-    watchers: tuple[Watcher, ...] = ()
+    validate: Callable[[Any], dict[str, float]]  # model to named numbers; called in evaluation mode without gradients
+    monitor: str = "loss"  # which of them decides what is best (lower is better)
+    watchers: tuple[Watcher, ...] = ()  # what else looks at the model, without a part in the training
+    # keep the best weights of phase K in `best_phase_K.pt`, counted from one, beside the best of all
     best_per_phase: bool = False
+    # what the facts shall say of the training, recorded with its start
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -208,23 +176,17 @@ class Plan:
 # %% ../../nbs/01_core/11_plan.ipynb #fd395d85
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened in a training.
+    """Something that happened in a training."""
 
-    Args:
-        moment: what happened (`core.recorder.MOMENTS` lists all).
-        epoch, step: the last finished one, counted from zero over all phases.
-        metrics: split to named numbers, at the end of an epoch.
-        seconds: training time so far, earlier attempts included.
-        samples_per_second: rows of the first stream per second of the epoch, validation excluded.
-    """
-
-    moment: str
+    moment: str  # what happened (`core.recorder.MOMENTS` lists all)
+    # epoch, step: the last finished one, counted from zero over all phases
     epoch: int
     step: int
     phase: str = ""
+    # split to named numbers, at the end of an epoch
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    seconds: float = 0.0
-    samples_per_second: float | None = None
+    seconds: float = 0.0  # training time so far, earlier attempts included
+    samples_per_second: float | None = None  # rows of the first stream per second of the epoch, validation excluded
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -256,15 +218,12 @@ def mean_loss(
     tensors: Mapping[str, Any],
     batch_size: int = 8192,
     *,
+    # by name, what a term of a batch is a mean of: `(batch)` to a number; its rows if not named
     weights: Mapping[str, Weight] | None = None,
+    # the means of the other terms to the term `loss`, where their weights differ
     total: Callable[[Mapping[str, float]], float] | None = None,
 ) -> Callable[[Any], dict[str, float]]:
-    """A validation: the mean of every term over all rows of the (nested) `tensors`, in batches.
-
-    Args:
-        weights: by name, what a term of a batch is a mean of: `(batch)` to a number; its rows if not named.
-        total: the means of the other terms to the term `loss`, where their weights differ.
-    """
+    """A validation: the mean of every term over all rows of the (nested) `tensors`, in batches."""
     named, rows = weights or {}, count_rows(tensors)
     next(cut_batches(tensors, batch_size))  # what cannot be cut is refused before the training
     if named and total is None and "loss" not in named:

@@ -78,7 +78,7 @@ def kept_events(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0c4
 CURVE_POINTS = 40  # of one metric of one split of one run
-LARGE_SUITE_RUNS = 100  # a suite with more runs is published without curves and small tables
+LARGE_SUITE_RUNS = 36  # a suite with more runs is published without curves and small tables
 
 
 def thin_curve(curve: pd.DataFrame, points: int = CURVE_POINTS) -> pd.DataFrame:

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 # %% auto #0
-__all__ = ['PACKAGES', 'OF_EVENT', 'OF_LOOP', 'MOMENTS', 'LONGEST_EPOCH_RECORD', 'git_state', 'package_versions', 'processor',
-           'provenance', 'record_config', 'prepare_run', 'fits_table', 'event_line', 'RunRecorder', 'scalar_rows',
-           'error_record', 'new_state', 'open_run', 'append_event', 'record_death']
+__all__ = ['PACKAGES', 'OF_EVENT', 'OF_LOOP', 'MOMENTS', 'LONGEST_EPOCH_RECORD_BYTES', 'git_state', 'package_versions',
+           'processor', 'provenance', 'record_config', 'prepare_run', 'fits_table', 'event_line', 'RunRecorder',
+           'scalar_rows', 'error_record', 'new_state', 'open_run', 'append_event', 'record_death']
 
 # %% ../../nbs/01_core/22_recorder.ipynb #6aabf4ca
 from .config import config_hash
@@ -182,7 +182,7 @@ def fits_table(event: Mapping[str, Any]) -> bool:
     return event["moment"] in MOMENTS and needed <= set(event) and ("..." in known or set(event) <= known)
 
 # %% ../../nbs/01_core/22_recorder.ipynb #edc408bb
-LONGEST_EPOCH_RECORD = 2000  # bytes; an epoch with more metrics leaves them to scalars.csv
+LONGEST_EPOCH_RECORD_BYTES = 2000  # bytes; an epoch with more metrics leaves them to scalars.csv
 
 
 def event_line(state: Mapping[str, Any], moment: str, payload: Mapping[str, Any]) -> str:
@@ -190,7 +190,7 @@ def event_line(state: Mapping[str, Any], moment: str, payload: Mapping[str, Any]
     head = {"moment": moment, "run_id": state["run_id"], "attempt": state["attempt"], "time": now()}
     record = {**head, **{key: value for key, value in payload.items() if key not in head}}
     text = to_line(record)
-    if moment == "epoch_end" and len(text) > LONGEST_EPOCH_RECORD:
+    if moment == "epoch_end" and len(text) > LONGEST_EPOCH_RECORD_BYTES:
         return to_line({**record, "metrics": {}, "metrics_in": "scalars.csv"})
     return text
 

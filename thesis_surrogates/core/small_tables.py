@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 # %% auto #0
-__all__ = ['Form', 'MOST_NUMBERS', 'SmallTable', 'rounded', 'histogram', 'binned_medians', 'confusion', 'table_rows', 'as_fact',
-           'from_fact']
+__all__ = ['Form', 'MOST_NUMBERS', 'SmallTable', 'round_values', 'histogram', 'binned_medians', 'confusion', 'table_rows',
+           'as_fact', 'from_fact']
 
 # %% ../../nbs/01_core/48_small_tables.ipynb #2e349909
 Form = Literal["histogram", "bins", "confusion"]
@@ -53,7 +53,7 @@ class SmallTable:
         return keys.assign(**{name: list(values) for name, values in self.columns.items()})
 
 
-def rounded(values: Iterable[float]) -> tuple[float, ...]:
+def round_values(values: Iterable[float]) -> tuple[float, ...]:
     """Numbers with four digits: more would say nothing."""
     return tuple(float(f"{value:.4g}") for value in values)
 
@@ -65,8 +65,8 @@ def histogram(x: str, values: Any, edges: Sequence[float]) -> SmallTable:
         raise ValueError(f"edges of {x} must increase, got {ends.tolist()[:5]}")
     places = np.searchsorted(ends, flat[~np.isnan(flat)], side="right")
     counts = np.bincount(places, minlength=len(ends) + 1)
-    share = rounded(counts / max(1, len(flat)))
-    return SmallTable(form="histogram", x=x, edges=rounded(ends), columns={"share": share})
+    share = round_values(counts / max(1, len(flat)))
+    return SmallTable(form="histogram", x=x, edges=round_values(ends), columns={"share": share})
 
 # %% ../../nbs/01_core/48_small_tables.ipynb #ccfd3350
 def binned_medians(x: str, y: str, places: Any, values: Any, edges: Sequence[float]) -> SmallTable:
@@ -75,9 +75,9 @@ def binned_medians(x: str, y: str, places: Any, values: Any, edges: Sequence[flo
     bins = np.digitize(where, edges) - 1
     inside = [what[(bins == k) & ~np.isnan(what)] for k in range(len(edges) - 1)]
     found = [np.quantile(one, [0.5, 0.16, 0.84]) if len(one) else np.full(3, np.nan) for one in inside]
-    columns = {name: rounded(row[k] for row in found) for k, name in enumerate(("median", "low_16", "high_84"))}
+    columns = {name: round_values(row[k] for row in found) for k, name in enumerate(("median", "low_16", "high_84"))}
     columns["number"] = tuple(float(len(one)) for one in inside)
-    return SmallTable(form="bins", x=x, y=y, edges=rounded(edges), columns=columns)
+    return SmallTable(form="bins", x=x, y=y, edges=round_values(edges), columns=columns)
 
 
 def confusion(x: str, truth: Any, predicted: Any, labels: Sequence[str]) -> SmallTable:
@@ -88,7 +88,7 @@ def confusion(x: str, truth: Any, predicted: Any, labels: Sequence[str]) -> Smal
         raise ValueError(f"classes of {x} must be from 0 to {size - 1}, as there are {size} labels")
     counts = np.bincount(true * size + found, minlength=size * size).reshape(size, size)
     share = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    return SmallTable(form="confusion", x=x, labels=tuple(labels), columns={"share": rounded(share.ravel())})
+    return SmallTable(form="confusion", x=x, labels=tuple(labels), columns={"share": round_values(share.ravel())})
 
 # %% ../../nbs/01_core/48_small_tables.ipynb #204d61ab
 def table_rows(contender: str, kind: str, tables: Mapping[str, SmallTable]) -> list[dict[str, Any]]:

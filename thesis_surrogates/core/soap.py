@@ -53,19 +53,15 @@ def _soap_move(state: dict[str, Any], grad: torch.Tensor, group: dict[str, Any])
 
 # %% ../../nbs/01_core/13_soap.ipynb #826f947e
 class Soap(torch.optim.Optimizer):
-    """Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv:2409.11321, algorithm 3).
-
-    Args:
-        memory: decay of all running means (the paper's beta1, beta2 and Shampoo beta).
-        refresh: steps between two turns of the frame; the eigenvectors are improved by one power iteration and a QR.
-    """
+    """Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv:2409.11321, algorithm 3)."""
 
     def __init__(
         self,
         parameters: Iterable[torch.nn.Parameter],
         lr: float = 3e-3,
         weight_decay: float = 0.0,
-        memory: float = 0.95,
+        memory: float = 0.95,  # decay of all running means (the paper's beta1, beta2 and Shampoo beta)
+        # steps between two turns of the frame; the eigenvectors are improved by one power iteration and a QR
         refresh: int = 10,
         eps: float = 1e-8,
     ):

@@ -21,11 +21,11 @@ from ..core.data_files import Files, SplitFiles, files_of, fingerprint_files, re
 from ..core.errors import DataError
 from ..core.hdf5 import Hdf5Writer, read_hdf5
 from ..core.progress import show_progress
-from .generator import B_JET, B_MASS, PHOTON, PROCESSES, SLOTS, Events, generate
+from .generator import B_JET, B_MASS_GEV, PHOTON, PROCESSES, SLOTS, Events, generate
 from .kinematics import magnitude_angle
 
 # %% auto #0
-__all__ = ['PRESETS', 'Unit', 'COLUMNS', 'LAYOUT', 'MEV_PER_GEV', 'FILE_SPLITS', 'GENERATION', 'FEATURES', 'TYPE_MASS',
+__all__ = ['PRESETS', 'Unit', 'COLUMNS', 'LAYOUT', 'MEV_PER_GEV', 'FILE_SPLITS', 'GENERATION', 'FEATURES', 'TYPE_MASS_GEV',
            'EventsData', 'process_counts', 'to_unit', 'from_unit', 'pack', 'check_rows', 'check_energies', 'unpack',
            'make_data', 'to_features', 'from_features', 'read_split', 'dataset_names', 'to_tensors', 'read_events',
            'load_data', 'feature_moments', 'met_scale']
@@ -163,7 +163,7 @@ def make_data(config: EventsData, path: Path, workers: int = 1) -> None:
 
 # %% ../../nbs/05_events/03_data.ipynb #970725e4
 FEATURES = ("ln_pt", "eta", "cos_phi", "sin_phi")
-TYPE_MASS = [B_MASS if number == B_JET else 0.0 for number in range(PHOTON + 1)]  # GeV
+TYPE_MASS_GEV = [B_MASS_GEV if number == B_JET else 0.0 for number in range(PHOTON + 1)]  # GeV
 
 
 def to_features(particles: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
@@ -182,7 +182,7 @@ def from_features(features: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
     pt = torch.exp(features[..., 0].clamp(max=12.0))
     eta = features[..., 1].clamp(-8.0, 8.0)
     phi = torch.atan2(features[..., 3], features[..., 2])
-    mass = torch.tensor(TYPE_MASS, dtype=features.dtype, device=features.device)[types]
+    mass = torch.tensor(TYPE_MASS_GEV, dtype=features.dtype, device=features.device)[types]
     energy = torch.sqrt((pt * torch.cosh(eta)) ** 2 + mass**2)
     particles = torch.stack([pt, eta, phi, energy], -1)
     return torch.where(real, particles, torch.zeros_like(particles))

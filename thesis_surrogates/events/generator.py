@@ -15,10 +15,10 @@ from .kinematics import boost, cartesian, energy_of, polar, velocity
 
 # %% auto #0
 __all__ = ['PAD', 'JET', 'B_JET', 'POSITRON', 'ELECTRON', 'MUON', 'ANTIMUON', 'PHOTON', 'NEUTRINO', 'TYPE_NAMES', 'SLOTS',
-           'PROCESSES', 'MASS_WIDTH', 'B_MASS', 'MEAN_PT', 'GAMMA_SHAPE', 'POSITIVE', 'NEGATIVE', 'MAX_RADIATION',
-           'BLOCK', 'Process', 'draw_mass', 'draw_heavy', 'two_body', 'decay_w', 'decay_neutral', 'decay_heavy',
-           'Partons', 'radiate', 'produce', 'smear', 'tag', 'Events', 'measure', 'arrange', 'reconstruct',
-           'generate_block', 'concatenate', 'take', 'generate', 'summary']
+           'PROCESSES', 'MASS_WIDTH_GEV', 'B_MASS_GEV', 'MEAN_PT_GEV', 'GAMMA_SHAPE', 'POSITIVE', 'NEGATIVE',
+           'MAX_RADIATION', 'BLOCK', 'Process', 'draw_mass', 'draw_heavy', 'two_body', 'decay_w', 'decay_neutral',
+           'decay_heavy', 'Partons', 'radiate', 'produce', 'smear', 'tag', 'Events', 'measure', 'arrange',
+           'reconstruct', 'generate_block', 'concatenate', 'take', 'generate', 'summary']
 
 # %% ../../nbs/05_events/01_generator.ipynb #d04ef565
 PAD, JET, B_JET, POSITRON, ELECTRON, MUON, ANTIMUON, PHOTON, NEUTRINO = range(9)
@@ -44,25 +44,25 @@ PROCESSES = {
 }
 
 # %% ../../nbs/05_events/01_generator.ipynb #3dd5340a
-MASS_WIDTH = {"t": (172.5, 1.4), "W": (80.4, 2.09), "Z": (91.2, 2.5), "H": (125.0, 0.004)}  # GeV
-B_MASS = 4.7  # GeV
+MASS_WIDTH_GEV = {"t": (172.5, 1.4), "W": (80.4, 2.09), "Z": (91.2, 2.5), "H": (125.0, 0.004)}  # GeV
+B_MASS_GEV = 4.7  # GeV
 
 
 def draw_mass(rng: np.random.Generator, species: str, n: int, window: float = 20.0) -> np.ndarray:
     """Masses [GeV] `[n]` of the truncated Breit-Wigner curve (PDG 2024, "Resonances")."""
-    pole, width = MASS_WIDTH[species]
+    pole, width = MASS_WIDTH_GEV[species]
     edge = np.arctan(2 * window / width)
     return pole + 0.5 * width * np.tan(rng.uniform(-edge, edge, n))
 
 # %% ../../nbs/05_events/01_generator.ipynb #e1706592
-MEAN_PT = {"t": 150.0, "W": 110.0, "Z": 120.0, "H": 120.0}  # GeV
+MEAN_PT_GEV = {"t": 150.0, "W": 110.0, "Z": 120.0, "H": 120.0}  # GeV
 GAMMA_SHAPE = 2.2
 
 
 def draw_heavy(rng: np.random.Generator, species: str, n: int) -> np.ndarray:
     """Four-vectors [GeV] `[n, 4]` of heavy particles `t`, `W`, `Z` or `H` as they are produced."""
     m = draw_mass(rng, species, n)
-    pt = rng.gamma(GAMMA_SHAPE, MEAN_PT[species] / GAMMA_SHAPE, n)
+    pt = rng.gamma(GAMMA_SHAPE, MEAN_PT_GEV[species] / GAMMA_SHAPE, n)
     rapidity = np.clip(rng.normal(0.0, 1.05, n), -3, 3)
     phi = rng.uniform(-np.pi, np.pi, n)
     transverse_mass = np.hypot(m, pt)
@@ -120,7 +120,7 @@ def decay_neutral(rng: np.random.Generator, boson: np.ndarray, name: str) -> tup
     hadronic, invisible = (u < 0.70) | (name == "H"), u > 0.80
     first = np.where(hadronic, quark, np.where(invisible, NEUTRINO, POSITIVE[flavour]))
     second = np.where(hadronic, quark, np.where(invisible, NEUTRINO, NEGATIVE[flavour]))
-    m = np.where(first == B_JET, B_MASS, 0.0)
+    m = np.where(first == B_JET, B_MASS_GEV, 0.0)
     return np.stack(two_body(rng, boson, m, m), 1), np.stack([first, second], -1)
 
 # %% ../../nbs/05_events/01_generator.ipynb #ce6a453c
@@ -134,7 +134,7 @@ def decay_heavy(rng: np.random.Generator, name: str, n: int) -> tuple[np.ndarray
     charge = rng.choice([-1, 1], n) if sign is None else np.full(n, sign)
     if species == "W":
         return decay_w(rng, parent, charge)
-    b, w = two_body(rng, parent, B_MASS, draw_mass(rng, "W", n))
+    b, w = two_body(rng, parent, B_MASS_GEV, draw_mass(rng, "W", n))
     p4, ids = decay_w(rng, w, charge)
     return np.concatenate([b[:, None], p4], 1), np.concatenate([np.full((n, 1), B_JET), ids], 1)
 
@@ -218,7 +218,7 @@ def measure(rng: np.random.Generator, partons: Partons) -> tuple[np.ndarray, np.
     types = np.where(found, tag(rng, partons.species), PAD)
     weight = np.where(found, 1.0, 0.6) * visible * pt
     seen = np.stack([(weight * np.cos(phi)).sum(-1), (weight * np.sin(phi)).sum(-1)], -1)
-    energy = energy_of(pt, eta, np.where(types == B_JET, B_MASS, 0.0))
+    energy = energy_of(pt, eta, np.where(types == B_JET, B_MASS_GEV, 0.0))
     return np.stack([pt, eta, phi, energy], -1), types, -seen + rng.normal(0.0, 8.0, seen.shape)
 
 # %% ../../nbs/05_events/01_generator.ipynb #bef5ca22

@@ -72,13 +72,14 @@ class VectorSum(nn.Module):
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
 
-    def forward(self, z: torch.Tensor, momenta: torch.Tensor, types: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """Missing momentum `[B, 2]` in the units of `momenta`.
-
-        Args:
-            z: latents `[B, T, D]` (not used by this head).
-            momenta: decoded (px, py, eta) `[B, T, 3]`; types: probabilities `[B, T, 7]`; real: mask `[B, T]`.
-        """
+    def forward(
+        self,
+        z: torch.Tensor,  # latents `[B, T, D]` (not used by this head)
+        momenta: torch.Tensor,  # decoded (px, py, eta) `[B, T, 3]`
+        types: torch.Tensor,  # probabilities `[B, T, 7]`
+        real: torch.Tensor,  # mask `[B, T]`
+    ) -> torch.Tensor:
+        """Missing momentum `[B, 2]` in the units of `momenta`."""
         pt = momenta[..., :2].pow(2).sum(-1, keepdim=True).add(1e-12).sqrt()
         invariant = torch.cat([torch.log(pt + 1e-3), momenta[..., 2:].abs(), types], -1)
         pooled = (self.pool(invariant) * real[..., None]).sum(1, keepdim=True) / 10.0

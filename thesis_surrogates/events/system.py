@@ -22,7 +22,7 @@ from .models import MODELS, deploy
 from .training import plan
 
 # %% auto #0
-__all__ = ['SYMBOLS', 'HALF_TURN', 'EVENT_COLUMNS', 'LABEL', 'ARRAY_COLUMNS', 'FILES', 'TERMS', 'SYSTEM', 'object_ids',
+__all__ = ['SYMBOLS', 'HALF_TURN_RAD', 'EVENT_COLUMNS', 'LABEL', 'ARRAY_COLUMNS', 'FILES', 'TERMS', 'SYSTEM', 'object_ids',
            'filled_slots']
 
 # %% ../../nbs/05_events/12_system.ipynb #0fbcfd4d
@@ -43,7 +43,7 @@ SYMBOLS = (
 )
 
 # %% ../../nbs/05_events/12_system.ipynb #dee8f6eb
-HALF_TURN = 3.15  # rad, with room for rounding
+HALF_TURN_RAD = 3.15  # rad, with room for rounding
 
 
 def object_ids(rows: np.ndarray) -> np.ndarray:
@@ -63,14 +63,20 @@ EVENT_COLUMNS = (
     FileColumn(name="object id", unit="id", lowest=0.0, highest=PHOTON, values=object_ids),
     FileColumn(name="missing pt", unit="see energy_unit", values=itemgetter(np.s_[:, SLOTS])),
     FileColumn(
-        name="missing phi", unit="rad", lowest=-HALF_TURN, highest=HALF_TURN, values=itemgetter(np.s_[:, SLOTS + 1])
+        name="missing phi",
+        unit="rad",
+        lowest=-HALF_TURN_RAD,
+        highest=HALF_TURN_RAD,
+        values=itemgetter(np.s_[:, SLOTS + 1]),
     ),
     *(
         FileColumn(name=name, unit="see energy_unit", values=partial(filled_slots, number=number))
         for number, name in enumerate(("E", "pt"))
     ),
     FileColumn(name="eta", unit="1", lowest=-20.0, highest=20.0, values=partial(filled_slots, number=2)),
-    FileColumn(name="phi", unit="rad", lowest=-HALF_TURN, highest=HALF_TURN, values=partial(filled_slots, number=3)),
+    FileColumn(
+        name="phi", unit="rad", lowest=-HALF_TURN_RAD, highest=HALF_TURN_RAD, values=partial(filled_slots, number=3)
+    ),
 )
 
 # %% ../../nbs/05_events/12_system.ipynb #22c8326d

@@ -12,13 +12,13 @@ from ..core.data import Data, Tensors
 from ..core.models import count_parameters
 from .asymptotics import lebedev
 from .compiled.schemes import scheme_compiled
-from .models import FlavorNet
+from .networks.surrogate import FlavorSurrogate
 
 # %% auto #0
 __all__ = ['surrogate', 'baselines']
 
 # %% ../../nbs/04_flavor/11_baselines.ipynb #8aef8fd6
-def surrogate(model: FlavorNet, data: Data) -> Contender:
+def surrogate(model: FlavorSurrogate, data: Data) -> Contender:
     """The network as a row of the comparison."""
     words = "knows the closure" if model.backbone.closure else "four-flux products"
 

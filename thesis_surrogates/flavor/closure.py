@@ -5,7 +5,7 @@
 # %% ../../nbs/04_flavor/14_closure.ipynb #0aff28b9
 from __future__ import annotations
 
-from .asymptotics import RATE_PER_DENSITY, by_rule, blunted, crossing_strength, lebedev
+from .asymptotics import RATE_PER_DENSITY, blunted, by_rule, crossing_strength, lebedev
 from .crossing import unstable
 from .distributions import Array, inverse_langevin, same_kind, tensor_of
 from .distributions import angular_density as angular_density

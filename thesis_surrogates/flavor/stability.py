@@ -17,8 +17,8 @@ from thesis_surrogates.flavor.asymptotics import (
     C,
     Quadrature,
     blunted,
-    lebedev,
     least_order,
+    lebedev,
     sampled_cells,
 )
 from .crossing import crosses, pairs_that_cross

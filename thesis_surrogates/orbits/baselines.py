@@ -17,10 +17,10 @@ from ..core.comparison import Contender, Kind
 from ..core.data import Data, Tensors
 from ..core.models import count_parameters
 from .coordinates import require_normalized
-from .fields.correction import correct_orbits
 from .kepler import propagate_kepler, two_body_acceleration
 from .metrics import STEPS
 from .models import NeuralField, tell_assumptions
+from .networks.fields.correction import correct_orbits
 from .runge_kutta import Field
 from .solvers import Solution, solve
 

@@ -24,55 +24,29 @@ from ..core.hdf5 import read_hdf5, write_hdf5
 from ..core.progress import show_progress
 from .checks import check_orbits, check_units, count_below_surface
 from .coordinates import Normalization2BP, UnitsError
-from .dictionaries import collect_orbits, read_dictionaries, read_dictionary
-from .generator import BOXES, Anomaly, Box, OrbitSet, SetName, make_orbit_set, parse_set_name
-from thesis_surrogates.orbits.kepler import (
-    EARTH_MU_KM3_S2,
-    EARTH_RADIUS_KM,
-    Array,
-    orbital_period,
-    state_to_elements,
+from .dictionaries import read_orbits, read_split
+from thesis_surrogates.orbits.generator import (
+    BOXES,
+    Anomaly,
+    OrbitSet,
+    check_pair,
+    check_set_name,
+    largest_components,
+    make_orbit_set,
+    parse_set_name,
 )
+from .kepler import EARTH_MU_KM3_S2, EARTH_RADIUS_KM, Array, orbital_period, state_to_elements
 from .segments import cut_segments
 
 # %% auto #0
-__all__ = ['SetText', 'PRESETS', 'LEAK', 'check_set_name', 'check_pair', 'largest_values', 'largest_components', 'OrbitsData',
-           'make_data', 'normalized_orbits', 'take', 'split_training', 'read_orbits', 'read_split', 'observed_of',
+__all__ = ['SetText', 'PRESETS', 'LEAK', 'OrbitsData', 'make_data', 'normalized_orbits', 'take', 'split_training', 'observed_of',
            'observe', 'check_body', 'count_deep', 'join_orbits', 'read_roles', 'refuse_shared', 'load_data', 'units_of',
            'segment']
 
-# %% ../../nbs/03_orbits/08_data.ipynb #388b2bbb
-def check_set_name(name: str) -> str:
-    """The name itself if it is that of a set, else ValueError with the allowed pattern."""
-    return parse_set_name(name).text
-
-
-def check_pair(train: SetName, test: SetName) -> None:
-    """Raise ValueError unless the two are a training set and a test set of one plane."""
-    if train.role not in ("train", "pool") or test.role not in ("test", "pool"):
-        raise ValueError(f"train_set must end in _train and test_set in _test, got {train.text}, {test.text}")
-    if train.planar != test.planar:
-        raise ValueError(f"{train.text} and {test.text} do not share a plane; use both planar or both nonplanar")
-
-
-def largest_values(box: Box, mu_km3_s2: float) -> tuple[float, float]:
-    """Largest distance [km] and speed [km/s] of any orbit of a box that stays above the ground (vis-viva equation)."""
-    largest, eccentricity = box.semi_major_axis_km[1], box.eccentricity[1]
-    lowest = max(EARTH_RADIUS_KM, box.semi_major_axis_km[0] * (1 - eccentricity))
-    return largest * (1 + eccentricity), (mu_km3_s2 * (2 / lowest - 1 / largest)) ** 0.5
-
-
-def largest_components(name: str, mu_km3_s2: float, planar: bool) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value of each component of the state [km, km/s] of any orbit in the box of a set."""
-    far, fast = largest_values(BOXES[parse_set_name(name).box], mu_km3_s2)
-    upright = 0.0 if planar else 1.0
-    bounds = {"x": far, "y": far, "z": far * upright, "vx": fast, "vy": fast, "vz": fast * upright}
-    return {name: (-bound, bound) for name, bound in bounds.items()}
-
-
+# %% ../../nbs/03_orbits/08_data.ipynb #6824d8f7
 SetText = Annotated[str, AfterValidator(check_set_name)]
 
-# %% ../../nbs/03_orbits/08_data.ipynb #6824d8f7
+
 class OrbitsData(DataConfig):
     """Which orbits to train and test on, how they are sampled, and the units of the run."""
 
@@ -241,29 +215,6 @@ def split_training(tensors: Tensors, config: OrbitsData) -> dict[str, Tensors]:
         return {"train": chosen, "validation": chosen}
     shares = {"train": 1 - config.validation_fraction, "validation": config.validation_fraction}
     return {name: take(chosen, rows) for name, rows in split_by_group(np.arange(n), shares, config.seed).items()}
-
-# %% ../../nbs/03_orbits/08_data.ipynb #607e6f6d
-def read_orbits(path: Path, test_path: str | None) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Arrays and attributes of a file of one's own or of ours, by its ending."""
-    if path.suffix in (".json", ".npz"):
-        return read_dictionaries(path, None if test_path is None else Path(test_path).expanduser())
-    if test_path is not None:
-        raise DataError(f"{path}: holds its test orbits itself; leave data.test_path out, or give a .json or .npz file")
-    return read_hdf5(path)
-
-
-def read_split(path: Path, split: str) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Arrays, named by the split, and attributes of a file that `data.path` names for one split."""
-    role = "test" if split == "test" else "train"
-    if path.suffix in (".json", ".npz"):
-        entries = read_dictionary(path)
-        arrays = collect_orbits(entries.get(role, entries), f"{path} ({split})")
-        mu = entries.get("mu_km3_s2")
-        attributes = {} if mu is None else {"mu_km3_s2": float(np.asarray(mu))}
-        return {f"{split}_{name}": array for name, array in arrays.items()}, attributes
-    found, attributes = read_hdf5(path)
-    own = {name.removeprefix(f"{role}_"): array for name, array in found.items() if name.startswith(f"{role}_")}
-    return {f"{split}_{name}": array for name, array in own.items()}, attributes
 
 # %% ../../nbs/03_orbits/08_data.ipynb #2f6a9c11
 def observed_of(config: OrbitsData) -> dict[str, float]:

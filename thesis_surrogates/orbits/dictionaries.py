@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError
+from ..core.hdf5 import read_hdf5
 from .kepler import Array
 
 # %% auto #0
-__all__ = ['pad_orbits', 'nest', 'read_dictionary', 'collect_orbits', 'read_dictionaries']
+__all__ = ['pad_orbits', 'nest', 'read_dictionary', 'collect_orbits', 'read_dictionaries', 'read_orbits', 'read_split']
 
 # %% ../../nbs/03_orbits/07_dictionaries.ipynb #fe4b9b1f
 def pad_orbits(times: Sequence[Array], states: Sequence[Array]) -> dict[str, Array]:
@@ -97,3 +98,26 @@ def read_dictionaries(path: Path, test_path: Path | None) -> tuple[dict[str, Arr
     }
     mu = first.get("mu_km3_s2")
     return arrays, {} if mu is None else {"mu_km3_s2": float(np.asarray(mu))}
+
+# %% ../../nbs/03_orbits/07_dictionaries.ipynb #607e6f6d
+def read_orbits(path: Path, test_path: str | None) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Arrays and attributes of a file of one's own or of ours, by its ending."""
+    if path.suffix in (".json", ".npz"):
+        return read_dictionaries(path, None if test_path is None else Path(test_path).expanduser())
+    if test_path is not None:
+        raise DataError(f"{path}: holds its test orbits itself; leave data.test_path out, or give a .json or .npz file")
+    return read_hdf5(path)
+
+
+def read_split(path: Path, split: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Arrays, named by the split, and attributes of a file that `data.path` names for one split."""
+    role = "test" if split == "test" else "train"
+    if path.suffix in (".json", ".npz"):
+        entries = read_dictionary(path)
+        arrays = collect_orbits(entries.get(role, entries), f"{path} ({split})")
+        mu = entries.get("mu_km3_s2")
+        attributes = {} if mu is None else {"mu_km3_s2": float(np.asarray(mu))}
+        return {f"{split}_{name}": array for name, array in arrays.items()}, attributes
+    found, attributes = read_hdf5(path)
+    own = {name.removeprefix(f"{role}_"): array for name, array in found.items() if name.startswith(f"{role}_")}
+    return {f"{split}_{name}": array for name, array in own.items()}, attributes

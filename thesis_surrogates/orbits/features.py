@@ -250,6 +250,7 @@ FEATURES: dict[str, FeatureLayer] = {
     "rmag_v_and_direction": FeatureLayer(parts=("r", "r-hat", "velocity")),
     "rinv_s_speed_vhat": FeatureLayer(parts=("1/r", "r-hat", "|v|", "v-hat")),
     "invariants": FeatureLayer(parts=("1/r", "vr", "vt")),
+    "invariants_log": FeatureLayer(parts=("1/r", "log r", "vr", "vt")),
     "sph_4D_rinv_vel_logra": FeatureLayer(parts=(*SPHERICAL, "log r", "log a")),
     "sph_4D_rinv_vel_loga_energy": FeatureLayer(parts=(*SPHERICAL, "log a", "energy")),
     "sph_4D_rinv_vel_a_e": FeatureLayer(parts=(*SPHERICAL, "a", "e")),

@@ -5,7 +5,7 @@
 # %% ../../nbs/03_orbits/16_fused.ipynb #9400c0d0
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +20,19 @@ from ..core.config import OptimizerConfig
 from ..core.data import Batch, Tensors
 from ..core.models import ACTIVATIONS
 from ..core.plan import LossTerms, Update
-from .compiled.geometry import DIRECTION_CODES, MAGNITUDE_CODES, PART_CODES
-from .compiled.network import Recipe
-from .compiled.sweep import roll, sweep
+from ..core.running_means import DIVERGED
 from .features import FeatureLayer
 from .heads import VectorHead, WholeHead
 from .models import NeuralField
+from .networks.compiled.geometry import DIRECTION_CODES, MAGNITUDE_CODES, PART_CODES
+from .networks.compiled.network import Recipe
+from .networks.compiled.path_losses import COMPILED_LOSSES
+from .networks.compiled.sweep import roll, sweep
 from .solvers import solve
 
 # %% auto #0
-__all__ = ['NAME_OF', 'BLOCK', 'PathLoss', 'find_obstacle', 'make_recipe', 'block_of', 'CompiledRollout', 'roll_out_compiled',
-           'loss_and_gradient', 'FusedStep', 'fuse_update']
+__all__ = ['NAME_OF', 'BLOCK', 'PathLoss', 'find_obstacle', 'make_recipe', 'block_of', 'Flight', 'CompiledRollout',
+           'roll_out_compiled', 'GraphlessLoss', 'graphless_loss', 'FusedStep', 'loss_and_gradient', 'fuse_update']
 
 # %% ../../nbs/03_orbits/16_fused.ipynb #ad81d856
 NAME_OF = {kind: name for name, kind in ACTIVATIONS.items()}
@@ -45,6 +47,8 @@ def find_obstacle(field: nn.Module) -> str | None:
         return f"the field is {first.dtype} on {first.device}"
     if not all(parameter.requires_grad for parameter in field.parameters()):
         return "some parameters are frozen"
+    if not isinstance(field.network[0], nn.Linear):
+        return f"the layers are {type(field.network[0]).__name__}"
     if not isinstance(field.network[-1], nn.Linear):
         return "an activation stands behind the last layer"
     if type(field.head) not in (VectorHead, WholeHead):
@@ -106,35 +110,43 @@ def block_of(rows: int) -> int:
     return min(BLOCK, -(-rows // (8 * blocks)) * 8)
 
 
+class Flight:
+    """Windows that a field has flown from starts [B, 2D] at times [B, L]: their `path` [B, L, 2D], and the way back."""
+
+    def __init__(self, field: NeuralField, start: Tensor, time: Tensor):
+        self.recipe, self.begin = make_recipe(field), start.detach().contiguous().numpy()
+        self.steps = (time[:, 1:] - time[:, :-1]).contiguous().numpy()
+        self.block = block_of(len(start))
+        self.stages = np.empty(4 * self.steps.size * self.begin.shape[1], self.begin.dtype)
+        self.path = np.empty((*time.shape, self.begin.shape[1]), self.begin.dtype)
+        roll(self.recipe, self.begin, self.steps, self.block, self.stages, self.path)
+
+    def pull(self, seed: np.ndarray, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Gradient of each parameter from the one with respect to the path."""
+        steps, finite = self.steps, np.asarray(np.isfinite(self.path).all((1, 2)))
+        if not finite.all() and finite.any() and not seed[~finite].any():  # the loss has left them out
+            steps, begin = np.where(finite[:, None], steps, steps.dtype.type(0)), self.begin.copy()
+            begin[~finite] = begin[finite][0]
+            roll(self.recipe, begin, steps, self.block, self.stages, np.empty_like(self.path))
+        gradient = np.zeros_like(self.recipe.weights)
+        sweep(self.recipe, steps, self.block, self.stages, seed, gradient)
+        pieces = torch.from_numpy(gradient).split([parameter.numel() for parameter in parameters])
+        return [piece.view_as(one) for piece, one in zip(pieces, parameters, strict=True)]
+
+# %% ../../nbs/03_orbits/16_fused.ipynb #5d19af5c
 class CompiledRollout(torch.autograd.Function):
     """Predicted states [B, L, 2D] of a field; gradients go to its parameters alone."""
 
     @staticmethod
     def forward(ctx: Any, field: NeuralField, start: Tensor, time: Tensor, *parameters: Tensor) -> Tensor:
         """Run the compiled rollout."""
-        begin = start.detach().contiguous().numpy()
-        steps = (time[:, 1:] - time[:, :-1]).contiguous().numpy()
-        ctx.recipe, ctx.begin, ctx.steps, ctx.like = make_recipe(field), begin, steps, parameters
-        ctx.stages = np.empty(4 * steps.size * begin.shape[1], begin.dtype)
-        path = np.empty((len(begin), time.shape[1], begin.shape[1]), begin.dtype)
-        roll(ctx.recipe, begin, steps, block_of(len(begin)), ctx.stages, path)
-        ctx.finite = np.isfinite(path).all((1, 2))
-        return torch.from_numpy(path)
+        ctx.flight, ctx.like = Flight(field, start, time), parameters
+        return torch.from_numpy(ctx.flight.path)
 
     @staticmethod
     def backward(ctx: Any, *seeds: Tensor) -> Any:
         """Run the compiled reverse."""
-        seed, steps, block = seeds[0].contiguous().numpy(), ctx.steps, block_of(len(ctx.begin))
-        if not ctx.finite.all() and ctx.finite.any():
-            lost = ~ctx.finite
-            if not seed[lost].any():  # the loss has left them out
-                steps, begin = np.where(lost[:, None], steps.dtype.type(0), steps), ctx.begin.copy()
-                begin[lost] = ctx.begin[ctx.finite][0]
-                roll(ctx.recipe, begin, steps, block, ctx.stages, np.empty_like(seed))
-        gradient = np.zeros_like(ctx.recipe.weights)
-        sweep(ctx.recipe, steps, block, ctx.stages, seed, gradient)
-        pieces = torch.from_numpy(gradient).split([parameter.numel() for parameter in ctx.like])
-        return None, None, None, *(piece.view_as(one) for piece, one in zip(pieces, ctx.like, strict=True))
+        return None, None, None, *ctx.flight.pull(seeds[0].contiguous().numpy(), ctx.like)
 
 # %% ../../nbs/03_orbits/16_fused.ipynb #1ff8eb17
 def roll_out_compiled(field: NeuralField, start: Tensor, time: Tensor) -> Tensor:
@@ -152,38 +164,84 @@ def roll_out_compiled(field: NeuralField, start: Tensor, time: Tensor) -> Tensor
 PathLoss = Callable[[Tensor, Batch], Tensors]
 
 
-def loss_and_gradient(field: NeuralField, batch: Batch, loss: PathLoss) -> tuple[Tensors, list[Tensor]]:
-    """Terms of a loss on windows `time` [B, L], `state` [B, L, 2D], and the gradient of each parameter.
+@dataclass(frozen=True)
+class GraphlessLoss:
+    """A key of COMPILED_LOSSES with the weight of its second part, for the paths of a compiled rollout."""
 
-    A field that is not covered is differentiated by PyTorch.
-    """
-    return FusedStep(loss)(field, batch, list(field.parameters()))
+    name: str
+    weight: float = 1.0
+
+    def __call__(
+        self, field: NeuralField, batch: Batch, parameters: Sequence[nn.Parameter]
+    ) -> tuple[Tensors, list[Tensor]]:
+        """Terms, and the gradient of each parameter."""
+        judge, (first, second) = COMPILED_LOSSES[self.name]
+        dtype = parameters[0].dtype
+        true, time = batch["state"].to(dtype).contiguous(), batch["time"].to(dtype).contiguous()
+        flight = Flight(field, true[:, 0], time)
+        seed, counts = np.empty_like(flight.path), np.empty(time.shape, dtype=np.int64)
+        numbers = judge(flight.path, true.numpy(), time.numpy(), self.weight, counts, seed)
+        loss, one, other, lost = torch.tensor(numbers, dtype=dtype).unbind()
+        return {"loss": loss, first: one, second: other, DIVERGED: lost}, flight.pull(seed, parameters)
 
 
+def graphless_loss(name: str, weights: Mapping[str, float | None]) -> GraphlessLoss | None:
+    """The compiled form of a key of LOSSES; None where there is none."""
+    given = weights.get("nmse_weight")
+    return GraphlessLoss(name, 1.0 if given is None else given) if name in COMPILED_LOSSES else None
+
+# %% ../../nbs/03_orbits/16_fused.ipynb #7129fde4
 @dataclass(frozen=True)
 class FusedStep:
     """What an update calls for loss and gradients at once; `name` is what the record of a run says."""
 
     loss: PathLoss
     name: str = "rollout loss"
+    graphless: GraphlessLoss | None = None
 
     @property
     def description(self) -> str:
         """What the description of a plan says."""
-        return f"{self.name}, rollout compiled,"
+        return f"{self.name}, rollout {'and loss ' if self.graphless else ''}compiled,"
 
     def __call__(
         self, field: NeuralField, batch: Batch, parameters: Sequence[nn.Parameter]
     ) -> tuple[Tensors, list[Tensor]]:
-        start, time = batch["state"][:, 0], batch["time"]
-        if find_obstacle(field) is None:
-            path = roll_out_compiled(field, start, time)
+        if find_obstacle(field) is not None:
+            path = solve(field.reduced, batch["state"][:, 0], batch["time"], "rk4").states
+        elif self.graphless is not None:
+            return self.graphless(field, batch, parameters)
         else:
-            path = solve(field.reduced, start, time, "rk4").states
+            path = roll_out_compiled(field, batch["state"][:, 0], batch["time"])
         terms = self.loss(path, batch)
         return terms, list(torch.autograd.grad(terms["loss"], list(parameters)))
 
+
+def loss_and_gradient(field: NeuralField, batch: Batch, loss: PathLoss | GraphlessLoss) -> tuple[Tensors, list[Tensor]]:
+    """Terms of a loss on windows `time` [B, L], `state` [B, L, 2D], and the gradient of each parameter.
+
+    A field that is not covered is differentiated by PyTorch.
+    """
+    if isinstance(loss, GraphlessLoss):
+        return loss(field, batch, list(field.parameters()))
+    return FusedStep(loss)(field, batch, list(field.parameters()))
+
 # %% ../../nbs/03_orbits/16_fused.ipynb #d583b0fd
-def fuse_update(field: NeuralField, usual: LossTerms, loss: PathLoss, optimizer: OptimizerConfig) -> Update:
-    """The update with the compiled rollout, or the usual one where it does not cover the field."""
-    return choose_update(optimizer, usual, FusedStep(loss), find_obstacle(field))
+def fuse_update(
+    field: NeuralField,
+    usual: LossTerms,
+    loss: PathLoss,
+    optimizer: OptimizerConfig,
+    graphless: GraphlessLoss | None = None,
+) -> Update:
+    """The update with the compiled rollout, or the usual one where it does not cover the field.
+
+    What has to be compiled is compiled now, before the clock of the training starts.
+    """
+    obstacle = find_obstacle(field)
+    if obstacle is None:
+        own = list(field.parameters())
+        window = torch.ones(1, 2, 2 * field.dimensions, dtype=own[0].dtype)
+        batch = {"state": window, "time": torch.arange(2, dtype=own[0].dtype)[None]}
+        FusedStep(loss, graphless=graphless)(field, batch, own)
+    return choose_update(optimizer, usual, FusedStep(loss, graphless=graphless), obstacle)

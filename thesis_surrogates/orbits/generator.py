@@ -25,8 +25,9 @@ from thesis_surrogates.orbits.kepler import (
 
 # %% auto #0
 __all__ = ['LOW_ORBIT_KM', 'GEOSTATIONARY_KM', 'ANYWHERE', 'ANY_SIZE', 'ANY_SHAPE', 'BOXES', 'MEMBER', 'MEMBER_ELEMENTS',
-           'OLD_NAMES', 'Box', 'grid_cells', 'check_grid_size', 'SetName', 'parse_set_name', 'draw_sizes',
-           'draw_elements', 'OrbitSet', 'make_orbit_set']
+           'OLD_NAMES', 'Box', 'grid_cells', 'check_grid_size', 'SetName', 'parse_set_name', 'check_set_name',
+           'check_pair', 'draw_sizes', 'draw_elements', 'OrbitSet', 'make_orbit_set', 'largest_values',
+           'largest_components']
 
 # %% ../../nbs/03_orbits/02_generator.ipynb #8af57f97
 LOW_ORBIT_KM = EARTH_RADIUS_KM + 200.0
@@ -109,6 +110,19 @@ def parse_set_name(name: str) -> SetName:
     role = role if older == name else "pool"
     return SetName(text=name, box=box, planar=plane == "planar", orbits=int(number), role=role)
 
+# %% ../../nbs/03_orbits/02_generator.ipynb #388b2bbb
+def check_set_name(name: str) -> str:
+    """The name itself if it is that of a set, else ValueError with the allowed pattern."""
+    return parse_set_name(name).text
+
+
+def check_pair(train: SetName, test: SetName) -> None:
+    """Raise ValueError unless the two are a training set and a test set of one plane."""
+    if train.role not in ("train", "pool") or test.role not in ("test", "pool"):
+        raise ValueError(f"train_set must end in _train and test_set in _test, got {train.text}, {test.text}")
+    if train.planar != test.planar:
+        raise ValueError(f"{train.text} and {test.text} do not share a plane; use both planar or both nonplanar")
+
 # %% ../../nbs/03_orbits/02_generator.ipynb #f0b9bcda
 def draw_sizes(name: str, box: Box, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Semi-major axes [km] and eccentricities of n orbits above the surface."""
@@ -164,3 +178,18 @@ def make_orbit_set(
     time = sample_times(elements, points, anomaly, mu)
     state = propagate_kepler(elements_to_state(elements, mu), time, mu)
     return OrbitSet(name=name, time=time, state=state, elements=elements.as_array())
+
+# %% ../../nbs/03_orbits/02_generator.ipynb #388b2bb2
+def largest_values(box: Box, mu_km3_s2: float) -> tuple[float, float]:
+    """Largest distance [km] and speed [km/s] of any orbit of a box that stays above the ground (vis-viva equation)."""
+    largest, eccentricity = box.semi_major_axis_km[1], box.eccentricity[1]
+    lowest = max(EARTH_RADIUS_KM, box.semi_major_axis_km[0] * (1 - eccentricity))
+    return largest * (1 + eccentricity), (mu_km3_s2 * (2 / lowest - 1 / largest)) ** 0.5
+
+
+def largest_components(name: str, mu_km3_s2: float, planar: bool) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of each component of the state [km, km/s] of any orbit in the box of a set."""
+    far, fast = largest_values(BOXES[parse_set_name(name).box], mu_km3_s2)
+    upright = 0.0 if planar else 1.0
+    bounds = {"x": far, "y": far, "z": far * upright, "vx": fast, "vy": fast, "vz": fast * upright}
+    return {name: (-bound, bound) for name, bound in bounds.items()}

@@ -69,6 +69,9 @@ class Head(ABC):
 
     formula: str
     assumes: Assumption = "generic"
+    turns: bool = False  # its components are along R, T, N
+    scale: float | None = None  # the factor s; None where the head has none
+    clip: float | None = None  # the largest |m|; None where the head has none
 
     @abstractmethod
     def outputs(self, dimensions: int) -> int:
@@ -98,9 +101,6 @@ class VectorHead(Head):
 
     magnitude: str | None = None
     direction: str = "free"
-    turns: bool = False  # components along R, T, N
-    scale: float | None = None  # s
-    clip: float | None = None
 
     def outputs(self, dimensions: int) -> int:
         """One for each component, and one for the magnitude."""

@@ -30,7 +30,7 @@ from thesis_surrogates.orbits.rollouts import (
 from .solvers import find_leaves, solve
 
 # %% auto #0
-__all__ = ['Weights', 'PERCENT_PLUS_NMSE', 'OF_PATHS', 'HORIZONS', 'OF_FIELDS', 'LOSSES', 'NOT_BUILT', 'RK4', 'Loss', 'only',
+__all__ = ['Weights', 'PERCENT_PLUS_NMSE', 'OF_PATHS', 'HORIZONS', 'OF_FIELDS', 'LOSSES', 'NOT_BUILT', 'RK4', 'Loss', 'loss_of',
            'with_percent', 'only_percent', 'percent_plus_nmse', 'relative_to_no_force', 'percent_with_energy',
            'sum_parameters', 'sum_all', 'outward_share', 'jacobian_square', 'inconsistency', 'fly_from_each',
            'multi_step', 'multi_horizon', 'with_parameters', 'percent_with_attraction', 'percent_with_jacobian',
@@ -60,7 +60,7 @@ class Loss:
         return {**terms, DIVERGED: torch.full_like(terms["loss"].detach(), lost)}
 
 
-def only(part: Callable[[Rollout], Tensor], formula: str) -> Loss:
+def loss_of(part: Callable[[Rollout], Tensor], formula: str) -> Loss:
     """The loss that is this part alone."""
     return Loss(terms=lambda rollout, weights: {"loss": part(rollout)}, formula=formula)
 
@@ -102,12 +102,12 @@ PERCENT_PLUS_NMSE = Loss(
 OF_PATHS: dict[str, Loss] = {
     "percent_error_plus_nmse": PERCENT_PLUS_NMSE,
     "percent_error": Loss(terms=only_percent, formula="<100 |y - y_hat| / |y|>"),
-    "mean_squared_error": only(mean_square, "<(y - y_hat)^2>, sample 0 included"),
+    "mean_squared_error": loss_of(mean_square, "<(y - y_hat)^2>, sample 0 included"),
     "percent_of_no_force": Loss(terms=relative_to_no_force, formula="<100 |y - y_hat| / |y - y_free|>"),
-    "relative_squared_error": only(relative_square, "<|y - y_hat|^2 / |y|^2>"),
-    "percent_error_split": only(percent_error_split, "percent errors of r and of v, averaged"),
-    "percent_error_weighted": only(percent_error_weighted, "percent error, weight r (ours)"),
-    "percent_error_time_weighted": only(
+    "relative_squared_error": loss_of(relative_square, "<|y - y_hat|^2 / |y|^2>"),
+    "percent_error_split": loss_of(percent_error_split, "percent errors of r and of v, averaged"),
+    "percent_error_weighted": loss_of(percent_error_weighted, "percent error, weight r (ours)"),
+    "percent_error_time_weighted": loss_of(
         lambda rollout: percent_error_weighted(rollout, by_time=True), "percent error, weight t (ours)"
     ),
     "percent_error_with_energy": Loss(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -20,17 +20,18 @@ from ..core.models import ACTIVATIONS, activation, mlp
 from .coordinates import Normalization2BP
 from .data import OrbitsData
 from .features import FEATURES, Assumption, split_state, warn_of_law
-from .fields.model import OrbitConfig, OrbitModel
 from .heads import HEADS
-from .latent.model import LatentODEConfig
 from .losses import rollout_loss
+from .networks.fields.kan import BASES, kolmogorov_arnold
+from .networks.fields.model import OrbitConfig, OrbitModel
+from .networks.latent.model import LatentODEConfig
 
 # %% auto #0
-__all__ = ['MODELS', 'STATE', 'ACCELERATION', 'NeuralODEConfig', 'combine_assumptions', 'axes', 'NeuralField', 'tell_assumptions',
-           'typical_acceleration', 'fit_scale', 'PhysicalField', 'deploy']
+__all__ = ['MODELS', 'STATE', 'ACCELERATION', 'later_key', 'NeuralODEConfig', 'combine_assumptions', 'axes', 'NeuralField',
+           'tell_assumptions', 'typical_acceleration', 'fit_scale', 'PhysicalField', 'deploy']
 
 # %% ../../nbs/03_orbits/11_models.ipynb #fb476f6f
-def _later(default: Any, description: str, **limits: Any) -> Any:
+def later_key(default: Any, description: str, **limits: Any) -> Any:
     """A key that runs from before do not have."""
     return Field(default=default, description=description, exclude_if=unless_default(default), **limits)
 
@@ -46,16 +47,18 @@ class NeuralODEConfig(OrbitConfig):
     depth: int = Field(default=2, ge=1, description="number of hidden layers")
     activation: str = Field(default="silu", description="a key of ACTIVATIONS")
     scale_from_data: bool = Field(default=True, description="start at the typical acceleration instead of at one")
-    final_activation: str | None = _later(None, "a key of ACTIVATIONS behind the last layer; null for none")
-    harmonics: int | None = _later(None, "highest order of harmonic features; null for 3", ge=2, le=10)
-    head_scale: float | None = _later(None, "factor s of the scaled heads; null for 1", gt=0)
-    head_clip: float | None = _later(None, "largest |m| of the clipped head; null for 5", gt=0)
-    planar: Literal["exact", "original"] = _later("exact", "original freezes z, but not its velocity")
+    final_activation: str | None = later_key(None, "a key of ACTIVATIONS behind the last layer; null for none")
+    harmonics: int | None = later_key(None, "highest order of harmonic features; null for 3", ge=2, le=10)
+    head_scale: float | None = later_key(None, "factor s of the scaled heads; null for 1", gt=0)
+    head_clip: float | None = later_key(None, "largest |m| of the clipped head; null for 5", gt=0)
+    basis: str | None = later_key(None, "a key of BASES: a learned function on each edge; null for a plain network")
+    basis_count: int | None = later_key(None, "functions of the basis on each edge; null for 6", ge=4, le=32)
+    planar: Literal["exact", "original"] = later_key("exact", "original freezes z, but not its velocity")
 
-    @field_validator("features", "head", "activation", "final_activation")
+    @field_validator("features", "head", "activation", "final_activation", "basis")
     @classmethod
     def _known(cls, value: str | None, info: ValidationInfo) -> str | None:
-        tables = {"features": list(FEATURES), "head": list(HEADS)}
+        tables = {"features": list(FEATURES), "head": list(HEADS), "basis": list(BASES)}
         known = tables.get(str(info.field_name), list(ACTIVATIONS))
         if value is not None and value not in known:
             raise ValueError(f"{value!r} is unknown; {nearest(value, known)}")
@@ -65,12 +68,15 @@ class NeuralODEConfig(OrbitConfig):
     def _used(self) -> NeuralODEConfig:
         unused = {
             "harmonics": not FEATURES[self.features].harmonics,
-            "head_scale": getattr(HEADS[self.head], "scale", None) is None,
-            "head_clip": getattr(HEADS[self.head], "clip", None) is None,
+            "head_scale": HEADS[self.head].scale is None,
+            "head_clip": HEADS[self.head].clip is None,
+            "basis_count": self.basis is None,
         }
         for key, vain in unused.items():
             if vain and getattr(self, key) is not None:
-                raise ValueError(f"{key} is {getattr(self, key)}, but {self.features} and {self.head} have none")
+                raise ValueError(
+                    f"{key} is {getattr(self, key)}, but {self.features}, {self.head} and basis {self.basis} have none"
+                )
         return self
 
     def build(self, data: OrbitsData) -> NeuralField:
@@ -92,6 +98,7 @@ def axes(dimensions: int) -> list[int]:
     return [0, 1, 3, 4] if dimensions == 2 else [0, 1, 2, 3, 4, 5]
 
 # %% ../../nbs/03_orbits/11_models.ipynb #8cd4931d
+@final
 class NeuralField(OrbitModel):
     """The right-hand side of the ODE in normalised units: state [..., 6] to its time derivative [..., 6]."""
 
@@ -106,10 +113,14 @@ class NeuralField(OrbitModel):
         self.head = self.head.with_parameters(**{name: value for name, value in given.items() if value is not None})
         hidden = [config.width] * config.depth
         inputs, outputs = len(self.features.labels(dimensions)), self.head.outputs(dimensions)
-        self.network = mlp([inputs, *hidden, outputs], config.activation)
-        for linear in self.network:
-            if isinstance(linear, nn.Linear):  # smaller than Xavier's weights: the first rollouts stay tame
-                linear.reset_parameters()
+        widths = [inputs, *hidden, outputs]
+        if config.basis is not None:
+            self.network = kolmogorov_arnold(widths, config.basis, config.basis_count or 6, config.activation)
+        else:
+            self.network = mlp(widths, config.activation)
+            for linear in self.network:
+                if isinstance(linear, nn.Linear):  # smaller than Xavier's weights: the first rollouts stay tame
+                    linear.reset_parameters()
         if config.final_activation is not None:
             self.network.append(activation(config.final_activation))
         self.freezes_rate = config.planar == "original"  # of z, and of nothing else

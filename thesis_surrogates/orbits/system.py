@@ -13,12 +13,12 @@ from ..core.system import FileColumn, FileKind, Symbol, System
 from ..core.verdict import Terms
 from .baselines import baselines
 from .data import PRESETS, OrbitsData, load_data, make_data
-from .drawn.book import draw, redraw, study
 from .figures import figures
 from .kepler import EARTH_MU_KM3_S2, EARTH_RADIUS_KM
-from .latent.judging import deploy, surrogate
 from .metrics import score
 from .models import MODELS
+from .networks.latent.judging import deploy, surrogate
+from .study.drawn.book import draw, redraw, study
 from .training import OrbitsTrain, plan
 
 # %% auto #0

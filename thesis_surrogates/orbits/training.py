@@ -20,11 +20,11 @@ from ..core.errors import ConfigError
 from ..core.plan import LossTerms, Phase, Plan, Update, mean_loss
 from ..core.running_means import DIVERGED
 from ..core.training import TrainingDiverged
-from .fields.model import OrbitConfig, OrbitModel
 from .kepler import two_body_acceleration
 from .losses import LOSSES, NOT_BUILT
 from .metrics import acceleration_error
 from .models import NeuralField, axes, tell_assumptions
+from .networks.fields.model import OrbitConfig, OrbitModel
 from .rollouts import compare_paths
 from thesis_surrogates.orbits.segments import (
     CurriculumPhase,
@@ -36,9 +36,9 @@ from thesis_surrogates.orbits.segments import (
 from .solvers import Gradient, Method
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'STRATEGIES', 'SHARE_SAID', 'SHARE_BORNE', 'phase_epochs', 'derive', 'later', 'fill_weights', 'OrbitsTrain',
-           'share_segments', 'phase_tensors', 'check_window', 'judge_divergence', 'validation', 'fit_scalers',
-           'path_loss', 'make_update', 'plan']
+__all__ = ['WEIGHTS', 'STRATEGIES', 'SHARE_WARNED', 'SHARE_ALLOWED', 'phase_epochs', 'derive', 'later_key', 'fill_weights',
+           'OrbitsTrain', 'share_segments', 'phase_tensors', 'check_window', 'judge_divergence', 'validation',
+           'fit_scalers', 'path_loss', 'make_update', 'plan']
 
 # %% ../../nbs/03_orbits/17_training.ipynb #85067440
 def phase_epochs(steps: int, validate_every: int) -> int:
@@ -63,7 +63,7 @@ def derive(values: dict[str, Any], path: tuple[str, ...], value: Any, source: st
 WEIGHTS = sorted({key for loss in LOSSES.values() for key in loss.weights} - {"nmse_weight"})
 
 
-def later(default: Any, description: str, **limits: Any) -> Any:
+def later_key(default: Any, description: str, **limits: Any) -> Any:
     """A key that came later: at its default it is not part of the identity of a run."""
     return Field(default=default, exclude_if=unless_default(default), description=description, **limits)
 
@@ -93,18 +93,18 @@ class OrbitsTrain(TrainConfig):
     validate_every: int = Field(default=100, ge=1, description="steps between two validations")
     loss: str = Field(default="percent_error_plus_nmse", description="a key of LOSSES")
     nmse_weight: float = Field(default=1.0, ge=0, description="weight of the second part of the loss")
-    l1_weight: float | None = later(None, "of the sum of |parameter|; null is that of the loss", ge=0)
-    l2_weight: float | None = later(None, "of the sum of squared parameters; null is that of the loss", ge=0)
-    attraction_weight: float | None = later(None, "of a force that points outward; null is that of the loss", ge=0)
-    energy_weight: float | None = later(None, "of the energy error; null is that of the loss", ge=0)
-    jacobian_weight: float | None = later(None, "of the squared Jacobian; null is that of the loss", ge=0)
-    consistency_weight: float | None = later(None, "of the differences of the data; null is that of the loss", ge=0)
-    rollout_steps: int | None = later(None, "intervals flown from each sample; null is that of the loss", ge=1)
-    solver: Method = later("rk4", "how windows are flown in training and validation")
-    rtol: float = later(1e-6, "relative tolerance of an adaptive solver", gt=0)
-    atol: float = later(1e-8, "absolute tolerance of an adaptive solver", gt=0)
-    gradient: Gradient = later("steps", "through the steps of the solver, or by its adjoint")
-    step: Literal["autograd", "fused"] = later("autograd", "fused: rollout and gradient compiled, for rk4")
+    l1_weight: float | None = later_key(None, "of the sum of |parameter|; null is that of the loss", ge=0)
+    l2_weight: float | None = later_key(None, "of the sum of squared parameters; null is that of the loss", ge=0)
+    attraction_weight: float | None = later_key(None, "of a force that points outward; null is that of the loss", ge=0)
+    energy_weight: float | None = later_key(None, "of the energy error; null is that of the loss", ge=0)
+    jacobian_weight: float | None = later_key(None, "of the squared Jacobian; null is that of the loss", ge=0)
+    consistency_weight: float | None = later_key(None, "of the differences of the data; null is that of the loss", ge=0)
+    rollout_steps: int | None = later_key(None, "intervals flown from each sample; null is that of the loss", ge=1)
+    solver: Method = later_key("rk4", "how windows are flown in training and validation")
+    rtol: float = later_key(1e-6, "relative tolerance of an adaptive solver", gt=0)
+    atol: float = later_key(1e-8, "absolute tolerance of an adaptive solver", gt=0)
+    gradient: Gradient = later_key("steps", "through the steps of the solver, or by its adjoint")
+    step: Literal["autograd", "fused"] = later_key("autograd", "fused: rollout and gradient compiled, for rk4")
 
     @model_validator(mode="before")
     @classmethod
@@ -186,17 +186,17 @@ def check_window(model: OrbitModel, tensors: Tensors, part: int) -> None:
         )
 
 # %% ../../nbs/03_orbits/17_training.ipynb #529101f8
-SHARE_SAID, SHARE_BORNE = 0.01, 0.10  # of the windows of a validation that diverge
+SHARE_WARNED, SHARE_ALLOWED = 0.01, 0.10  # of the windows of a validation that diverge
 
 
 def judge_divergence(diverged: int, windows: int) -> None:
     """Warn where more than a hundredth of the windows diverge, raise TrainingDiverged beyond a tenth."""
     told = f"{diverged} of {windows} validation windows diverge ({diverged / windows:.1%}) and count in no mean"
     remedy = "lower train.lr_strategy or train.gradient_clip, or begin with shorter segments"
-    if diverged > SHARE_BORNE * windows:
+    if diverged > SHARE_ALLOWED * windows:
         raise TrainingDiverged(f"{told}; {remedy}")
-    if diverged > SHARE_SAID * windows:
-        warnings.warn(f"{told}; beyond {SHARE_BORNE:.0%} the training ends: {remedy}", stacklevel=2)
+    if diverged > SHARE_WARNED * windows:
+        warnings.warn(f"{told}; beyond {SHARE_ALLOWED:.0%} the training ends: {remedy}", stacklevel=2)
 
 
 def validation(
@@ -237,14 +237,16 @@ def path_loss(field: NeuralField, train: OrbitsTrain, path: torch.Tensor, batch:
 def make_update(model: OrbitModel, usual: LossTerms, train: OrbitsTrain, optimizer: OptimizerConfig) -> Update:
     """What a step does: by PyTorch's gradients, or with the compiled rollout where that covers the field."""
     if train.step == "fused":
-        from thesis_surrogates.orbits.fused import UncompiledLoss, fuse_update  # numba takes a while to load
+        from thesis_surrogates.orbits.fused import UncompiledLoss, fuse_update, graphless_loss  # numba loads slowly
 
         if not isinstance(model, NeuralField):
             return Update(loss_terms=UncompiledLoss(usual, f"{type(model).__name__} is no field"), optimizer=optimizer)
         if (train.solver, train.gradient) != ("rk4", "steps"):
             reason = f"train.solver is {train.solver}, train.gradient is {train.gradient}"
             return Update(loss_terms=UncompiledLoss(usual, reason), optimizer=optimizer)
-        return fuse_update(model, usual, partial(path_loss, model, train), optimizer)
+        return fuse_update(
+            model, usual, partial(path_loss, model, train), optimizer, graphless_loss(train.loss, train.weights)
+        )
     return Update(loss_terms=usual, optimizer=optimizer)
 
 # %% ../../nbs/03_orbits/17_training.ipynb #b16f1e21

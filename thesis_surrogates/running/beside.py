@@ -19,10 +19,10 @@ from ..core.data import Tensors, items_in
 from ..core.files import FileLock
 
 # %% auto #0
-__all__ = ['FRESH', 'BESIDE', 'TIMING_SECONDS', 'training_folder', 'count_others', 'announce_training', 'evaluate_alone']
+__all__ = ['FRESH_SECONDS', 'BESIDE', 'TIMING_SECONDS', 'training_folder', 'count_others', 'announce_training', 'evaluate_alone']
 
 # %% ../../nbs/06_running/03_beside.ipynb #06e00007
-FRESH = 60.0  # seconds in which a file may not be locked yet
+FRESH_SECONDS = 60.0  # seconds in which a file may not be locked yet
 
 
 def training_folder() -> Path:
@@ -38,7 +38,7 @@ def count_others(folder: Path, own: Path) -> int:
             continue
         if FileLock(path).is_taken():
             count += 1
-        elif time.time() - path.stat().st_mtime > FRESH:
+        elif time.time() - path.stat().st_mtime > FRESH_SECONDS:
             path.unlink(missing_ok=True)
     return count
 

@@ -79,13 +79,14 @@ def choose_dataset(system: System, presets: Sequence[str], overrides: Mapping[st
 
 # %% ../../nbs/06_running/01_datasets.ipynb #0e9ca0db
 def ensure_dataset(
-    system: System, config: DataConfig, data_dir: str | Path, *, again: bool = False, workers: int = 1
+    system: System,
+    config: DataConfig,
+    data_dir: str | Path,
+    *,
+    again: bool = False,  # make a generated dataset even if the file exists
+    workers: int = 1,  # at most so many processes make it
 ) -> Path:
     """The file of the dataset, made now if it is a generated one that is not there yet.
-
-    Args:
-        again: make a generated dataset even if the file exists.
-        workers: at most so many processes make it.
 
     Raises:
         DataError: a user's file that does not exist, or that is named twice.

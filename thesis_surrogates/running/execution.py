@@ -368,5 +368,6 @@ def export_surrogate(
     options = {"limit_bytes": limit_bytes} if form == "header" else {}
     report = write(load_surrogate(run_dir).deployable, target, **options)
     note = f", {report.constant_bytes:,} B of constants" if form == "header" else ""
-    checked = "checked against PyTorch" if getattr(report, "compiled", True) else "not compiled: no C++ compiler here"
+    unchecked = form == "header" and not report.compiled
+    checked = "not compiled: no C++ compiler here" if unchecked else "checked against PyTorch"
     return f"{form}: {target} ({checked}{note})"

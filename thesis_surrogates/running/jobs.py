@@ -19,11 +19,11 @@ from ..core.files import replace_text
 from .registry import load_suite
 
 # %% auto #0
-__all__ = ['END', 'PLAIN', 'SCHEDULERS', 'Request', 'check_plain', 'run_files', 'slurm_text', 'condor_text', 'job_files',
+__all__ = ['END_SECONDS', 'PLAIN', 'SCHEDULERS', 'Request', 'check_plain', 'run_files', 'slurm_text', 'condor_text', 'job_files',
            'write_jobs']
 
 # %% ../../nbs/06_running/15_jobs.ipynb #16be2f44
-END = 300  # seconds that a run leaves unused at the end of its job, for its last checkpoint and evaluation
+END_SECONDS = 300  # seconds that a run leaves unused at the end of its job, for its last checkpoint and evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,10 @@ class Request:
     memory_gb: int = 8
 
     def __post_init__(self) -> None:
-        if not 2 * END <= self.hours * 3600 < math.inf:
+        if not 2 * END_SECONDS <= self.hours * 3600 < math.inf:
             raise ConfigError(
-                f"hours is {self.hours:g}; a job needs at least {2 * END / 3600:.2g}, half of which go to its end"
+                f"hours is {self.hours:g}; a job needs at least {2 * END_SECONDS / 3600:.2g}, "
+                "half of which go to its end"
             )
         if self.cpus < 1 or self.gpus < 0 or self.memory_gb < 1:
             raise ConfigError(
@@ -49,7 +50,7 @@ class Request:
     @property
     def budget(self) -> int:
         """Seconds of training after which a run pauses."""
-        return round(self.hours * 3600) - END
+        return round(self.hours * 3600) - END_SECONDS
 
 # %% ../../nbs/06_running/15_jobs.ipynb #4a35150b
 PLAIN = re.compile(r"[A-Za-z0-9_./+,@=-]+")

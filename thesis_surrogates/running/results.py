@@ -21,9 +21,16 @@ from ..core.errors import ConfigError, FactsError
 from ..core.facts import KINDS, Run
 from ..core.plots import axis_label, loss_curves
 from ..core.publishing import read_published
-from ..core.report import scalars_of
+from ..core.report import measured_on, scalars_of
 from ..core.run_files import to_line
-from ..core.tables import Problem, comparison_table, format_table, to_markdown, to_narrow_markdown
+from thesis_surrogates.core.tables import (
+    Problem,
+    comparison_table,
+    format_table,
+    read_results,
+    to_markdown,
+    to_narrow_markdown,
+)
 from thesis_surrogates.core.verdict import (
     Terms,
     decide,
@@ -35,16 +42,17 @@ from thesis_surrogates.core.verdict import (
 )
 from .registry import SYSTEMS, get_system, load_suite, resolve, suites
 
-if TYPE_CHECKING:
-    from IPython.display import Markdown as Text
-    from matplotlib.figure import Figure
-
 # %% auto #0
 __all__ = ['OLDER_WORDS', 'SUMMARY_COLUMNS', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'unknown_kinds',
            'left_out', 'suite_runs', 'suites_by_recipe', 'suites_of', 'suite_of', 'published_table',
-           'approximations_markdown', 'table_markdown', 'against_nothing', 'about_best', 'verdict', 'savings',
-           'figure_or_sentence', 'cost_figure', 'curves_figure', 'summary_suite_table', 'summary', 'summary_markdown',
-           'first_sentences']
+           'approximations_markdown', 'table_markdown', 'runs_markdown', 'against_nothing', 'about_best', 'verdict',
+           'verdict_markdown', 'savings', 'figure_or_sentence', 'cost_figure', 'curves_figure', 'summary_suite_table',
+           'summary', 'summary_markdown', 'first_sentences']
+
+# %% ../../nbs/06_running/12_results.ipynb #533cd449
+if TYPE_CHECKING:
+    from IPython.display import Markdown as Text
+    from matplotlib.figure import Figure
 
 # %% ../../nbs/06_running/12_results.ipynb #c94a47b1
 def published_folder(start: str | Path = ".") -> Path | None:
@@ -208,6 +216,11 @@ def table_markdown(table: pd.DataFrame, columns: tuple[str, ...], headline: str)
     rows = format_table(table, columns, headline, lambda text: f"**{text}**")
     return to_narrow_markdown(rows) + unknown_kinds(table)
 
+
+def runs_markdown(table: pd.DataFrame, runs: Sequence[Run], terms: Terms) -> str:
+    """The table of published runs, and on which machines their costs were measured."""
+    return f"{table_markdown(table, terms.columns, terms.headline)}\n\n{measured_on(read_results(runs)[0])}"
+
 # %% ../../nbs/06_running/12_results.ipynb #3c346e0a
 def against_nothing(best: pd.Series, table: pd.DataFrame, headline: str) -> str:
     """What the best surrogate makes of the error that doing nothing has."""
@@ -244,6 +257,11 @@ def verdict(table: pd.DataFrame, terms: Terms, item: str) -> str:
         words = verdict_sentence(decide(group, terms), group, terms, item), about_best(best, terms, item)
         paragraphs.append(" ".join([*words, against_nothing(best, group, terms.headline)]))
     return "\n\n".join(paragraphs)
+
+
+def verdict_markdown(table: pd.DataFrame, terms: Terms, item: str) -> str:
+    """`verdict`, or how to publish where nothing is published."""
+    return verdict(table, terms, item) or table_markdown(table, terms.columns, terms.headline)
 
 # %% ../../nbs/06_running/12_results.ipynb #012f4f0f
 def savings(table: pd.DataFrame, terms: Terms) -> pd.DataFrame:

@@ -31,7 +31,7 @@ from ..core.run_files import RunFiles, read_state
 from ..core.system import System
 from .execution import Extras, pick_device, score_baselines, train_and_evaluate
 from .registry import resolve
-from .templates import BUSY, exit_code_of, thread_counts
+from .templates import BUSY_EXIT_CODE, exit_code_of, thread_counts
 
 # %% auto #0
 __all__ = ['PARTS_OF_PROCESS', 'LATER', 'set_environment', 'set_handlers', 'unchanged_process', 'output_to', 'request_of',
@@ -153,7 +153,7 @@ def execute_run(request: Mapping[str, Any], baselines: BaselinesOnce) -> int:
     run_dir, config = Path(request["run_dir"]), resolve(request["config"])
     lock = FileLock(run_dir / ".launch.lock")
     if not lock.take(patience_seconds=0):
-        return BUSY
+        return BUSY_EXIT_CODE
     try:
         if read_state(RunFiles(run_dir).state).get("status") != "done":
             device = pick_device(request["device"])

@@ -23,7 +23,7 @@ from ..core.recorder import prepare_run, record_death
 from .datasets import dataset_path, prepare_datasets
 from .execution import check_budget, pick_device, run_directory
 from .shared_process import request_of, start_process
-from .templates import BUSY, start_run
+from .templates import BUSY_EXIT_CODE, start_run
 
 # %% auto #0
 __all__ = ['Watcher', 'Job', 'show_progress', 'update_progress', 'name_end', 'record_end', 'SharedProcess', 'reason_of_end',
@@ -81,7 +81,7 @@ def update_progress(job: Job) -> None:
 def name_end(job: Job, code: int | None) -> None:
     """Name the end of a job: the facts decide, the exit code only marks a busy run."""
     job.seconds = time.monotonic() - job.began
-    if code == BUSY:
+    if code == BUSY_EXIT_CODE:
         job.state, job.message = "busy", "another process is executing this run"
         return
     try:
@@ -116,16 +116,16 @@ class SharedProcess:
     unread: bytes = b""  # the beginning of a line
 
     def listen(self) -> None:
-        """Bring the jobs up to date with what the process has said since."""
+        """Bring the jobs up to date with what the process has written since."""
         assert self.process.stdout is not None
         *lines, self.unread = (self.unread + (self.process.stdout.read() or b"")).split(b"\n")
-        for said in map(json.loads, lines):
-            if "began" in said:
-                job, self.begun = self.jobs[said["began"]], self.begun + 1
+        for line in map(json.loads, lines):
+            if "began" in line:
+                job, self.begun = self.jobs[line["began"]], self.begun + 1
                 job.state, job.began = "running", time.monotonic()
             else:
                 self.ended += 1
-                name_end(self.jobs[said["ended"]], said["code"])
+                name_end(self.jobs[line["ended"]], line["code"])
         if self.begun > self.ended:
             update_progress(self.jobs[self.ended])
 
@@ -217,7 +217,7 @@ class SharedProcesses:
     def advance(self, jobs: Sequence[Job]) -> None:
         """Hear what the processes say, name the end of those that have died, and start others for what is left."""
         for place in list(self.places):
-            code = place.process.poll()  # asked first, so that all it has said before is heard
+            code = place.process.poll()  # asked first, so that all it has written before is read
             place.listen()
             if code is not None:
                 self.places.remove(place)

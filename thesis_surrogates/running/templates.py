@@ -22,8 +22,8 @@ from ..core.run_files import RunFiles, read_state, to_json
 from .registry import experiments_folder
 
 # %% auto #0
-__all__ = ['PLAIN_ERRORS', 'BUSY', 'this_python', 'execute_notebook', 'refuse_undeclared', 'to_seconds', 'thread_counts',
-           'start_run', 'exit_code_of', 'serve_request', 'main', 'make_notebook']
+__all__ = ['PLAIN_ERRORS', 'BUSY_EXIT_CODE', 'this_python', 'execute_notebook', 'refuse_undeclared', 'to_seconds',
+           'thread_counts', 'start_run', 'exit_code_of', 'serve_request', 'main', 'make_notebook']
 
 # %% ../../nbs/06_running/07_templates.ipynb #eafcf2e2
 def this_python(sockets: str) -> type:
@@ -151,7 +151,7 @@ def start_run(
     return process
 
 # %% ../../nbs/06_running/07_templates.ipynb #1ab7791a
-BUSY = 75  # "temporary failure" of sysexits.h: another process runs it
+BUSY_EXIT_CODE = 75  # "temporary failure" of sysexits.h: another process runs it
 
 
 def exit_code_of(run_dir: Path) -> int:
@@ -164,7 +164,7 @@ def serve_request(request: Mapping[str, Any]) -> int:
     run_dir = Path(request["run_dir"])
     lock = FileLock(run_dir / ".launch.lock")
     if not lock.take(patience_seconds=0):
-        return BUSY
+        return BUSY_EXIT_CODE
     try:
         execute_notebook(experiments_folder() / "train.ipynb", run_dir / "notebook.ipynb", request["parameters"])
     except Exception as error:  # the facts hold the traceback of the run; the log holds this one

@@ -22,7 +22,7 @@ from .networks.plain import TrackNetwork
 from .propagation import CURVATURE, Method, propagate
 
 # %% auto #0
-__all__ = ['BATCH', 'STEP_COUNTS', 'SCALAR_COUNTS', 'SINGLE_COUNTS', 'TOLERANCES', 'parabola', 'axis_frame', 'tables_state',
+__all__ = ['BATCH', 'STEP_COUNTS', 'SCALAR_COUNTS', 'SINGLE_COUNTS', 'TOLERANCES_MM', 'parabola', 'axis_frame', 'tables_state',
            'rows_of', 'runge_kutta', 'runge_kutta_blocks', 'stepper_baselines', 'baselines', 'surrogate']
 
 # %% ../../nbs/02_tracks/18_baselines.ipynb #983b9d22
@@ -56,7 +56,7 @@ def tables_state(inputs: torch.Tensor, frame: AxisFrame) -> torch.Tensor:
 STEP_COUNTS = tuple(range(2, 33))
 SCALAR_COUNTS = (2, 4, 8, 16, 32)  # of the loop over single tracks, where there is one over blocks
 SINGLE_COUNTS = tuple(range(2, 17))  # of single precision, whose rounding hides the gain of more steps
-TOLERANCES = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6)  # mm
+TOLERANCES_MM = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6)  # mm
 
 
 def rows_of(inputs: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -98,7 +98,7 @@ def stepper_baselines(field: Field, longest: float, label: str, one_leg: bool) -
     for n in SCALAR_COUNTS if precisions else STEP_COUNTS:
         answer = partial(runge_kutta, field=field, method="rk4", step=longest / n)
         found.append(stepper(f"RK4 {n} steps", "one track at a time" if precisions else "", answer))
-    for error in TOLERANCES:
+    for error in TOLERANCES_MM:
         answer = partial(runge_kutta, field=field, method="cash_karp", step=1000.0, tolerance=error)
         found.append(stepper(f"Cash-Karp {error:g} mm", "", answer))
     return found

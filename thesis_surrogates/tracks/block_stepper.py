@@ -20,18 +20,20 @@ from .propagation import CURVATURE, PropagationError
 from .steppers import INNER, STEEP, kept_on_disk, loop_for, lorentz_formula
 
 # %% auto #0
-__all__ = ['REACH', 'BLOCK', 'in_lanes', 'Precision', 'LANES', 'LANE_FIELDS', 'lorentz_lanes', 'profile_of', 'has_profile',
-           'profile_batch', 'leg_profile', 'follow_leg', 'exp_lanes', 'field_in_lanes', 'lanes_batch', 'follow_legs',
-           'is_one_leg', 'block_precisions', 'propagate_blocks']
+__all__ = ['CURVATURE_OFFSET_MM', 'BLOCK', 'in_lanes', 'Precision', 'LANES', 'LANE_FIELDS', 'lorentz_lanes', 'profile_of',
+           'has_profile', 'profile_batch', 'leg_profile', 'follow_leg', 'exp_lanes', 'field_in_lanes', 'lanes_batch',
+           'follow_legs', 'is_one_leg', 'block_precisions', 'propagate_blocks']
 
 # %% ../../nbs/02_tracks/05_block_stepper.ipynb #02b00007
-REACH = 1000.0  # mm from the mid-plane, where the curvature of the field is read off
+CURVATURE_OFFSET_MM = 1000.0  # mm from the mid-plane; there the curvature of the field is read off
 
 
 def profile_of(field: Field, z: np.ndarray) -> np.ndarray:
     """b0 [T], b1 [T/mm] and b2 [T/mm^2] at z [...] in mm; `[..., 3]`."""
-    middle, above = field(0 * z, 0 * z, z), field(0 * z, 0 * z + REACH, z)
-    return np.stack([middle[1], above[2] / REACH, (above[1] - middle[1]) / REACH**2], axis=-1)
+    middle, above = field(0 * z, 0 * z, z), field(0 * z, 0 * z + CURVATURE_OFFSET_MM, z)
+    return np.stack(
+        [middle[1], above[2] / CURVATURE_OFFSET_MM, (above[1] - middle[1]) / CURVATURE_OFFSET_MM**2], axis=-1
+    )
 
 
 @cache

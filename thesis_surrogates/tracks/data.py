@@ -22,7 +22,7 @@ from .field import make_field
 from .propagation import propagate
 
 # %% auto #0
-__all__ = ['CHUNK', 'COLUMNS', 'ALONG', 'OPTIONAL', 'draw_box', 'accepted', 'from_collisions', 'draw_tracks', 'straight_line',
+__all__ = ['CHUNK', 'COLUMNS', 'ALONG', 'OPTIONAL', 'draw_box', 'is_accepted', 'from_collisions', 'draw_tracks', 'straight_line',
            'label_tracks', 'follow', 'trajectories', 'chunk_tracks', 'take', 'rows_for', 'check_yield', 'generate',
            'columns_of', 'label_note', 'tensors_of', 'field_of']
 
@@ -45,7 +45,7 @@ def draw_box(config: TracksData, rng: np.random.Generator) -> np.ndarray:
     return np.column_stack([state, q_over_p, z0, dz])
 
 # %% ../../nbs/02_tracks/10_data.ipynb #84f17e26
-def accepted(config: TracksData, state: np.ndarray) -> np.ndarray:
+def is_accepted(config: TracksData, state: np.ndarray) -> np.ndarray:
     """Which states [N, 4] lie inside the acceptance [N]; a track that turned over is NaN and does not."""
     with np.errstate(invalid="ignore"):
         return (np.abs(state[:, :2]) <= config.largest_position).all(1) & (
@@ -61,7 +61,7 @@ def from_collisions(
     begin = rng.normal(size=(len(inputs), 3)) * [config.vertex_width, config.vertex_width, config.vertex_length]
     born = np.column_stack([begin[:, :2], inputs[:, 2:4]])[chosen]
     inputs[chosen, :4] = propagate(born, inputs[chosen, 4], begin[chosen, 2], inputs[chosen, 5], field, step=50.0)
-    return inputs[accepted(config, inputs[:, :4]) & (np.abs(inputs[:, 6]) >= config.dz_low)]
+    return inputs[is_accepted(config, inputs[:, :4]) & (np.abs(inputs[:, 6]) >= config.dz_low)]
 
 # %% ../../nbs/02_tracks/10_data.ipynb #9e751521
 def draw_tracks(config: TracksData, chunk: int, field: MagneticField | None = None) -> np.ndarray:
@@ -93,7 +93,7 @@ def label_tracks(config: TracksData, inputs: np.ndarray, field: MagneticField) -
         step=config.label_step,
         tolerance=config.label_tolerance,
     )
-    return target, accepted(config, target)
+    return target, is_accepted(config, target)
 
 # %% ../../nbs/02_tracks/10_data.ipynb #8b6e4eec
 def follow(config: TracksData, inputs: np.ndarray, fractions: np.ndarray, field: MagneticField) -> np.ndarray:
@@ -143,9 +143,9 @@ def chunk_tracks(config: TracksData, number: int, field: MagneticField, rows: in
 # %% ../../nbs/02_tracks/10_data.ipynb #a1c00e26
 def take(piece: Mapping[str, np.ndarray], wanted: int) -> tuple[dict[str, np.ndarray], int]:
     """At most the first `wanted` tracks of a chunk, and how many had to be drawn for them."""
-    reach = min(int(piece["drawn"]), rows_for(wanted))
-    count = min(int(np.searchsorted(piece["index"], reach)), wanted)
-    drawn = int(piece["index"][wanted - 1]) + 1 if count == wanted else reach
+    read = min(int(piece["drawn"]), rows_for(wanted))
+    count = min(int(np.searchsorted(piece["index"], read)), wanted)
+    drawn = int(piece["index"][wanted - 1]) + 1 if count == wanted else read
     return {name: values[:count] for name, values in piece.items() if name not in ("index", "drawn")}, drawn
 
 

@@ -32,7 +32,7 @@ from .data import COLUMNS, TracksData, tensors_of
 from .exchange.npz import npz_metadata, read_npz
 
 # %% auto #0
-__all__ = ['FORMATS', 'STREAM_ABOVE', 'HELD', 'map_digest', 'check_made', 'check_planes', 'read_tracks', 'join_tracks',
+__all__ = ['FORMATS', 'STREAM_ABOVE_BYTES', 'HELD', 'map_digest', 'check_made', 'check_planes', 'read_tracks', 'join_tracks',
            'split_shares', 'describe_data', 'load_memory', 'split_borders', 'load_stream', 'load_data', 'TrackStream',
            'train_source']
 
@@ -145,7 +145,7 @@ def load_memory(config: TracksData, path: Path) -> Data:
     return Data(splits=splits, fingerprint=fingerprint, meta=meta)
 
 # %% ../../nbs/02_tracks/12_files.ipynb #da277923
-STREAM_ABOVE = 2 * 10**9  # bytes of a file
+STREAM_ABOVE_BYTES = 2 * 10**9  # bytes of a file
 HELD = 200_000  # rows of each split that a streamed dataset has in memory
 
 
@@ -195,7 +195,7 @@ def load_data(config: TracksData, path: Path) -> Data:
     """
     files = [file for own in named_files(config).values() for file in own] or [Path(path)]
     size = sum(file.stat().st_size for file in files if file.is_file())
-    large = size > STREAM_ABOVE and config.max_samples is None
+    large = size > STREAM_ABOVE_BYTES and config.max_samples is None
     stream = large if config.stream is None else config.stream
     if not stream or any(file.suffix == ".npz" for file in files):
         return load_memory(config, Path(path))

@@ -12,16 +12,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..core.export.cpp_header import CONSTANT_MEMORY
+from ..core.export.cpp_header import CONSTANT_MEMORY_BYTES
 
 # %% auto #0
-__all__ = ['RESOLUTION_MM', 'BAND_EDGES', 'MATERIAL_MM', 'MATERIAL_ALL_MM', 'TARGET_MM', 'JACOBIAN_GOAL', 'STUDY',
-           'RUNGE_KUTTA_V100', 'KEPT_SPEED', 'TRIGGER', 'material_floor', 'Limit', 'trigger_table', 'in_bands',
+__all__ = ['RESOLUTION_MM', 'BAND_EDGES_GEV', 'MATERIAL_MM', 'MATERIAL_ALL_MM', 'TARGET_MM', 'JACOBIAN_GOAL', 'STUDY',
+           'RUNGE_KUTTA_V100_PER_US', 'KEPT_SPEED', 'TRIGGER', 'material_floor', 'Limit', 'trigger_table', 'in_bands',
            'draw_resolutions', 'draw_material', 'momentum_ticks']
 
 # %% ../../nbs/02_tracks/07_limits.ipynb #be571c2f
 RESOLUTION_MM: Mapping[str, float] = {"VELO hit": 0.012, "UT hit": 0.050, "SciFi hit": 0.070}
-BAND_EDGES = (0.0, 3.0, 8.0, 20.0, 50.0, np.inf)  # GeV
+BAND_EDGES_GEV = (0.0, 3.0, 8.0, 20.0, 50.0, np.inf)  # GeV
 MATERIAL_MM = (8.683, 2.806, 0.793, 0.324, 0.153)  # median in each band
 MATERIAL_ALL_MM = 1.736  # median over the momenta of real events
 TARGET_MM: Mapping[str, float] = {"mean": 0.1, "p95": 0.3}  # goals of the study for a surrogate, over all momenta
@@ -30,7 +30,7 @@ JACOBIAN_GOAL = 1e-2  # median of the relative Jacobian error that is this proje
 
 def material_floor(momentum_gev: np.ndarray) -> np.ndarray:
     """Median displacement by matter [N] in mm, of the band that each momentum [N] lies in."""
-    band = np.clip(np.digitize(momentum_gev, BAND_EDGES) - 1, 0, len(MATERIAL_MM) - 1)
+    band = np.clip(np.digitize(momentum_gev, BAND_EDGES_GEV) - 1, 0, len(MATERIAL_MM) - 1)
     return np.array(MATERIAL_MM)[band]
 
 # %% ../../nbs/02_tracks/07_limits.ipynb #af002dfa
@@ -46,7 +46,7 @@ class Limit:
 
 
 STUDY = "earlier studies of track extrapolation, not measured again here"
-RUNGE_KUTTA_V100 = (
+RUNGE_KUTTA_V100_PER_US = (
     175.0  # million tracks/s of Cash-Karp with the field as a texture, single precision, a million tracks at once
 )
 KEPT_SPEED = 0.9  # share of it that a replacement has to keep
@@ -67,16 +67,16 @@ TRIGGER: tuple[Limit, ...] = (
     Limit(
         name="constant memory",
         quantity="bytes of all constants",
-        value=CONSTANT_MEMORY,
+        value=CONSTANT_MEMORY_BYTES,
         unit="B",
         source="constant memory of a GPU",
     ),
     Limit(
         name="cost",
         quantity="cost per track on a V100, a million tracks at once",
-        value=1 / (KEPT_SPEED * RUNGE_KUTTA_V100),
+        value=1 / (KEPT_SPEED * RUNGE_KUTTA_V100_PER_US),
         unit="µs",
-        source=f"{KEPT_SPEED:g} of the {RUNGE_KUTTA_V100:g} million tracks/s of Runge-Kutta there; {STUDY}",
+        source=f"{KEPT_SPEED:g} of the {RUNGE_KUTTA_V100_PER_US:g} million tracks/s of Runge-Kutta there; {STUDY}",
     ),
     Limit(
         name="latency",
@@ -96,7 +96,7 @@ def trigger_table() -> pd.DataFrame:
 def in_bands(momentum_gev: np.ndarray) -> dict[str, np.ndarray]:
     """Row masks [N] of 'all' and of the momentum bands that hold any track."""
     masks = {"all": np.ones(len(momentum_gev), dtype=bool)}
-    for low, high in zip(BAND_EDGES[:-1], BAND_EDGES[1:], strict=True):
+    for low, high in zip(BAND_EDGES_GEV[:-1], BAND_EDGES_GEV[1:], strict=True):
         name = f"above {low:g} GeV" if np.isinf(high) else f"{low:g} to {high:g} GeV"
         masks[name] = (momentum_gev >= low) & ((momentum_gev < high) | np.isinf(high))
     return {name: mask for name, mask in masks.items() if mask.any()}
@@ -129,7 +129,7 @@ def draw_resolutions(
 def draw_material(axes: Axes, color: str = "#777777", label: str = "scattering in matter, median") -> None:
     """The steps of the material floor over a momentum axis whose limits are set; above them accuracy still counts."""
     low, high = axes.get_xlim()
-    edges = np.clip(np.array(BAND_EDGES), low, high)
+    edges = np.clip(np.array(BAND_EDGES_GEV), low, high)
     axes.stairs(np.array(MATERIAL_MM), edges, baseline=None, color=color, lw=4, alpha=0.3, label=label, zorder=0.4)
 
 

@@ -14,10 +14,10 @@ from ..core.data import Tensors
 from ..core.metrics import quantile_summary
 
 # %% auto #0
-__all__ = ['BANDS', 'TARGETS', 'GOALS', 'score', 'verdict']
+__all__ = ['BANDS_GEV', 'TARGETS', 'GOALS', 'score', 'verdict']
 
 # %% ../../nbs/02_tracks/16_metrics.ipynb #77b8ec86
-BANDS: Mapping[str, tuple[float, float]] = {"low": (0.0, 5.0), "mid": (5.0, 20.0), "high": (20.0, np.inf)}  # GeV
+BANDS_GEV: Mapping[str, tuple[float, float]] = {"low": (0.0, 5.0), "mid": (5.0, 20.0), "high": (20.0, np.inf)}  # GeV
 
 
 def score(predictions: Tensors, truth: Tensors) -> Scores:
@@ -31,7 +31,7 @@ def score(predictions: Tensors, truth: Tensors) -> Scores:
         metrics["position_std_mm"] = float(position.std())
     for column, (name, unit) in enumerate((("x", "_mm"), ("y", "_mm"), ("tx", ""), ("ty", ""))):
         metrics[f"{name}_mean{unit}"] = float(np.abs(error[:, column]).mean())
-    for band, (low, high) in BANDS.items():
+    for band, (low, high) in BANDS_GEV.items():
         inside = (momentum >= low) & (momentum < high)
         if inside.any():
             metrics[f"position_mean_{band}_p_mm"] = float(position[inside].mean())

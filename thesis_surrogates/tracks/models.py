@@ -9,7 +9,7 @@ import torch
 
 from ..core.export.cpp_header import read_graph
 from ..core.export.deployable import Column, Deployable
-from ..core.export.onnx import silent
+from ..core.export.onnx import silence_exporter
 from .networks.binned import BinnedConfig
 from .networks.kick import KickConfig, PolynomialConfig
 from .networks.plain import MlpConfig, PinnConfig, RkPinnConfig, TrackModel, TrackNetwork
@@ -43,7 +43,7 @@ SOLVED_MODELS = tuple(name for name, kind in MODELS.items() if issubclass(kind, 
 def constant_bytes(model: TrackNetwork) -> int:
     """Bytes of all constants of a network as a C++ header: weights, normalisation, tables of the field."""
     example = torch.tensor([[150.0, -100.0, 0.05, -0.08, 0.1, 2665.0, 5161.0]]).repeat(2, 1)
-    with silent():
+    with silence_exporter():
         program, _ = read_graph(model.eval(), (example,), ["state"], ["extrapolated"])
     return program.constant_bytes
 

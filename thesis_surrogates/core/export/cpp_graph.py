@@ -18,8 +18,8 @@ from thesis_surrogates.core.export.cpp_operations import (
     constant,
     no_translation,
     reduce,
-    simple,
     softmax,
+    translate_simple,
 )
 from .cpp_products import look_up, product
 from .cpp_program import Addresses, Program, Value
@@ -88,7 +88,7 @@ def step(program: Program, node: NodeProto, given: Sequence[Value | None], opset
     if op in MOVES and not (op in ("Gather", "GatherND") and 1 in computed):
         return move(program, node, given, opset)
     if op in ELEMENTWISE or op in PAIRWISE or op in ("Clip", "BatchNormalization"):
-        return [simple(program, node, given)]
+        return [translate_simple(program, node, given)]
     if op in REDUCTIONS:
         return [reduce(program, node, given)]
     if op in ("Softmax", "LogSoftmax"):

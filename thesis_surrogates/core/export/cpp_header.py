@@ -35,9 +35,9 @@ from ..models import count_parameters
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['PREAMBLE', 'FUNCTIONS', 'CONSTANT_MEMORY', 'tensor_places', 'Function', 'header_text', 'name_of', 'read_graph_file',
-           'read_graph', 'translate_all', 'run_function', 'load_header', 'HeaderReport', 'check_memory',
-           'report_header', 'call_of', 'export_header']
+__all__ = ['PREAMBLE', 'FUNCTIONS', 'CONSTANT_MEMORY_BYTES', 'tensor_places', 'Function', 'header_text', 'name_of',
+           'read_graph_file', 'read_graph', 'translate_all', 'run_function', 'load_header', 'HeaderReport',
+           'check_memory', 'report_header', 'call_of', 'export_header']
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #52f82c82
 PREAMBLE = r"""
@@ -276,7 +276,7 @@ def load_header(
     return [run_function(folder / "header", k, function, double) for k, function in enumerate(functions)]
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #f985e535
-CONSTANT_MEMORY = 65_536  # bytes of constant memory of a GPU
+CONSTANT_MEMORY_BYTES = 65_536  # bytes of constant memory of a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,7 +331,7 @@ def export_header(
     function: str = "evaluate",  # of the deployable itself; further entry points have their own names
     states: int = 10_000,  # random states for the check
     tolerance: float | None = None,  # largest relative difference that passes; that of the deployable when None
-    limit_bytes: int | None = None,  # refuse a header whose arrays are larger, e.g. CONSTANT_MEMORY
+    limit_bytes: int | None = None,  # refuse a header whose arrays are larger, e.g. CONSTANT_MEMORY_BYTES
 ) -> HeaderReport:
     """Write the surrogate as one C++17 header with its report `<path>.json`, compile it and check it against torch.
 

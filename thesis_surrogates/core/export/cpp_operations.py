@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ARITHMETIC', 'COMPARISONS', 'ELEMENTWISE', 'PAIRWISE', 'DEFAULTS', 'TRUTH', 'REDUCTIONS', 'attributes',
-           'no_translation', 'constant', 'elementwise', 'power', 'clip', 'normalize_batch', 'simple', 'reduce',
-           'softmax']
+           'no_translation', 'constant', 'elementwise', 'power', 'clip', 'normalize_batch', 'translate_simple',
+           'reduce', 'softmax']
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #057aea2e
 ARITHMETIC: Mapping[str, str] = {  # {0}, {1}, ... are the inputs
@@ -165,7 +165,7 @@ def normalize_batch(program: Program, node: NodeProto, given: Sequence[Value | N
     return elementwise(program, "{0} * {1} + {2}", inputs, kind, node.output[0])
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #30da66b9
-def simple(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
+def translate_simple(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
     """A node of the table ELEMENTWISE or PAIRWISE, `Clip` or `BatchNormalization`."""
     from onnx import helper
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .cpp_operations import attributes, elementwise, no_translation
-from .cpp_program import Addresses, Program, Value, affine, read, together
+from .cpp_program import Addresses, Program, Value, affine, copy_together, read
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -65,7 +65,7 @@ def product(program: Program, node: NodeProto, given: Sequence[Value | None]) ->
     inner, outer, rows = right.shape[0], right.shape[1], at.size // right.shape[0]
     x = read(
         program,
-        together(program, Addresses(at, left.kind), hint) if affine_stride(at) != 1 else Addresses(at, left.kind),
+        copy_together(program, Addresses(at, left.kind), hint) if affine_stride(at) != 1 else Addresses(at, left.kind),
     )
     weights = program.place(right if outer >= 8 else right.T, f"{hint}_weight")
     offset = "no_bias" if bias is None else program.place(np.broadcast_to(bias, (rows, outer))[0], f"{hint}_bias")

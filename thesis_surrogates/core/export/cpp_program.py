@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 # %% auto #0
-__all__ = ['BUFFER', 'Value', 'Addresses', 'affine', 'literal', 'array_text', 'narrowest', 'Program', 'subscript', 'read',
-           'together', 'scatter', 'walk']
+__all__ = ['BUFFER', 'Value', 'Addresses', 'affine', 'literal', 'array_text', 'narrowest_type', 'Program', 'subscript', 'read',
+           'copy_together', 'scatter', 'walk']
 
 # %% ../../../nbs/01_core/export/01_cpp_program.ipynb #388dc73d
 BUFFER = 1 << 32  # addresses of one buffer: number * BUFFER + place
@@ -59,7 +59,7 @@ def array_text(values: np.ndarray, ctype: str, name: str) -> str:
     return f"inline constexpr {ctype} {name}[{len(values)}] = {{\n    " + ",\n    ".join(rows) + "};\n"
 
 # %% ../../../nbs/01_core/export/01_cpp_program.ipynb #39515fae
-def narrowest(values: np.ndarray, index: bool) -> tuple[str, np.ndarray]:
+def narrowest_type(values: np.ndarray, index: bool) -> tuple[str, np.ndarray]:
     """The smallest C++ type that holds these numbers without loss, and the numbers in it."""
     if index:
         small = values.max(initial=0) < 1 << 16
@@ -112,7 +112,7 @@ class Program:
 
     def place(self, values: np.ndarray, hint: str, index: bool = False) -> str:
         """The name of a constant array with these numbers [n]; written once however often it is needed."""
-        ctype, values = narrowest(np.asarray(values).ravel(), index)
+        ctype, values = narrowest_type(np.asarray(values).ravel(), index)
         key = (ctype, values.tobytes())
         if key not in self.placed:
             self.placed[key] = self.fresh(hint)
@@ -157,11 +157,11 @@ def read(program: Program, value: Value, hint: str = "c") -> Callable[[str], str
         return lambda i: f"T({name}[{i}])"
     line = affine(at % BUFFER) if (buffers == buffers[0]).all() else None
     if line is None:
-        return read(program, together(program, cells, hint))
+        return read(program, copy_together(program, cells, hint))
     return subscript(program.names[buffers[0]], *line)
 
 
-def together(program: Program, cells: Addresses, hint: str) -> Addresses:
+def copy_together(program: Program, cells: Addresses, hint: str) -> Addresses:
     """A copy of scattered numbers in one new buffer, in order."""
     target = program.buffer(cells.at.shape, cells.kind, hint)
     scatter(program, cells, program.names[-1])

@@ -34,37 +34,26 @@ class Column:
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #f2af00bb
 @dataclass(frozen=True, kw_only=True)
 class EntryPoint:
-    """One question that a model answers, in physical units.
+    """One question that a model answers, in physical units."""
 
-    Args:
-        module: takes the inputs in order, returns one tensor or a tuple as long as `outputs`.
-        inputs: example tensors by name, batch first, at least two rows.
-        outputs: names of the results.
-        columns: for an input or an output the numbers of one row, the last axis fastest; those of the inputs name the
-            columns of a table.
-        guarded: whether a row that holds NaN is answered NaN from outside; false where the module has its own answer.
-    """
-
-    module: nn.Module
-    inputs: Mapping[str, torch.Tensor]
-    outputs: tuple[str, ...]
+    module: nn.Module  # takes the inputs in order, returns one tensor or a tuple as long as `outputs`
+    inputs: Mapping[str, torch.Tensor]  # example tensors by name, batch first, at least two rows
+    outputs: tuple[str, ...]  # names of the results
+    # for an input or an output the numbers of one row, the last axis fastest; those of the inputs name the columns of a
+    # table
     columns: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
-    guarded: bool = True
+    guarded: bool = True  # whether a row that holds NaN is answered NaN from outside, and not by the module
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deployable(EntryPoint):
-    """A model ready to be called, exported and compared. What it answers itself is its entry point `forward`.
+    """A model ready to be called, exported and compared. What it answers itself is its entry point `forward`."""
 
-    Args:
-        tolerance: relative difference between runtimes that an export may show; more than the default only where an
-            output is ill-conditioned (an angle of a vector that may vanish).
-        entry_points: what else it answers, by name.
-        origin: where it comes from, e.g. system, run, config_hash, commit, licence.
-    """
-
+    # relative difference between runtimes that an export may show; more than the default only where an output is
+    # ill-conditioned (an angle of a vector that may vanish)
     tolerance: float = 1e-5
-    entry_points: Mapping[str, EntryPoint] = field(default_factory=dict)
+    entry_points: Mapping[str, EntryPoint] = field(default_factory=dict)  # what else it answers, by name
+    # where it comes from, e.g. system, run, config_hash, commit, licence
     origin: Mapping[str, str] = field(default_factory=dict)
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #9bc425de

@@ -19,7 +19,7 @@ from torch.fx.node import map_aggregate
 
 from ..errors import SurrogatesError
 from .deployable import Deployable
-from .onnx import silent
+from .onnx import silence_exporter
 
 # %% auto #0
 __all__ = ['aten', 'MOVES', 'CONSTANT', 'SLOPES', 'PAIRS', 'JACOBIAN_TOLERANCE', 'Dual', 'DerivativeError', 'next_axis',
@@ -206,7 +206,7 @@ class WithJacobian(nn.Module):
     ):
         super().__init__()
         example = next(model.parameters()).new_ones(11, features)
-        with silent(), torch.no_grad():
+        with silence_exporter(), torch.no_grad():
             batch = torch.export.Dim("batch", min=1)
             program = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: batch},)).run_decompositions()
             captured: Any = program.module()

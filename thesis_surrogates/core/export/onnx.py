@@ -38,7 +38,7 @@ from ..files import atomic, file_fingerprint, replace_text
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['Originals', 'FLOATS', 'Parity', 'split_batches', 'compare', 'largest_difference', 'silent', 'compare_all',
+__all__ = ['Originals', 'FLOATS', 'Parity', 'split_batches', 'compare', 'largest_difference', 'silence_exporter', 'compare_all',
            'checked_export', 'open_batch', 'write_onnx', 'single_precision', 'OnnxFunction', 'load_onnx', 'load_graphs',
            'export_onnx']
 
@@ -108,7 +108,7 @@ def largest_difference(name: str, right: Tensor, given: Tensor, sound: Tensor) -
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #d5f3502e
 @contextlib.contextmanager
-def silent() -> Iterator[None]:
+def silence_exporter() -> Iterator[None]:
     """Drop the warnings, log lines and prints of an exporter; exceptions pass."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -153,7 +153,7 @@ def checked_export(
     originals = {name: check_examples(entry) for name, entry in all_entry_points(deployable).items()}
     try:
         with atomic(path) as partial:
-            with silent():
+            with silence_exporter():
                 write(originals, partial)
                 exported = load(partial)
             relative, absolute = compare_all(deployable, originals, exported, states)

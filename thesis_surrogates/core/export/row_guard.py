@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['row_sums', 'beside', 'keep_rows', 'doubts_of', 'RowGuard']
+__all__ = ['row_sums', 'align_rows', 'keep_rows', 'doubts_of', 'RowGuard']
 
 # %% ../../../nbs/01_core/export/07_row_guard.ipynb #8460ea84
 def row_sums(values: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def row_sums(values: Tensor) -> Tensor:
     return values if values.dim() == 1 else values.flatten(1).sum(1)
 
 
-def beside(rows: Tensor, values: Tensor) -> Tensor:
+def align_rows(rows: Tensor, values: Tensor) -> Tensor:
     """One value a row [B], shaped to stand beside values [B, ...]."""
     return rows.reshape([-1] + [1] * (values.dim() - 1))
 
@@ -29,8 +29,8 @@ def beside(rows: Tensor, values: Tensor) -> Tensor:
 def keep_rows(sound: Tensor, values: Tensor, other: Tensor | float) -> Tensor:
     """Values [B, ...] in sound rows [B], others elsewhere; a truth value is false there."""
     if values.dtype == torch.bool:
-        return values & beside(sound, values)
-    return torch.where(beside(sound, values), values, other)
+        return values & align_rows(sound, values)
+    return torch.where(align_rows(sound, values), values, other)
 
 
 def doubts_of(inputs: Sequence[Tensor], limits: Mapping[int, tuple[Tensor, Tensor]]) -> list[Tensor]:
@@ -40,16 +40,14 @@ def doubts_of(inputs: Sequence[Tensor], limits: Mapping[int, tuple[Tensor, Tenso
 
 # %% ../../../nbs/01_core/export/07_row_guard.ipynb #a5c1d49f
 class RowGuard(nn.Module):
-    """A module that answers NaN (whole numbers: -1) in each row that has no answer, and the others as before.
-
-    Args:
-        module: takes tensors [B, ...] in order, returns one tensor [B, ...] or several.
-        examples: for each input at least one row that the module can answer.
-        vocabulary: for each input of whole numbers the smallest and the largest that it knows, or None.
-    """
+    """A module that answers NaN (whole numbers: -1) in each row that has no answer, and the others as before."""
 
     def __init__(
-        self, module: nn.Module, examples: Sequence[Tensor], vocabulary: Sequence[tuple[Tensor, Tensor] | None] = ()
+        self,
+        module: nn.Module,  # takes tensors [B, ...] in order, returns one tensor [B, ...] or several
+        examples: Sequence[Tensor],  # for each input at least one row that the module can answer
+        # for each input of whole numbers the smallest and the largest that it knows, or None
+        vocabulary: Sequence[tuple[Tensor, Tensor] | None] = (),
     ):
         super().__init__()
         self.module = module

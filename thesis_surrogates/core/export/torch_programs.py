@@ -23,8 +23,8 @@ from .onnx import Originals, Parity, checked_export, open_batch
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['CARD', 'record', 'questions', 'as_script', 'Parts', 'write_torchscript', 'load_torchscript', 'export_torchscript',
-           'compile_program', 'write_pt2', 'load_pt2', 'export_pt2']
+__all__ = ['CARD', 'record', 'add_device_nodes', 'as_script', 'Parts', 'write_torchscript', 'load_torchscript',
+           'export_torchscript', 'compile_program', 'write_pt2', 'load_pt2', 'export_pt2']
 
 # %% ../../../nbs/01_core/export/09_torch_programs.ipynb #15ec786a
 def record(module: nn.Module, examples: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
@@ -33,7 +33,7 @@ def record(module: nn.Module, examples: tuple[Tensor, ...]) -> torch.export.Expo
         return torch.export.export(module, examples, dynamic_shapes=open_batch(module, len(examples)))
 
 
-def questions(graph: torch.fx.Graph) -> tuple[Callable[[Any], Any], set[Node]]:
+def add_device_nodes(graph: torch.fx.Graph) -> tuple[Callable[[Any], Any], set[Node]]:
     """New nodes at the head of a graph, and a function that puts them in the place of constants of one machine."""
     places = [node for node in graph.nodes if node.op == "placeholder"]
     asked = next(node for node in places if node.meta["val"].is_floating_point())
@@ -59,7 +59,7 @@ def as_script(program: torch.export.ExportedProgram) -> torch.jit.ScriptModule:
     captured: Any = program.module(check_guards=False)
     graph = captured.graph
     graph.set_codegen(CodeGen())
-    free, heads = questions(graph)
+    free, heads = add_device_nodes(graph)
     for node in [node for node in graph.nodes if node not in heads]:
         if node.op == "call_module" or node.target is torch.ops.aten._assert_tensor_metadata.default:
             graph.erase_node(node)

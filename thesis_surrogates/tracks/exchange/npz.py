@@ -21,7 +21,7 @@ from ..blocks import blocks, column_names, rows_in
 from ..data import ALONG, OPTIONAL
 
 # %% auto #0
-__all__ = ['EXCHANGE', 'DAMAGED', 'exchange', 'stream_npz', 'write_npz', 'to_npz', 'describe_damage', 'is_object',
+__all__ = ['EXCHANGE', 'DAMAGED', 'to_exchange', 'stream_npz', 'write_npz', 'to_npz', 'describe_damage', 'is_object',
            'check_exchange', 'read_npz', 'npz_metadata']
 
 # %% ../../../nbs/02_tracks/exchange/04_npz.ipynb #33c13f5b
@@ -33,7 +33,7 @@ EXCHANGE: Mapping[str, str] = {
 }  # optional columns
 
 
-def exchange(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def to_exchange(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Columns under their exchange keys and in their exchange units."""
     with np.errstate(divide="ignore"):
         momentum = 1 / np.abs(columns["q_over_p"])
@@ -76,7 +76,7 @@ def write_npz(
     """Write columns, the optional ones included, in the exchange keys."""
     unique = len(np.unique(columns["group"])) == len(columns["group"]) if "group" in columns else True
     kept = {name: array for name, array in columns.items() if not (name == "group" and unique)}
-    stream_npz(path, lambda: iter([exchange(kept)]), len(columns["state"]), metadata or {})
+    stream_npz(path, lambda: iter([to_exchange(kept)]), len(columns["state"]), metadata or {})
 
 
 def to_npz(source: Path, path: str | os.PathLike[str]) -> None:
@@ -85,7 +85,7 @@ def to_npz(source: Path, path: str | os.PathLike[str]) -> None:
     last = read_hdf5(source, ["group"], slice(rows - 1, rows))[0]["group"]
     kept = [name for name in names if name != "group" or int(last[0]) != rows - 1]
     attrs = read_hdf5(source, [])[1]
-    stream_npz(path, lambda: (exchange(columns) for _, columns in blocks(source, kept)), rows, attrs)
+    stream_npz(path, lambda: (to_exchange(columns) for _, columns in blocks(source, kept)), rows, attrs)
 
 # %% ../../../nbs/02_tracks/exchange/04_npz.ipynb #e9cab201
 DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what reading a damaged .npz raises

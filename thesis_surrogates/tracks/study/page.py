@@ -23,7 +23,7 @@ from thesis_surrogates.core.convergence import (
 from ...core.facts import Run
 from ...core.frontier import frontier_figure
 from ...core.metrics import format_digits
-from ...core.report import count_runs
+from ...core.report import count_runs, measured_on
 from ...core.runtimes import cost_ratios
 from ...core.tables import to_markdown
 from ...core.trust_tables import goal_cell
@@ -31,11 +31,11 @@ from ...core.verdict import Terms
 
 # %% auto #0
 __all__ = ['NOT_PUBLISHED', 'OTHER_SUITES', 'SUITES', 'Study', 'headline_of', 'terms_of', 'goal_lines', 'surrogates_of',
-           'all_runs', 'all_tables', 'opening_markdown', 'section_markdown', 'suite_frontier', 'savings_markdown',
-           'most_saving', 'chosen_rows', 'goal_cells', 'goals_markdown', 'ratio_cell', 'ratios_markdown',
-           'core_markdown', 'answers_markdown', 'named_runs', 'all_lengths', 'longer_markdown', 'draw_errors',
-           'longer_figure', 'all_sizes', 'sizes_markdown', 'points_figure', 'measured_markdown', 'cost_parts',
-           'trust_parts']
+           'all_runs', 'all_tables', 'opening_markdown', 'machines_markdown', 'section_markdown', 'suite_frontier',
+           'savings_markdown', 'most_saving', 'chosen_rows', 'goal_cells', 'goals_markdown', 'ratio_cell',
+           'ratios_markdown', 'core_markdown', 'answers_markdown', 'named_runs', 'all_lengths', 'longer_markdown',
+           'draw_errors', 'longer_figure', 'all_sizes', 'sizes_markdown', 'points_figure', 'measured_markdown',
+           'cost_parts', 'trust_parts']
 
 # %% ../../../nbs/02_tracks/study/06_page.ipynb #06a1e002
 from ..limits import JACOBIAN_GOAL
@@ -108,6 +108,11 @@ def opening_markdown(study: Study, question: str) -> str:
     number = count_runs(all_runs(study))
     best = compare_with_polynomial(study.tables["frontier"], headline_of("frontier"))
     return f"**{question}** {number} published runs. {best}"
+
+
+def machines_markdown(study: Study) -> str:
+    """On which machines the costs were measured."""
+    return measured_on(all_runs(study)) or "*Nothing published.*"
 
 
 def section_markdown(study: Study, suite: str) -> str:

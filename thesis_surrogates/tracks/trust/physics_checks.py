@@ -18,7 +18,7 @@ from ..data import straight_line
 from ..propagation import propagate
 
 # %% auto #0
-__all__ = ['StateMap', 'MIRRORS', 'distance', 'mirror_defect', 'charge_defect', 'wrong_way', 'replaced', 'limit_defect',
+__all__ = ['StateMap', 'MIRRORS', 'distance', 'mirror_defect', 'charge_defect', 'wrong_way', 'replace_column', 'limit_defect',
            'return_defect', 'physics_checks', 'checks_table', 'checks_figure']
 
 # %% ../../../nbs/02_tracks/trust/02_physics_checks.ipynb #5e7c16de
@@ -62,7 +62,7 @@ def wrong_way(predict: StateMap, inputs: torch.Tensor, field: Field, planes: int
     return float((np.sign(turn[clear]) != np.sign(kick[clear])).mean()) if clear.any() else 0.0
 
 # %% ../../../nbs/02_tracks/trust/02_physics_checks.ipynb #e9ff287f
-def replaced(inputs: torch.Tensor, column: int, value: float) -> torch.Tensor:
+def replace_column(inputs: torch.Tensor, column: int, value: float) -> torch.Tensor:
     """Inputs [N, 7] with one column set to a value."""
     changed = inputs.clone()
     changed[:, column] = value
@@ -71,7 +71,7 @@ def replaced(inputs: torch.Tensor, column: int, value: float) -> torch.Tensor:
 
 def limit_defect(predict: StateMap, inputs: torch.Tensor, column: int) -> np.ndarray:
     """Distance from the straight line [N], mm, when column 4 (q/p) or 6 (dz) is zero."""
-    still = replaced(inputs, column, 0.0)
+    still = replace_column(inputs, column, 0.0)
     return distance(predict(still).double(), straight_line(still.double()))
 
 
