@@ -168,7 +168,7 @@ def final_cells(f4: Tensor, directions: Tensor, weights: Tensor, scheme: str, pa
         rate = torch.where(grows, plus * minus, torch.ones_like(plus)).sqrt() * grows
         part = rate / rate.sum(1, keepdim=True).clamp(min=1e-30)
     else:
-        part = crossed / crossed.sum(1, keepdim=True).clamp(min=1)
+        part = crossed.to(share) / crossed.sum(1, keepdim=True).clamp(min=1)
     share = share * part.unsqueeze(-1)
     return moved_cells(f4, g, share, directions, weights)
 
