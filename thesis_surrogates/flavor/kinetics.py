@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +18,9 @@ from .kinetic.box import Box, Directions, Late, box_directions, frame_around, ru
 from .kinetic.dispersion import NO_MODE, Mode, find_along, find_fastest
 
 # %% auto #0
-__all__ = ['RUN', 'STABLE', 'TOO_SLOW', 'UNPHYSICAL', 'FLAGS', 'SLOWEST', 'TIME_SCALE', 'Protocol', 'Cell', 'pair_strengths',
-           'fastest_mode', 'heavies_alike', 'Plan', 'plan_box', 'mixing_matrices', 'change_of', 'Simulated', 'run_plan',
-           'unphysical', 'simulate_cell', 'simulate']
+__all__ = ['RUN', 'STABLE', 'TOO_SLOW', 'UNPHYSICAL', 'FLAGS', 'SLOWEST', 'TIME_SCALE', 'Protocol', 'Plan', 'Cell',
+           'pair_strengths', 'fastest_mode', 'heavies_alike', 'plan_box', 'mixing_matrices', 'change_of', 'Simulated',
+           'run_plan', 'unphysical', 'simulate_cell', 'simulate', 'linear_rates']
 
 # %% ../../nbs/04_flavor/14_kinetics.ipynb #cf540dc7
 RUN, STABLE, TOO_SLOW, UNPHYSICAL = 0, 1, 2, 3
@@ -42,7 +43,16 @@ class Protocol:
     tolerance: float = 2e-6  # of the fixed point, of the bound
     double: bool = False  # precision
 
-# %% ../../nbs/04_flavor/14_kinetics.ipynb #4572a021
+
+@dataclass(frozen=True)
+class Plan:
+    """A box with the mode that it is made for."""
+
+    box: Box
+    mode: Mode  # on the directions of the box
+    pair: tuple[int, int]
+
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #c9c1de41
 @dataclass(frozen=True)
 class Cell:
     """A cell with its distributions on a rule, in units of its total density."""
@@ -85,16 +95,7 @@ def heavies_alike(f4: np.ndarray) -> bool:
     """True where mu and tau are the same to rounding, in both sectors of a cell [4, 2, 3]."""
     return bool(np.abs(f4[..., 1] - f4[..., 2]).max() <= 1e-12 * np.abs(f4[3]).sum())
 
-# %% ../../nbs/04_flavor/14_kinetics.ipynb #966ccb18
-@dataclass(frozen=True)
-class Plan:
-    """A box with the mode that it is made for."""
-
-    box: Box
-    mode: Mode  # on the directions of the box
-    pair: tuple[int, int]
-
-
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #2007ccdc
 def plan_box(cell: Cell, protocol: Protocol) -> Plan:
     """The box of a cell; the growth of its mode is 0 where nothing grows."""
     frame = cell.frame()
@@ -118,7 +119,7 @@ def plan_box(cell: Cell, protocol: Protocol) -> Plan:
     )
     return Plan(box, mode, pair)
 
-# %% ../../nbs/04_flavor/14_kinetics.ipynb #653a367e
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #d97d4be6
 def mixing_matrices(means: np.ndarray) -> np.ndarray:
     """Doubly stochastic matrices [T, 3 final, 3 initial, V] from box means [T, spinors, 3, V] of norm 1."""
     if means.shape[1] == 1:
@@ -139,7 +140,7 @@ def change_of(cell: Cell, directions: Directions, matrices: np.ndarray) -> np.nd
     components = np.concatenate([directions.vectors, np.ones((len(g[0, 0]), 1))], axis=1) * directions.weights[:, None]
     return cell.total * np.einsum("tsav,vc->tcsa", flow, components)
 
-# %% ../../nbs/04_flavor/14_kinetics.ipynb #8e88fff5
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #16b375b5
 @dataclass(frozen=True)
 class Simulated:
     """Late states of cells; numbers of conservation are NaN where no box was run."""
@@ -170,17 +171,18 @@ def run_plan(plan: Plan, protocol: Protocol, seed: int) -> Late:
         protocol.tolerance,
     )
 
-# %% ../../nbs/04_flavor/14_kinetics.ipynb #283a5050
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #46e7b512
 def unphysical(f4: np.ndarray) -> np.ndarray:
     """True for cells [n, 4, 2, 3] that no distribution has, [n]."""
     with np.errstate(invalid="ignore", over="ignore"):
         beyond = np.linalg.norm(f4[:, :3], axis=1) > f4[:, 3] * (1 + 1e-5)
         return np.asarray((~np.isfinite(f4).all((1, 2, 3))) | (beyond | (f4[:, 3] < 0)).any((1, 2)))
 
-
-def simulate_cell(f4: np.ndarray, protocol: Protocol, seeds: Sequence[int]) -> dict[str, np.ndarray | float | int]:
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #c4434998
+def simulate_cell(f4: np.ndarray, protocol: Protocol, seeds: Sequence[int]) -> dict[str, Any]:
     """One cell [4, 2, 3] by the names of `Simulated`."""
-    found = {"f4_final": f4.copy(), "f4_std": np.zeros_like(f4), "growth_rate": 0.0, "linear_rate": 0.0, "flag": STABLE}
+    found: dict[str, Any] = {"f4_final": f4.copy(), "f4_std": np.zeros_like(f4), "flag": STABLE}
+    found |= dict.fromkeys(("growth_rate", "linear_rate"), 0.0)
     found |= dict.fromkeys(("lepton_error", "norm_error", "passes"), np.nan)
     if unphysical(f4[None])[0]:
         return found | {"flag": UNPHYSICAL}
@@ -193,11 +195,11 @@ def simulate_cell(f4: np.ndarray, protocol: Protocol, seeds: Sequence[int]) -> d
         return found | {"flag": TOO_SLOW, "growth_rate": rate, "linear_rate": rate}
     runs = [run_plan(plan, protocol, seed) for seed in seeds]
     changes = np.concatenate([change_of(cell, plan.box.directions, mixing_matrices(late.means)) for late in runs])
-    growth = np.nanmean([late.growth for late in runs]) if np.isfinite([late.growth for late in runs]).any() else np.nan
+    seen = [late.growth for late in runs if np.isfinite(late.growth)]
     return {
         "f4_final": f4 + changes.mean(0),
         "f4_std": changes.std(0),
-        "growth_rate": growth * RATE_PER_DENSITY * cell.total,
+        "growth_rate": RATE_PER_DENSITY * cell.total * np.mean(seen) if seen else rate,
         "linear_rate": rate,
         "flag": RUN,
         "lepton_error": max(late.lepton_error for late in runs),
@@ -205,7 +207,7 @@ def simulate_cell(f4: np.ndarray, protocol: Protocol, seeds: Sequence[int]) -> d
         "passes": float(np.mean([late.passes for late in runs])),
     }
 
-# %% ../../nbs/04_flavor/14_kinetics.ipynb #46e7b512
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #65a4e4c2
 def simulate(
     f4: np.ndarray,  # cells [n, 4, 2, 3] in 1/ccm
     points: int = 128,
@@ -226,3 +228,12 @@ def simulate(
     names = ("f4_final", "f4_std", "growth_rate", "linear_rate", "flag", "lepton_error", "norm_error", "passes")
     columns = {name: np.array([row[name] for row in rows]).reshape(len(cells), *shapes.get(name, ())) for name in names}
     return Simulated(**columns, protocol=own)
+
+
+def linear_rates(f4: np.ndarray) -> np.ndarray:
+    """Growth [n] in 1/s of the fastest mode over all axes, without a box; 0 where nothing crosses."""
+    crosses = unstable(f4, lebedev(29).directions) & ~unphysical(f4)
+    totals = f4[:, 3].sum((1, 2))
+    cells = [Cell(one, float(total)) for one, total in zip(f4, totals, strict=True)]
+    grown = [plan_box(cell, Protocol()).mode.growth if x else 0.0 for cell, x in zip(cells, crosses, strict=True)]
+    return RATE_PER_DENSITY * np.where(crosses, totals, 0.0) * np.array(grown)

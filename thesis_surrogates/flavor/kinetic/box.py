@@ -96,7 +96,7 @@ def shift_factors(mu: np.ndarray, points: int, cells: float) -> np.ndarray:
         factors[:, -1] = 1.0
     return factors[..., None]
 
-
+# %% ../../../nbs/04_flavor/kinetic/02_box.ipynb #e16fa7d1
 class State:
     """Spinors of a box and the fields of its last two steps."""
 
@@ -110,22 +110,26 @@ class State:
         self.mu, self.azimuths = box.directions.mu.astype(box.kind), box.directions.azimuths.astype(box.kind)
         self.sine = np.sqrt(1 - box.directions.mu**2).astype(box.kind)
         self.strength = box.strength.reshape(spinors, rows, LANES).transpose(1, 0, 2).astype(box.kind).reshape(-1)
-        self.room = np.zeros(36 * LANES, box.kind)
+        self.room, self.aside = np.zeros(36 * LANES, box.kind), np.zeros(12 * LANES, box.kind)
         self.frame = np.zeros(36, box.kind)
         self.frame[:spinors] = box.strength.sum(1)
         self.fields = self.before = self.moments(np.tile(self.frame, (box.points, 1)), 0.1 / box.bound)
 
-    def moments(self, fields: np.ndarray, step: float, write: bool = False) -> np.ndarray:
-        """Moments in the middle of a step by given fields; the step is taken where `write` says so."""
-        out = np.empty((self.box.points, 36), self.kind)
-        (TURN if write else LOOK)[len(self.box.strength)](
-            *(self.p.reshape(-1), fields - self.frame, out, self.strength, self.mu, self.sine, self.azimuths),
-            *(self.kind(step / 2), self.room),
-        )
+    def moments(self, fields: np.ndarray, step: float) -> np.ndarray:
+        """Moments [points, 36] in the middle of a step by given fields."""
+        out, directions = np.empty((self.box.points, 36), self.kind), (self.mu, self.sine, self.azimuths)
+        look = LOOK[len(self.box.strength)]
+        look(self.p.reshape(-1), fields - self.frame, out, self.strength, *directions, self.kind(step / 2), self.room)
         self.passes += 1
         return out
 
-# %% ../../../nbs/04_flavor/kinetic/02_box.ipynb #a3a3431a
+    def turn(self, fields: np.ndarray, step: float) -> None:
+        """Take a step by given fields."""
+        directions = self.mu, self.sine, self.azimuths
+        turn = TURN[len(self.box.strength)]
+        turn(self.p.reshape(-1), fields - self.frame, *directions, self.kind(step / 2), self.room, self.aside)
+
+# %% ../../../nbs/04_flavor/kinetic/02_box.ipynb #181bdb8d
 TOLERANCE = 2e-6  # of the bound
 MOST_PASSES = 12
 
@@ -147,10 +151,11 @@ def advance(state: State, step: float, factors: np.ndarray, tolerance: float = T
         guess = found
         if not change > tolerance * state.box.bound:
             break
-    state.before, state.fields = state.fields, state.moments(guess, step, write=True)
+    state.turn(guess, step)
+    state.before, state.fields = state.fields, guess
     state.turned += 1
 
-# %% ../../../nbs/04_flavor/kinetic/02_box.ipynb #05388f4c
+# %% ../../../nbs/04_flavor/kinetic/02_box.ipynb #d1248ecc
 def box_means(state: State) -> np.ndarray:
     """Means [spinors, 3, V] of |psi_a|^2 over the box."""
     rows, points, components, _ = state.p.shape
@@ -185,7 +190,7 @@ def fit_growth(times: np.ndarray, amplitudes: np.ndarray, low: float = 1e-4, hig
     inside &= np.arange(len(times)) < (np.argmax(amplitudes > high) if (amplitudes > high).any() else len(times))
     return float(np.polyfit(times[inside], np.log(amplitudes[inside]), 1)[0]) if inside.sum() >= 5 else np.nan
 
-# %% ../../../nbs/04_flavor/kinetic/02_box.ipynb #7b9d1a5b
+# %% ../../../nbs/04_flavor/kinetic/02_box.ipynb #bdd3f51c
 PROBES = 100  # samples of a run
 LINEAR = 16.0  # e-foldings of the first stage
 
@@ -220,10 +225,8 @@ def run_box(
                 means.append(box_means(state))
     return summarize(box, np.array(times), np.array(means), np.array(seen).reshape(-1, 2), end * (1 - average), state)
 
-# %% ../../../nbs/04_flavor/kinetic/02_box.ipynb #d1248ecc
-def summarize(
-    box: Box, times: np.ndarray, means: np.ndarray, seen: np.ndarray, late_from: float, state: State
-) -> Late:
+# %% ../../../nbs/04_flavor/kinetic/02_box.ipynb #277151e4
+def summarize(box: Box, times: np.ndarray, means: np.ndarray, seen: np.ndarray, late_from: float, state: State) -> Late:
     """Late means, and how well what is conserved was conserved."""
     norm = means.sum(2)
     lepton = np.einsum("sv,tsav->ta", box.strength, means)

@@ -60,7 +60,7 @@ def trace_quotient(m: np.ndarray, s: np.ndarray) -> complex:
                 s[r] -= factor * s[c]
     return s[0, 0] + s[1, 1] + s[2, 2] + s[3, 3]
 
-
+# %% ../../../nbs/04_flavor/kinetic/01_dispersion.ipynb #a00b0179
 def find_zeros(kappa: Any, starts: Any, weights: Any, beams: Any, steps: int, tolerance: float) -> np.ndarray:
     """For each kappa [Q, 3] the zero with the largest growth that is found from starts [Q, S]; 0 where none is."""
     m, slope = np.empty((4, 4), np.complex128), np.empty((4, 4), np.complex128)
@@ -83,7 +83,7 @@ def find_zeros(kappa: Any, starts: Any, weights: Any, beams: Any, steps: int, to
 
 zeros = keep_on_disk(find_zeros)
 
-# %% ../../../nbs/04_flavor/kinetic/01_dispersion.ipynb #4f871f2a
+# %% ../../../nbs/04_flavor/kinetic/01_dispersion.ipynb #3776d811
 CUBE = np.array([[x, y, z] for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if x or y or z], dtype=float)
 RADII = (0.2, 0.45, 0.6, 0.75, 0.95)
 PLACES = (-0.97, -0.85, -0.5, 0.0, 0.5, 0.85, 0.97)  # where Newton starts, as parts of |kappa|
@@ -115,7 +115,7 @@ def climb(weights: np.ndarray, beams: np.ndarray, kappa: np.ndarray, omega: comp
         kappa, omega = ring[best], found[best] if found[best].imag > 0 else omega
     return kappa, omega
 
-
+# %% ../../../nbs/04_flavor/kinetic/01_dispersion.ipynb #a9bb8601
 def find_fastest(weights: np.ndarray, directions: np.ndarray) -> Mode:
     """The mode that grows fastest, of w G [V] and directions [V, 3]."""
     scale = np.abs(weights).sum()
@@ -135,7 +135,7 @@ def find_fastest(weights: np.ndarray, directions: np.ndarray) -> Mode:
     place, omega = max(tops, key=lambda top: top[1].imag)
     return Mode(scale * float(omega.imag), scale * complex(omega), scale * place, scale * (place + w @ directions))
 
-# %% ../../../nbs/04_flavor/kinetic/01_dispersion.ipynb #a9bb8601
+# %% ../../../nbs/04_flavor/kinetic/01_dispersion.ipynb #c087086c
 def find_along(weights: np.ndarray, directions: np.ndarray, axis: np.ndarray, guess: Mode = NO_MODE) -> Mode:
     """The fastest mode along a unit vector; `guess` is tried first."""
     scale, flux = max(float(np.abs(weights).sum()), 1e-300), weights @ directions

@@ -13,8 +13,9 @@ from ...core.compiled.lanes import in_lanes, in_place
 from ...core.compiled.layers import keep_on_disk
 
 # %% auto #0
-__all__ = ['LANES', 'LOOK', 'TURN', 'reduce_rows', 'solve_rows', 'multiply_out', 'gather_lane', 'find_entries', 'turn_lane',
-           'turn_level', 'start_block', 'finish_block', 'make_turn']
+__all__ = ['LANES', 'LOOK', 'TURN', 'reduce_rows', 'solve_rows', 'multiply_out', 'gather_lane', 'find_entries', 'read_lane',
+           'see_lane', 'turn_lane', 'see_level', 'turn_level', 'combine_fields', 'start_block', 'finish_block',
+           'make_look', 'make_turn']
 
 # %% ../../../nbs/04_flavor/kinetic/00_rotation.ipynb #0eca4a05
 LANES = 16  # azimuths that are turned together
@@ -46,7 +47,7 @@ def solve_rows(ar, ai, br, bi, d1, d2, rest, p0, q0, p1, q1, p2, q2):  # type: i
     a2, b2 = nr * vr - ni * vi, nr * vi + ni * vr
     return p0 + ai * a1 + ar * b1 + bi * a2 + br * b2, q0 + ai * b1 - ar * a1 + bi * b2 - br * a2, a1, b1, a2, b2
 
-
+# %% ../../../nbs/04_flavor/kinetic/00_rotation.ipynb #cb647a44
 @in_lanes
 def multiply_out(g, a0, b0, a1, b1, a2, b2):  # type: ignore[no-untyped-def]
     """g times the nine numbers of |phi><phi|."""
@@ -56,7 +57,7 @@ def multiply_out(g, a0, b0, a1, b1, a2, b2):  # type: ignore[no-untyped-def]
         *(g * (b0 * a2 - a0 * b2), g * (a1 * a2 + b1 * b2), g * (b1 * a2 - a1 * b2)),
     )
 
-# %% ../../../nbs/04_flavor/kinetic/00_rotation.ipynb #0c0cd8c3
+# %% ../../../nbs/04_flavor/kinetic/00_rotation.ipynb #e5c2368f
 @in_place
 def gather_lane(w, l, u, r, k):  # type: ignore[no-untyped-def]
     """Add the nine products of a lane to the sums; offsets are literal, or the loop would not run in lanes."""
@@ -81,33 +82,63 @@ def find_entries(h, w, l, r, half):  # type: ignore[no-untyped-def]
     br, bi = half * (h[5] - r * w[512 + l]), half * (h[6] - r * w[528 + l])
     return ar, ai, br, bi, half * (h[7] - r * w[544 + l]), half * (h[8] - r * w[560 + l]), d1, d2
 
-# %% ../../../nbs/04_flavor/kinetic/00_rotation.ipynb #e5c2368f
+# %% ../../../nbs/04_flavor/kinetic/00_rotation.ipynb #3c57401f
 @in_place
-def turn_lane(write, p, o, l, entries, rest, g):  # type: ignore[no-untyped-def]
-    """Products of one spinor of a lane at the middle of the step; where asked for, it takes its place after it."""
+def read_lane(p, o, l):  # type: ignore[no-untyped-def]
+    """The spinor of a lane."""
+    return p[o + l], p[o + 16 + l], p[o + 32 + l], p[o + 48 + l], p[o + 64 + l], p[o + 80 + l]
+
+
+@in_place
+def see_lane(p, o, l, entries, rest, g):  # type: ignore[no-untyped-def]
+    """Products of one spinor of a lane in the middle of the step."""
     ar, ai, br, bi, _, _, d1, d2 = entries
-    p0, q0, p1, q1, p2, q2 = p[o + l], p[o + 16 + l], p[o + 32 + l], p[o + 48 + l], p[o + 64 + l], p[o + 80 + l]
-    a0, b0, a1, b1, a2, b2 = solve_rows(ar, ai, br, bi, d1, d2, rest, p0, q0, p1, q1, p2, q2)
-    if write:
-        p[o + l], p[o + 16 + l], p[o + 32 + l] = a0 + a0 - p0, b0 + b0 - q0, a1 + a1 - p1
-        p[o + 48 + l], p[o + 64 + l], p[o + 80 + l] = b1 + b1 - q1, a2 + a2 - p2, b2 + b2 - q2
-    return multiply_out(g, a0, b0, a1, b1, a2, b2)
+    return multiply_out(g, *solve_rows(ar, ai, br, bi, d1, d2, rest, *read_lane(p, o, l)))
 
 
 @in_place
-def turn_level(spinors, write, p, o, h, u, r, half, one, strength, og, w):  # type: ignore[no-untyped-def]
-    """All azimuths of a level, with one spinor a direction (what began as e) or two (and what began as mu)."""
+def turn_lane(p, phi, o, q, l, entries, rest):  # type: ignore[no-untyped-def]
+    """One spinor of a lane in the middle of the step; it is put aside from place q on."""
+    ar, ai, br, bi, _, _, d1, d2 = entries
+    a0, b0, a1, b1, a2, b2 = solve_rows(ar, ai, br, bi, d1, d2, rest, *read_lane(p, o, l))
+    phi[q + l], phi[q + 16 + l], phi[q + 32 + l] = a0, b0, a1
+    phi[q + 48 + l], phi[q + 64 + l], phi[q + 80 + l] = b1, a2, b2
+
+# %% ../../../nbs/04_flavor/kinetic/00_rotation.ipynb #75863dc5
+@in_place
+def see_level(spinors, p, o, h, u, r, half, one, strength, og, w):  # type: ignore[no-untyped-def]
+    """Add up a level with one spinor a direction (what began as e) or two (and what began as mu)."""
     for l in range(LANES):
         entries = find_entries(h, w, l, r, half)
         rest = reduce_rows(*entries, one)
-        k = turn_lane(write, p, o, l, entries, rest, strength[og + l])
+        k = see_lane(p, o, l, entries, rest, strength[og + l])
         if spinors == 2:
-            j = turn_lane(write, p, o + 96, l, entries, rest, strength[og + 16 + l])
+            j = see_lane(p, o + 96, l, entries, rest, strength[og + 16 + l])
             k = (k[0] + j[0], k[1] + j[1], k[2] + j[2], k[3] + j[3], k[4] + j[4],
                  k[5] + j[5], k[6] + j[6], k[7] + j[7], k[8] + j[8])  # fmt: skip
         gather_lane(w, l, u, r, k)
 
-# %% ../../../nbs/04_flavor/kinetic/00_rotation.ipynb #750ac481
+
+@in_place
+def turn_level(spinors, p, phi, o, h, r, half, one, w):  # type: ignore[no-untyped-def]
+    """Take the step with a level."""
+    for l in range(LANES):
+        entries = find_entries(h, w, l, r, half)
+        rest = reduce_rows(*entries, one)
+        turn_lane(p, phi, o, 0, l, entries, rest)
+        if spinors == 2:
+            turn_lane(p, phi, o + 96, 96, l, entries, rest)
+    for i in range(96 * spinors):
+        p[o + i] = phi[i] + phi[i] - p[o + i]
+
+# %% ../../../nbs/04_flavor/kinetic/00_rotation.ipynb #110f5ca5
+@in_place
+def combine_fields(f, u):  # type: ignore[no-untyped-def]
+    """A_0 - u A_x of one point, nine numbers."""
+    return (f[0] - u * f[9], f[1] - u * f[10], f[2] - u * f[11], f[3] - u * f[12], f[4] - u * f[13],
+            f[5] - u * f[14], f[6] - u * f[15], f[7] - u * f[16], f[8] - u * f[17])  # fmt: skip
+
+
 @in_place
 def start_block(fields, x, azimuths, place, w):  # type: ignore[no-untyped-def]
     """Transverse fields of a block of lanes at a point, and empty sums."""
@@ -130,27 +161,38 @@ def finish_block(out, x, azimuths, place, w):  # type: ignore[no-untyped-def]
             t3 += azimuths[place + 16 + l] * w[288 + c * 16 + l]
         out[x, c], out[x, 9 + c], out[x, 18 + c], out[x, 27 + c] = t0, t1, t2, t3
 
-# %% ../../../nbs/04_flavor/kinetic/00_rotation.ipynb #a3bc2be0
-def make_turn(spinors: int, write: bool) -> Any:
-    """The compiled rotation of all spinors; one that does not write looks at the moments only."""
+# %% ../../../nbs/04_flavor/kinetic/00_rotation.ipynb #92bcc546
+def make_look(spinors: int) -> Any:
+    """Compiled moments [points, 36] of the spinors in the middle of a step."""
 
-    def turn_all(p, fields, out, strength, mu, sine, azimuths, half, w):  # type: ignore[no-untyped-def]
+    def look(p, fields, out, strength, mu, sine, azimuths, half, w):  # type: ignore[no-untyped-def]
         one, points, blocks = half / half, len(fields), len(azimuths) // 32
-        levels = len(mu) // blocks
         out[:] = one - one
         for x in range(points):
             for block in range(blocks):
                 start_block(fields, x, azimuths, 32 * block, w)
-                for m in range(block * levels, (block + 1) * levels):
-                    u, r, f = mu[m], sine[m], fields[x]
-                    h = (f[0] - u * f[9], f[1] - u * f[10], f[2] - u * f[11], f[3] - u * f[12], f[4] - u * f[13],
-                         f[5] - u * f[14], f[6] - u * f[15], f[7] - u * f[16], f[8] - u * f[17])  # fmt: skip
-                    o, og = (m * points + x) * 96 * spinors, m * 16 * spinors
-                    turn_level(spinors, write, p, o, h, u, r, half, one, strength, og, w)
+                for m in range(block * len(mu) // blocks, (block + 1) * len(mu) // blocks):
+                    h, o, og = combine_fields(fields[x], mu[m]), (m * points + x) * 96 * spinors, m * 16 * spinors
+                    see_level(spinors, p, o, h, mu[m], sine[m], half, one, strength, og, w)
                 finish_block(out, x, azimuths, 32 * block, w)
 
-    return keep_on_disk(turn_all)
+    return keep_on_disk(look)
 
 
-LOOK = {spinors: make_turn(spinors, False) for spinors in (1, 2)}
-TURN = {spinors: make_turn(spinors, True) for spinors in (1, 2)}
+def make_turn(spinors: int) -> Any:
+    """The compiled step of all spinors, in place."""
+
+    def turn(p, fields, mu, sine, azimuths, half, w, phi):  # type: ignore[no-untyped-def]
+        one, points, blocks = half / half, len(fields), len(azimuths) // 32
+        for x in range(points):
+            for block in range(blocks):
+                start_block(fields, x, azimuths, 32 * block, w)
+                for m in range(block * len(mu) // blocks, (block + 1) * len(mu) // blocks):
+                    h, o = combine_fields(fields[x], mu[m]), (m * points + x) * 96 * spinors
+                    turn_level(spinors, p, phi, o, h, sine[m], half, one, w)
+
+    return keep_on_disk(turn)
+
+
+LOOK = {spinors: make_look(spinors) for spinors in (1, 2)}
+TURN = {spinors: make_turn(spinors) for spinors in (1, 2)}
