@@ -78,7 +78,7 @@ def pair_strengths(g: np.ndarray, weights: np.ndarray) -> dict[tuple[int, int], 
     lepton = g[0] - g[1]
     return {(i, j): weights * (lepton[i] - lepton[j]) for i, j in PAIRS}
 
-
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #966ccb18
 def fastest_mode(cell: Cell, frame: np.ndarray, order: int) -> tuple[Mode, tuple[int, int]]:
     """The mode of the cell that grows fastest over all axes, and its flavor pair."""
     directions, weights = lebedev(max(order, 29)).directions @ frame, lebedev(max(order, 29)).weights
@@ -95,7 +95,7 @@ def heavies_alike(f4: np.ndarray) -> bool:
     """True where mu and tau are the same to rounding, in both sectors of a cell [4, 2, 3]."""
     return bool(np.abs(f4[..., 1] - f4[..., 2]).max() <= 1e-12 * np.abs(f4[3]).sum())
 
-# %% ../../nbs/04_flavor/14_kinetics.ipynb #2007ccdc
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #95ebe247
 def plan_box(cell: Cell, protocol: Protocol) -> Plan:
     """The box of a cell; the growth of its mode is 0 where nothing grows."""
     frame = cell.frame()
@@ -119,7 +119,7 @@ def plan_box(cell: Cell, protocol: Protocol) -> Plan:
     )
     return Plan(box, mode, pair)
 
-# %% ../../nbs/04_flavor/14_kinetics.ipynb #d97d4be6
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #f5c0b1e7
 def mixing_matrices(means: np.ndarray) -> np.ndarray:
     """Doubly stochastic matrices [T, 3 final, 3 initial, V] from box means [T, spinors, 3, V] of norm 1."""
     if means.shape[1] == 1:
@@ -140,7 +140,7 @@ def change_of(cell: Cell, directions: Directions, matrices: np.ndarray) -> np.nd
     components = np.concatenate([directions.vectors, np.ones((len(g[0, 0]), 1))], axis=1) * directions.weights[:, None]
     return cell.total * np.einsum("tsav,vc->tcsa", flow, components)
 
-# %% ../../nbs/04_flavor/14_kinetics.ipynb #16b375b5
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #283a5050
 @dataclass(frozen=True)
 class Simulated:
     """Late states of cells; numbers of conservation are NaN where no box was run."""
@@ -171,14 +171,14 @@ def run_plan(plan: Plan, protocol: Protocol, seed: int) -> Late:
         protocol.tolerance,
     )
 
-# %% ../../nbs/04_flavor/14_kinetics.ipynb #46e7b512
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #f05e73ec
 def unphysical(f4: np.ndarray) -> np.ndarray:
     """True for cells [n, 4, 2, 3] that no distribution has, [n]."""
     with np.errstate(invalid="ignore", over="ignore"):
         beyond = np.linalg.norm(f4[:, :3], axis=1) > f4[:, 3] * (1 + 1e-5)
         return np.asarray((~np.isfinite(f4).all((1, 2, 3))) | (beyond | (f4[:, 3] < 0)).any((1, 2)))
 
-# %% ../../nbs/04_flavor/14_kinetics.ipynb #c4434998
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #65a4e4c2
 def simulate_cell(f4: np.ndarray, protocol: Protocol, seeds: Sequence[int]) -> dict[str, Any]:
     """One cell [4, 2, 3] by the names of `Simulated`."""
     found: dict[str, Any] = {"f4_final": f4.copy(), "f4_std": np.zeros_like(f4), "flag": STABLE}
@@ -207,7 +207,7 @@ def simulate_cell(f4: np.ndarray, protocol: Protocol, seeds: Sequence[int]) -> d
         "passes": float(np.mean([late.passes for late in runs])),
     }
 
-# %% ../../nbs/04_flavor/14_kinetics.ipynb #65a4e4c2
+# %% ../../nbs/04_flavor/14_kinetics.ipynb #614b8fbb
 def simulate(
     f4: np.ndarray,  # cells [n, 4, 2, 3] in 1/ccm
     points: int = 128,

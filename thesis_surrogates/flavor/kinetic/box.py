@@ -206,7 +206,7 @@ def run_box(
     tolerance: float = TOLERANCE,
 ) -> Late:
     """Run a box to its end and average its last part."""
-    state, start = State(box, seed), None
+    state = State(box, seed)
     first = min(LINEAR / growth, end)
     stages = [(0.0, first, step / 2, 4), (first, end, step, 0)]
     times, means, seen = [], [], []
