@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from thesis_surrogates.core.errors import DataError
 from thesis_surrogates.flavor.asymptotics import SCHEMES, final_state, growth_rate, lebedev, product_rule
-from thesis_surrogates.flavor.closure import angular_density, inverse_langevin, langevin, species_last
 from thesis_surrogates.flavor.crossing import discriminant, unstable
 from thesis_surrogates.flavor.data import FlavorData, load_data, make_data
+from thesis_surrogates.flavor.distributions import angular_density, inverse_langevin, langevin, species_last
 from thesis_surrogates.flavor.generator import mixture, one_flavor_cells, zero_flux_cells
 from thesis_surrogates.flavor.streams import FINAL, INITIAL, RATE, STABLE, read_stream, write_streams
 

@@ -23,7 +23,6 @@ from ..core.hdf5 import read_hdf5
 from ..core.progress import show_progress
 from .asymptotics import lebedev
 from .generator import label_cells, mixture
-from .kinetic.labels import RATES, BoxConfig, make_kinetic
 from thesis_surrogates.flavor.streams import (
     FINAL,
     INITIAL,
@@ -39,6 +38,7 @@ from thesis_surrogates.flavor.streams import (
 from thesis_surrogates.flavor.streams import (
     read_stable as read_stable,
 )
+from .study.kinetic.labels import RATES, BoxConfig, make_kinetic
 
 # %% auto #0
 __all__ = ['SECTOR_ORDERS', 'FLAVOR_ORDERS', 'LabelMethod', 'LABELS', 'PRESETS', 'OWN_RULES', 'subsample', 'permutation_copies',

@@ -14,11 +14,11 @@ from ..core.verdict import Terms
 from .baselines import baselines, surrogate
 from .data import PRESETS, FlavorData, load_data, make_data
 from .figures import figures
-from .kinetic.labels import LINEAR_RATE, SCATTER
 from .losses import FlavorTrain
 from .metrics import score
 from .models import MODELS, deploy
 from .streams import FINAL, INITIAL, RATE, STABLE
+from .study.kinetic.labels import LINEAR_RATE, SCATTER
 from .training import plan
 
 # %% auto #0
