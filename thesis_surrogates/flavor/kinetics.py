@@ -20,7 +20,7 @@ from .study.kinetic.dispersion import NO_MODE, Mode, find_along, find_fastest
 # %% auto #0
 __all__ = ['RUN', 'STABLE', 'TOO_SLOW', 'UNPHYSICAL', 'FLAGS', 'SLOWEST', 'TIME_SCALE', 'Protocol', 'Plan', 'Cell',
            'pair_strengths', 'fastest_mode', 'heavies_alike', 'plan_box', 'mixing_matrices', 'change_of', 'Simulated',
-           'run_plan', 'unphysical', 'simulate_cell', 'simulate', 'linear_rates']
+           'run_plan', 'unphysical', 'simulate_cell', 'simulate']
 
 # %% ../../nbs/04_flavor/16_kinetics.ipynb #cf540dc7
 RUN, STABLE, TOO_SLOW, UNPHYSICAL = 0, 1, 2, 3
@@ -230,12 +230,3 @@ def simulate(
     names = ("f4_final", "f4_std", "growth_rate", "linear_rate", "flag", "lepton_error", "norm_error", "passes")
     columns = {name: np.array([row[name] for row in rows]).reshape(len(cells), *shapes.get(name, ())) for name in names}
     return Simulated(**columns, protocol=own)
-
-
-def linear_rates(f4: np.ndarray) -> np.ndarray:
-    """Growth [n] in 1/s of the fastest mode over all axes, without a box; 0 where nothing crosses."""
-    crosses = unstable(f4, lebedev(29).directions) & ~unphysical(f4)
-    totals = f4[:, 3].sum((1, 2))
-    cells = [Cell(one, float(total)) for one, total in zip(f4, totals, strict=True)]
-    grown = [plan_box(cell, Protocol()).mode.growth if x else 0.0 for cell, x in zip(cells, crosses, strict=True)]
-    return RATE_PER_DENSITY * np.where(crosses, totals, 0.0) * np.array(grown)

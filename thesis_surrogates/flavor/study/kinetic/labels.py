@@ -21,7 +21,8 @@ from ....core.production import Part, Piece, Production, produce
 from ...asymptotics import growth_rate, lebedev
 from ...crossing import unstable
 from ...generator import Cells, mixture
-from ...kinetics import RUN, Protocol, linear_rates, simulate_cell
+from ...kinetics import RUN, Protocol, simulate_cell
+from ...stability import growth_rate_lsa
 from ...streams import FINAL, INITIAL, RATE, STABLE, write_streams
 
 # %% auto #0
@@ -90,7 +91,7 @@ def estimate_rates(f4: np.ndarray) -> np.ndarray:
 
 RATES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {  # of cells [n, 4, 2, 3], where no box has measured them
     "estimate": estimate_rates,
-    "lsa": linear_rates,
+    "lsa": growth_rate_lsa,
 }
 
 
@@ -120,7 +121,12 @@ def write_labels(path: Path, pieces: Iterator[Piece], seed: int, count: int, box
 # %% ../../../../nbs/04_flavor/study/kinetic/03_labels.ipynb #159c1d50
 def make_kinetic(path: Path, seed: int, count: int, box: BoxConfig, rates: str = "simulated", workers: int = 1) -> None:
     """Make a dataset of `count` unstable and `count` stable cells; interrupted, it goes on when called again."""
-    description = {"labels": "kinetic_1d", "seed": seed, "box": box.model_dump(), "version": version("thesis_surrogates")}
+    description = {
+        "labels": "kinetic_1d",
+        "seed": seed,
+        "box": box.model_dump(),
+        "version": version("thesis_surrogates"),
+    }
     production = Production(
         description=description,
         rows=count,
