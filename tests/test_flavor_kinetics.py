@@ -1,4 +1,4 @@
-"""A quantum-kinetic box: what it conserves, how fast it grows, which cells it leaves alone, and that turning changes nothing."""
+"""A quantum-kinetic box: what it conserves, how fast it grows, which cells it leaves alone, and what turning changes."""
 
 from __future__ import annotations
 

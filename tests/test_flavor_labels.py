@@ -1,4 +1,4 @@
-"""Labels from kinetic boxes: interrupted they go on, any number of processes gives the same bytes, the file says how."""
+"""Labels from kinetic boxes: interrupted they go on, any number of processes gives the same bytes."""
 
 from __future__ import annotations
 

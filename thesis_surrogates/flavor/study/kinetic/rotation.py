@@ -13,16 +13,14 @@ from ....core.compiled.lanes import in_lanes, in_place
 from ....core.compiled.layers import keep_on_disk
 
 # %% auto #0
-__all__ = ['LANES', 'LOOK', 'TURN', 'reduce_rows', 'solve_rows', 'multiply_out', 'gather_lane', 'find_entries', 'read_lane',
-           'see_lane', 'turn_lane', 'see_level', 'turn_level', 'combine_fields', 'start_block', 'finish_block',
-           'make_look', 'make_turn']
+__all__ = ['LANES', 'LOOK', 'TURN', 'make_look', 'make_turn']
 
 # %% ../../../../nbs/04_flavor/study/kinetic/00_rotation.ipynb #0eca4a05
 LANES = 16  # azimuths that are turned together
 
 
 @in_lanes
-def reduce_rows(ar, ai, br, bi, cr, ci, d1, d2, one):  # type: ignore[no-untyped-def]
+def _reduce_rows(ar, ai, br, bi, cr, ci, d1, d2, one):  # type: ignore[no-untyped-def]
     """What is left of 1 + iH after its first row is eliminated, and one over its determinant."""
     xr, xi = ar * br + ai * bi, ar * bi - ai * br
     m11, m22 = one + ar * ar + ai * ai, one + br * br + bi * bi
@@ -34,7 +32,7 @@ def reduce_rows(ar, ai, br, bi, cr, ci, d1, d2, one):  # type: ignore[no-untyped
 
 
 @in_lanes
-def solve_rows(ar, ai, br, bi, d1, d2, rest, p0, q0, p1, q1, p2, q2):  # type: ignore[no-untyped-def]
+def _solve_rows(ar, ai, br, bi, d1, d2, rest, p0, q0, p1, q1, p2, q2):  # type: ignore[no-untyped-def]
     """The spinor (1 + iH)^-1 p, six numbers."""
     m11, m22, m12r, m12i, m21r, m21i, vr, vi = rest
     r1, i1 = p1 - (ai * p0 - ar * q0), q1 - (ai * q0 + ar * p0)
@@ -49,7 +47,7 @@ def solve_rows(ar, ai, br, bi, d1, d2, rest, p0, q0, p1, q1, p2, q2):  # type: i
 
 # %% ../../../../nbs/04_flavor/study/kinetic/00_rotation.ipynb #cb647a44
 @in_lanes
-def multiply_out(g, a0, b0, a1, b1, a2, b2):  # type: ignore[no-untyped-def]
+def _multiply_out(g, a0, b0, a1, b1, a2, b2):  # type: ignore[no-untyped-def]
     """g times the nine numbers of |phi><phi|."""
     return (
         *(g * (a0 * a0 + b0 * b0), g * (a1 * a1 + b1 * b1), g * (a2 * a2 + b2 * b2)),
@@ -59,7 +57,7 @@ def multiply_out(g, a0, b0, a1, b1, a2, b2):  # type: ignore[no-untyped-def]
 
 # %% ../../../../nbs/04_flavor/study/kinetic/00_rotation.ipynb #e5c2368f
 @in_place
-def gather_lane(w, l, u, r, k):  # type: ignore[no-untyped-def]
+def _gather_lane(w, l, u, r, k):  # type: ignore[no-untyped-def]
     """Add the nine products of a lane to the sums; offsets are literal, or the loop would not run in lanes."""
     k0, k1, k2, k3, k4, k5, k6, k7, k8 = k
     w[l] += k0; w[16 + l] += k1; w[32 + l] += k2  # fmt: skip
@@ -74,7 +72,7 @@ def gather_lane(w, l, u, r, k):  # type: ignore[no-untyped-def]
 
 
 @in_place
-def find_entries(h, w, l, r, half):  # type: ignore[no-untyped-def]
+def _find_entries(h, w, l, r, half):  # type: ignore[no-untyped-def]
     """The entries of H of a lane times half a step: a, b, c as real and imaginary parts, and the diagonal."""
     e = h[0] - r * w[432 + l]
     d1, d2 = half * (h[1] - r * w[448 + l] - e), half * (h[2] - r * w[464 + l] - e)
@@ -84,63 +82,63 @@ def find_entries(h, w, l, r, half):  # type: ignore[no-untyped-def]
 
 # %% ../../../../nbs/04_flavor/study/kinetic/00_rotation.ipynb #3c57401f
 @in_place
-def read_lane(p, o, l):  # type: ignore[no-untyped-def]
+def _read_lane(p, o, l):  # type: ignore[no-untyped-def]
     """The spinor of a lane."""
     return p[o + l], p[o + 16 + l], p[o + 32 + l], p[o + 48 + l], p[o + 64 + l], p[o + 80 + l]
 
 
 @in_place
-def see_lane(p, o, l, entries, rest, g):  # type: ignore[no-untyped-def]
+def _see_lane(p, o, l, entries, rest, g):  # type: ignore[no-untyped-def]
     """Products of one spinor of a lane in the middle of the step."""
     ar, ai, br, bi, _, _, d1, d2 = entries
-    return multiply_out(g, *solve_rows(ar, ai, br, bi, d1, d2, rest, *read_lane(p, o, l)))
+    return _multiply_out(g, *_solve_rows(ar, ai, br, bi, d1, d2, rest, *_read_lane(p, o, l)))
 
 
 @in_place
-def turn_lane(p, phi, o, q, l, entries, rest):  # type: ignore[no-untyped-def]
+def _turn_lane(p, phi, o, q, l, entries, rest):  # type: ignore[no-untyped-def]
     """One spinor of a lane in the middle of the step; it is put aside from place q on."""
     ar, ai, br, bi, _, _, d1, d2 = entries
-    a0, b0, a1, b1, a2, b2 = solve_rows(ar, ai, br, bi, d1, d2, rest, *read_lane(p, o, l))
+    a0, b0, a1, b1, a2, b2 = _solve_rows(ar, ai, br, bi, d1, d2, rest, *_read_lane(p, o, l))
     phi[q + l], phi[q + 16 + l], phi[q + 32 + l] = a0, b0, a1
     phi[q + 48 + l], phi[q + 64 + l], phi[q + 80 + l] = b1, a2, b2
 
 # %% ../../../../nbs/04_flavor/study/kinetic/00_rotation.ipynb #75863dc5
 @in_place
-def see_level(spinors, p, o, h, u, r, half, one, strength, og, w):  # type: ignore[no-untyped-def]
+def _see_level(spinors, p, o, h, u, r, half, one, strength, og, w):  # type: ignore[no-untyped-def]
     """Add up a level with one spinor a direction (what began as e) or two (and what began as mu)."""
     for l in range(LANES):
-        entries = find_entries(h, w, l, r, half)
-        rest = reduce_rows(*entries, one)
-        k = see_lane(p, o, l, entries, rest, strength[og + l])
+        entries = _find_entries(h, w, l, r, half)
+        rest = _reduce_rows(*entries, one)
+        k = _see_lane(p, o, l, entries, rest, strength[og + l])
         if spinors == 2:
-            j = see_lane(p, o + 96, l, entries, rest, strength[og + 16 + l])
+            j = _see_lane(p, o + 96, l, entries, rest, strength[og + 16 + l])
             k = (k[0] + j[0], k[1] + j[1], k[2] + j[2], k[3] + j[3], k[4] + j[4],
                  k[5] + j[5], k[6] + j[6], k[7] + j[7], k[8] + j[8])  # fmt: skip
-        gather_lane(w, l, u, r, k)
+        _gather_lane(w, l, u, r, k)
 
 
 @in_place
-def turn_level(spinors, p, phi, o, h, r, half, one, w):  # type: ignore[no-untyped-def]
+def _turn_level(spinors, p, phi, o, h, r, half, one, w):  # type: ignore[no-untyped-def]
     """Take the step with a level."""
     for l in range(LANES):
-        entries = find_entries(h, w, l, r, half)
-        rest = reduce_rows(*entries, one)
-        turn_lane(p, phi, o, 0, l, entries, rest)
+        entries = _find_entries(h, w, l, r, half)
+        rest = _reduce_rows(*entries, one)
+        _turn_lane(p, phi, o, 0, l, entries, rest)
         if spinors == 2:
-            turn_lane(p, phi, o + 96, 96, l, entries, rest)
+            _turn_lane(p, phi, o + 96, 96, l, entries, rest)
     for i in range(96 * spinors):
         p[o + i] = phi[i] + phi[i] - p[o + i]
 
 # %% ../../../../nbs/04_flavor/study/kinetic/00_rotation.ipynb #110f5ca5
 @in_place
-def combine_fields(f, u):  # type: ignore[no-untyped-def]
+def _combine_fields(f, u):  # type: ignore[no-untyped-def]
     """A_0 - u A_x of one point, nine numbers."""
     return (f[0] - u * f[9], f[1] - u * f[10], f[2] - u * f[11], f[3] - u * f[12], f[4] - u * f[13],
             f[5] - u * f[14], f[6] - u * f[15], f[7] - u * f[16], f[8] - u * f[17])  # fmt: skip
 
 
 @in_place
-def start_block(fields, x, azimuths, place, w):  # type: ignore[no-untyped-def]
+def _start_block(fields, x, azimuths, place, w):  # type: ignore[no-untyped-def]
     """Transverse fields of a block of lanes at a point, and empty sums."""
     for c in range(9):
         for l in range(LANES):
@@ -150,7 +148,7 @@ def start_block(fields, x, azimuths, place, w):  # type: ignore[no-untyped-def]
 
 
 @in_place
-def finish_block(out, x, azimuths, place, w):  # type: ignore[no-untyped-def]
+def _finish_block(out, x, azimuths, place, w):  # type: ignore[no-untyped-def]
     """Add the sums of a block of lanes to the moments at a point."""
     for c in range(9):
         t0, t1, t2, t3 = out[x, c], out[x, 9 + c], out[x, 18 + c], out[x, 27 + c]
@@ -170,11 +168,11 @@ def make_look(spinors: int) -> Any:
         out[:] = one - one
         for x in range(points):
             for block in range(blocks):
-                start_block(fields, x, azimuths, 32 * block, w)
+                _start_block(fields, x, azimuths, 32 * block, w)
                 for m in range(block * len(mu) // blocks, (block + 1) * len(mu) // blocks):
-                    h, o, og = combine_fields(fields[x], mu[m]), (m * points + x) * 96 * spinors, m * 16 * spinors
-                    see_level(spinors, p, o, h, mu[m], sine[m], half, one, strength, og, w)
-                finish_block(out, x, azimuths, 32 * block, w)
+                    h, o, og = _combine_fields(fields[x], mu[m]), (m * points + x) * 96 * spinors, m * 16 * spinors
+                    _see_level(spinors, p, o, h, mu[m], sine[m], half, one, strength, og, w)
+                _finish_block(out, x, azimuths, 32 * block, w)
 
     return keep_on_disk(look)
 
@@ -186,10 +184,10 @@ def make_turn(spinors: int) -> Any:
         one, points, blocks = half / half, len(fields), len(azimuths) // 32
         for x in range(points):
             for block in range(blocks):
-                start_block(fields, x, azimuths, 32 * block, w)
+                _start_block(fields, x, azimuths, 32 * block, w)
                 for m in range(block * len(mu) // blocks, (block + 1) * len(mu) // blocks):
-                    h, o = combine_fields(fields[x], mu[m]), (m * points + x) * 96 * spinors
-                    turn_level(spinors, p, phi, o, h, sine[m], half, one, w)
+                    h, o = _combine_fields(fields[x], mu[m]), (m * points + x) * 96 * spinors
+                    _turn_level(spinors, p, phi, o, h, sine[m], half, one, w)
 
     return keep_on_disk(turn)
 
