@@ -1,4 +1,4 @@
-"""A quantum-kinetic box: what it conserves, how fast it grows, which cells it leaves alone, and what turning changes."""
+"""A quantum-kinetic box: what it conserves, how fast it grows, which cells it leaves alone, what turning changes."""
 
 from __future__ import annotations
 
