@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ..core.config import DataConfig, unless_default
 from ..core.data import Data, Tensors, numpy_rng, split_by_group
@@ -38,10 +38,12 @@ from thesis_surrogates.flavor.streams import (
 from thesis_surrogates.flavor.streams import (
     read_stable as read_stable,
 )
+from .study.kinetic.labels import RATES, BoxConfig, make_kinetic
 
 # %% auto #0
-__all__ = ['SECTOR_ORDERS', 'FLAVOR_ORDERS', 'PRESETS', 'OWN_RULES', 'subsample', 'permutation_copies', 'row_groups',
-           'FlavorData', 'make_data', 'read_rows', 'load_data']
+__all__ = ['SECTOR_ORDERS', 'FLAVOR_ORDERS', 'LabelMethod', 'LABELS', 'PRESETS', 'OWN_RULES', 'subsample', 'permutation_copies',
+           'row_groups', 'known_method', 'FlavorData', 'make_closure_labels', 'make_box_labels', 'make_data',
+           'read_rows', 'load_data']
 
 # %% ../../nbs/04_flavor/06_data.ipynb #63154aa9
 def subsample(arrays: Mapping[str, np.ndarray], count: int | None, seed: int) -> dict[str, np.ndarray]:
@@ -79,6 +81,17 @@ def row_groups(
         return np.arange(rows) * min(stretches, rows) // rows
     return np.asarray(group)
 
+# %% ../../nbs/04_flavor/06_data.ipynb #6c1f0d00
+def known_method(name: str) -> str:
+    """A key of `LABELS`; power_half is another name of power-1/2."""
+    name = {"power_half": "power-1/2"}.get(name, name)
+    if name not in LABELS:
+        raise ValueError(f"{name!r} makes no labels; valid: {', '.join(LABELS)}")
+    return name
+
+
+LabelMethod = Annotated[str, AfterValidator(known_method)]
+
 # %% ../../nbs/04_flavor/06_data.ipynb #35a99a2f
 class FlavorData(DataConfig):
     """Cells of the instability: generated, or a user's asymptotic files (`path`) and stable files (`stable_path`)."""
@@ -88,8 +101,12 @@ class FlavorData(DataConfig):
     path: Files | None = Field(default=None, description="asymptotic files of your own")  # type: ignore[assignment]
     stable_path: Files | None = Field(default=None, description="stable files of your own; needed with path")
     cells: int = Field(default=20000, ge=100, description="rows to generate for each of the two streams")
-    label_method: Literal["power-1/2", "box3d"] = Field(
-        default="power-1/2", description="scheme that makes the final states"
+    label_method: LabelMethod = Field(default="power-1/2", description="what makes the final states, a key of LABELS")
+    rate_method: Literal["estimate", "lsa", "simulated"] = Field(
+        default="estimate", exclude_if=unless_default("estimate"), description="what makes the growth rates"
+    )
+    box: BoxConfig = Field(
+        default=BoxConfig(), exclude_if=unless_default(BoxConfig()), description="boxes behind kinetic labels"
     )
     quadrature_order: int = Field(default=29, ge=11, le=131, description="order of the Lebedev rule behind the labels")
     random_samples_per_database: int | None = Field(
@@ -112,18 +129,13 @@ class FlavorData(DataConfig):
         unused = {"path": None, "stable_path": None, "random_samples_per_database": None, "augment_permutations": False}
         return self.model_copy(update={"seed": seed, "cells": cells, "split": "random", **shares, **unused})
 
-
-PRESETS: Mapping[str, FlavorData] = {
-    "power_half": FlavorData(label_method="power-1/2"),
-    "box3d": FlavorData(label_method="box3d"),
-}
-
 # %% ../../nbs/04_flavor/06_data.ipynb #62ce12c7
-def make_data(config: FlavorData, path: Path, workers: int = 1) -> None:
-    """Generate both streams, `config.cells` rows each, in one process; the file names the label method."""
+def make_closure_labels(config: FlavorData, path: Path, workers: int = 1) -> None:
+    """Both streams with the final states of an analytic scheme, in one process."""
     unstable, stable = [], []
     narrow, missing = 0, {"unstable": config.cells, "stable": config.cells}
     rule = lebedev(config.quadrature_order)
+    rates = None if config.rate_method == "estimate" else RATES[config.rate_method]
     with show_progress("flavor cells", 2 * config.cells) as tell:
         for number in itertools.count():
             block = label_cells(mixture(config.seed, number), rule, config.label_method, most=missing["unstable"])
@@ -135,7 +147,7 @@ def make_data(config: FlavorData, path: Path, workers: int = 1) -> None:
                 {
                     INITIAL: block.unstable.f4[:u],
                     FINAL: block.final[:u],
-                    RATE: block.rate[:u],
+                    RATE: (block.rate if rates is None else rates(block.unstable.f4))[:u],
                     "group": block.unstable.group[:u],
                 }
             )
@@ -146,14 +158,43 @@ def make_data(config: FlavorData, path: Path, workers: int = 1) -> None:
             if not any(missing.values()):
                 break
     label = f"{config.label_method} with maximum-entropy closure, Lebedev order {config.quadrature_order}"
+    other = {} if rates is None else {"rate_method": config.rate_method}
     joined = [
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in (unstable, stable)
     ]
     write_streams(
         path,
         {"asymptotic/": joined[0], "stable/": joined[1]},
-        {"label_method": label, "seed": config.seed, "narrow_crossings_left_out": narrow},
+        {"label_method": label, **other, "seed": config.seed, "narrow_crossings_left_out": narrow},
     )
+
+# %% ../../nbs/04_flavor/06_data.ipynb #6c1f0d02
+def make_box_labels(config: FlavorData, path: Path, workers: int = 1) -> None:
+    """Both streams with the final states of kinetic boxes; goes on when called again."""
+    make_kinetic(path, config.seed, config.cells, config.box, config.rate_method, workers)
+
+
+LABELS: Mapping[str, Callable[[FlavorData, Path, int], None]] = {
+    "power-1/2": make_closure_labels,
+    "box3d": make_closure_labels,
+    "kinetic_1d": make_box_labels,
+}
+PRESETS: Mapping[str, FlavorData] = {
+    "power_half": FlavorData(label_method="power-1/2"),
+    "box3d": FlavorData(label_method="box3d"),
+    "kinetic_1d": FlavorData(label_method="kinetic_1d", rate_method="simulated", cells=4000),
+}
+
+
+def make_data(config: FlavorData, path: Path, workers: int = 1) -> None:
+    """Generate both streams, `config.cells` rows each; the file names the label method.
+
+    Raises:
+        DataError: simulated rates are asked for without a simulation.
+    """
+    if config.rate_method == "simulated" and config.label_method != "kinetic_1d":
+        raise DataError(f"data.rate_method=simulated needs data.label_method=kinetic_1d, not {config.label_method}")
+    LABELS[config.label_method](config, path, workers)
 
 # %% ../../nbs/04_flavor/06_data.ipynb #cfd9cb2f
 def _table(arrays: Mapping[str, np.ndarray], stream: str) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from .metrics import score
 from .models import MODELS
 from .networks.deployed import deploy
 from .streams import FINAL, INITIAL, RATE, STABLE
+from .study.kinetic.labels import LINEAR_RATE, SCATTER
 from .training import plan
 
 # %% auto #0
@@ -101,6 +102,8 @@ STREAM_COLUMNS = {
     INITIAL: CELL_COLUMNS,
     FINAL: CELL_COLUMNS,
     RATE: (FileColumn(name="growth rate", unit=UNIT["growthrate"], lowest=0.0),),
+    LINEAR_RATE: (FileColumn(name="linear growth rate", unit=UNIT["growthrate"], lowest=0.0),),
+    SCATTER: (FileColumn(name="scatter of the final state", unit=UNIT["f4_final"], lowest=0.0),),
     STABLE: (FileColumn(name="stable", unit=UNIT["stability"], lowest=0.0, highest=1.0),),
     "group": (FileColumn(name="group", unit="1"),),
     "nf": (FileColumn(name="flavors", unit="1", lowest=3.0, highest=3.0),),

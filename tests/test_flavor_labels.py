@@ -1,0 +1,104 @@
+"""Labels from kinetic boxes: interrupted they go on, any number of processes gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from thesis_surrogates.core.errors import DataError
+from thesis_surrogates.flavor.data import LABELS, FlavorData, make_data
+from thesis_surrogates.flavor.kinetics import TOO_SLOW, simulate
+from thesis_surrogates.flavor.streams import FINAL, INITIAL, RATE, STABLE, read_stream
+from thesis_surrogates.flavor.study.kinetic import labels
+from thesis_surrogates.flavor.study.kinetic.labels import LINEAR_RATE, SCATTER, BoxConfig, make_kinetic
+
+TOY = BoxConfig(points=16, wavelengths=2, directions=5, end=0.5, seeds=2)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "labels.h5"
+    make_kinetic(path, 0, 3, TOY)
+    return path
+
+
+def test_interrupted_it_goes_on_to_the_same_bytes(whole, tmp_path, monkeypatch):
+    made, path = [], tmp_path / "labels.h5"
+
+    def counted(f4, protocol, seeds):
+        made.append(seeds.start)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return real(f4, protocol, seeds)
+
+    real = labels.simulate_cell
+    monkeypatch.setattr(labels, "simulate_cell", counted)
+    with pytest.raises(KeyboardInterrupt):
+        make_kinetic(path, 0, 3, TOY)
+    assert not path.exists()
+    make_kinetic(path, 0, 3, TOY)
+    assert made == [0, 2, 2, 4], "cell 0 is not run a second time"
+    assert path.read_bytes() == whole.read_bytes()
+    assert [found.name for found in tmp_path.iterdir()] == ["labels.h5"]
+
+
+def test_two_processes_write_the_same_bytes(whole, tmp_path):
+    make_kinetic(tmp_path / "labels.h5", 0, 3, TOY, workers=2)
+    assert (tmp_path / "labels.h5").read_bytes() == whole.read_bytes()
+
+
+def test_beginnings_of_other_boxes_are_refused(tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(labels, "simulate_cell", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make_kinetic(tmp_path / "labels.h5", 0, 3, TOY)
+    with pytest.raises(DataError, match="another dataset"):
+        make_kinetic(tmp_path / "labels.h5", 0, 3, TOY.model_copy(update={"seeds": 1}))
+
+
+def test_rows_are_those_of_simulate(whole):
+    with h5py.File(whole) as file:
+        columns = {name: file["asymptotic"][name][()] for name in (INITIAL, FINAL, SCATTER, RATE, LINEAR_RATE)}
+    boxes = simulate(columns[INITIAL][1:2], 16, 2, 5, seed=2, seeds=2, protocol=TOY.protocol())
+    np.testing.assert_array_equal(columns[FINAL][1], boxes.f4_final[0])
+    np.testing.assert_array_equal(columns[SCATTER][1], boxes.f4_std[0])
+    assert columns[RATE][1] == boxes.growth_rate[0] and columns[LINEAR_RATE][1] == boxes.linear_rate[0]
+
+
+def test_the_file_is_read_like_any_other_and_says_how_it_was_made(whole):
+    arrays, report = read_stream(whole, "asymptotic", "asymptotic/")
+    assert report.kept == 3 and report.flavor_sum_change < 1e-12 and report.lepton_number_change < 1e-5
+    still, _ = read_stream(whole, "stable", "stable/")
+    assert len(still[STABLE]) == 3 and still[STABLE].all()
+    with h5py.File(whole) as file:
+        about = dict(file.attrs)
+    assert about["rate_method"] == "simulated" and "kinetic_1d" in about["label_method"]
+    assert json.loads(about["protocol"])["points"] == 16 and about["too_slow_left_out"] == 0 and about["code_version"]
+
+
+def test_a_cell_too_slow_has_no_row_and_is_counted(tmp_path, monkeypatch):
+    real = labels.simulate_cell
+
+    def slow(f4, protocol, seeds):
+        return real(f4, protocol, seeds) | ({"flag": TOO_SLOW} if seeds.start == 0 else {})
+
+    monkeypatch.setattr(labels, "simulate_cell", slow)
+    make_kinetic(tmp_path / "labels.h5", 0, 1, TOY)
+    with h5py.File(tmp_path / "labels.h5") as file:
+        assert file.attrs["too_slow_left_out"] == 1 and file["asymptotic"][INITIAL].shape[0] == 1
+
+
+def test_methods_are_named_in_the_configuration(tmp_path):
+    with pytest.raises(ValueError, match="kinetic_1d"):
+        FlavorData(label_method="guess")
+    assert FlavorData(label_method="power_half") == FlavorData(label_method="power-1/2")
+    with pytest.raises(DataError, match="kinetic_1d"):
+        make_data(FlavorData(rate_method="simulated"), tmp_path / "x.h5")
+    assert "rate_method" not in FlavorData().model_dump() and "box" not in FlavorData().model_dump()
+    assert set(LABELS) == {"power-1/2", "box3d", "kinetic_1d"}
