@@ -58,13 +58,13 @@ def test_table_and_verdict_name_the_same_methods(system):
 def test_the_verdict_is_the_first_sentence_everywhere(system):
     """Home page, results page and report say the same, in the same words, before anything else."""
     record, table = get_system(system), results.summary_suite_table(system, FOLDER)
-    said = results.verdict(table, record.terms, record.item).split("\n\n")
+    found = results.verdict(table, record.terms, record.item).split("\n\n")
     home = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))
     page_of = next((ROOT / "nbs/07_results").glob(f"*_{system}.ipynb"))
     cells = json.loads(page_of.read_text(encoding="utf-8"))["cells"]
     for _, group in table.groupby("data", sort=False):  # data sets apart
         first = verdict_sentence(decide(group, record.terms), group, record.terms, record.item)
-        assert any(paragraph.startswith(first) for paragraph in said)
+        assert any(paragraph.startswith(first) for paragraph in found)
         assert f"- *{system}*: {first}" in results.summary_markdown(FOLDER)
         assert any(first in "".join(part) for cell in home["cells"] for part in stored_texts(cell))
         paragraphs = ["".join(part).split("\n\n") for cell in cells for part in stored_texts(cell)]
