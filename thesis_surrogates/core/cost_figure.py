@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
+from .comparison import pareto_front
 from .plots import KIND_COLOR, KIND_MARKER, axis_label, new_figure, style
 
 # %% auto #0
-__all__ = ['PLACES', 'method_family', 'drawable_rows', 'exact_floor', 'draw_level', 'draw_exact_floor', 'accuracy_cost',
-           'part_labels', 'draw_family']
+__all__ = ['PLACES', 'method_family', 'drawable_rows', 'names_to_show', 'exact_floor', 'draw_level', 'draw_exact_floor',
+           'accuracy_cost', 'part_labels', 'draw_family']
 
 # %% ../../nbs/01_core/30_cost_figure.ipynb #93c36d62
 def method_family(name: str) -> str:
@@ -32,6 +33,13 @@ def drawable_rows(table: pd.DataFrame, x: str, y: str) -> pd.Series:
     """Which rows have a place on two logarithmic axes; an error of zero has one on the floor."""
     numbers = table[[x, y]].apply(pd.to_numeric, errors="coerce")
     return np.isfinite(numbers).all(axis=1) & (numbers[x] > 0) & (numbers[y] >= 0)
+
+
+def names_to_show(drawn: pd.DataFrame, x: str, y: str, families: pd.Series, most: int) -> set[str]:
+    """Contenders with a label: all of a few, the most accurate of each family, or of a crowd those on the front."""
+    if len(drawn) > 3 * most:
+        return set(pareto_front(drawn, y, x).contender)
+    return set(drawn.contender if len(drawn) <= most else drawn.loc[drawn[y].groupby(families).idxmin()].contender)
 
 
 def exact_floor(errors: pd.Series) -> float | None:
@@ -74,13 +82,15 @@ def accuracy_cost(
     with style(dark=dark, serif=serif):
         figure, (axes,) = new_figure(width=6.2, height=4.2)
         axes.set(xscale="log", yscale="log", xlabel=axis_label(x), ylabel=axis_label(y))
+        named = names_to_show(drawn, x, y, families, most_labels)
         for kind in KIND_COLOR:
             for name, rows in placed[placed.kind == kind].groupby(families, sort=False):
-                draw_family(axes, kind, str(name), rows.sort_values(x), x, y, label_all=len(drawn) <= most_labels)
+                draw_family(axes, kind, str(name), rows.sort_values(x), x, y, named)
         draw_exact_floor(axes, floor)
         axes.margins(x=0.12, y=0.1)
-        hidden = ", ".join(table.contender[~keep].astype(str))
-        if hidden:
+        names = table.contender[~keep].astype(str).to_list()
+        hidden = ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+        if names:
             axes.set_title(f"not on a logarithmic axis: {hidden}", fontsize=7, loc="left")
         part_labels(figure, axes, placed[placed.kind != "nothing"][[x, y]].to_numpy(dtype=float))
         for kind in dict.fromkeys(drawn.kind):
@@ -112,7 +122,7 @@ def part_labels(figure: Figure, axes: Axes, points: np.ndarray, beyond: bool = F
         taken.append(label.get_window_extent())
 
 # %% ../../nbs/01_core/30_cost_figure.ipynb #3163cbf8
-def draw_family(axes: Axes, kind: str, name: str, rows: pd.DataFrame, x: str, y: str, label_all: bool) -> None:
+def draw_family(axes: Axes, kind: str, name: str, rows: pd.DataFrame, x: str, y: str, named: set[str]) -> None:
     """One method: its working points, joined when there are several of a baseline; a level line for nothing."""
     color = KIND_COLOR[kind]
     if kind == "nothing":
@@ -123,7 +133,7 @@ def draw_family(axes: Axes, kind: str, name: str, rows: pd.DataFrame, x: str, y:
     if f"{y}_low" in rows and f"{y}_high" in rows:
         bars = rows.dropna(subset=[f"{y}_low", f"{y}_high"])
         axes.vlines(bars[x], bars[f"{y}_low"], bars[f"{y}_high"], color=color, lw=1.2)
-    labelled = rows if label_all else rows.nsmallest(1, y)
+    labelled = rows[rows.contender.isin(named)]
     for label, cost, error in labelled[["contender", x, y]].itertuples(index=False):
         place: Any = {"xytext": (-5, -10), "ha": "right"} if kind == "surrogate" else {"xytext": (6, 4)}
         axes.annotate(str(label), (cost, error), textcoords="offset points", fontsize=7, color=color, **place)

@@ -267,7 +267,8 @@ def format_table(
 
     data = ["data"] if table.data[table.data != ""].nunique() > 1 else []
     told = ["assumes"] if "assumes" in table else []
-    names = ["contender", headline, "kind", *told, *data, "seeds", "cost_us", "parameters", "training_seconds"]
+    cost = ["cost_us"] if table.cost_us.notna().any() else []
+    names = ["contender", headline, "kind", *told, *data, "seeds", *cost, "parameters", "training_seconds"]
     names += [name for name in columns if name not in names]
     fixed = {
         "contender": "contender",
