@@ -1,4 +1,4 @@
-"""The faults of the older flavor networks, each with its cure: gates, beams on the cone, digits, cells that are none."""
+"""The faults of the older flavor networks, each cured: gates, beams on the cone, digits, cells that are none."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_species_on_the_cone_freeze_nothing(factor, rare):
 
 @torch.no_grad()
 def test_one_beam_beside_rare_species_stays_physical():
-    """Nearly all neutrinos in one beam: there the physical states are a thin set, whose width is a root of a rounding."""
+    """Nearly all neutrinos in one beam: the physical states are a thin set, whose width is a root of a rounding."""
     network = wild({"name": "ymatrix", "gate": "none", "physical": True})
     cells = random_rows(500, 4, 0.0, 1.0)
     cells[..., 1:] *= 1e-5

@@ -174,7 +174,7 @@ def final_cells(f4: Tensor, directions: Tensor, weights: Tensor, scheme: str, pa
 
 
 def moved_cells(f4: Tensor, g: Tensor, share: Tensor, directions: Tensor, weights: Tensor) -> Tensor:
-    """Cells after each pair exchanged a share [B, 3, D] of g [B, 2, 3, D]; where no share moves, bit for bit the same."""
+    """Cells after each pair exchanged a share [B, 3, D] of g [B, 2, 3, D]; the same bits where no share moves."""
     flow = share.unsqueeze(1) * (g[:, :, [1, 2, 2]] - g[:, :, [0, 0, 1]])
     emu, etau, mutau = flow[:, :, 0], flow[:, :, 1], flow[:, :, 2]
     change = torch.stack([emu + etau, mutau - emu, -etau - mutau], dim=2)

@@ -135,7 +135,7 @@ def distribution(species: Tensor, directions: Tensor) -> Tensor:
 
 
 def angular_density(four_flux: Array, directions: Array) -> Array:
-    """`distribution` for arrays as well: four-fluxes [..., 4] in 1/ccm and directions [D, 3] to [..., D] in 1/ccm/sr."""
+    """`distribution`, for arrays as well: four-fluxes [..., 4] in 1/ccm on directions [D, 3], [..., D] in 1/ccm/sr."""
     species = tensor_of(four_flux)
     return same_kind(four_flux, distribution(species, tensor_of(directions).to(species)))
 

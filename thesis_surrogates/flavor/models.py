@@ -33,7 +33,7 @@ class NetworkConfig(BackboneConfig):
     gate: Literal["trivial", "analytic", "learned", "none"] = Field(
         default="trivial",
         exclude_if=unless_default("trivial"),
-        description="what lets a cell change: the crossing test, the learned head, nothing, or the factor of older runs",
+        description="what lets a cell change: crossing test, learned head, nothing, or the factor of older runs",
     )
     gate_stable: bool = Field(default=True, description="at inference a cell that is called stable is left alone")
 

@@ -81,7 +81,7 @@ def _inverse(m):
                 found[r, j] -= factor * found[c, j]
     return found
 
-
+# %% ../../nbs/04_flavor/15_stability.ipynb #5ab0c00d
 @in_lanes
 def _root(wg, n, products, omega, k, terms):
     """The root near omega, or 0 if the search ends on the real axis."""
@@ -211,7 +211,7 @@ def climb(problem: Dispersion, omega: np.ndarray, k: np.ndarray) -> None:
             break
 
 # %% ../../nbs/04_flavor/15_stability.ipynb #a316f5fb
-# Axis (0 the small side, 1 the flux, 2 across both) and wave number over K; the second list where the first finds nothing
+# Axis (0 the small side, 1 the flux, 2 across both) and wave number over K; more where the first find nothing
 STARTS = ((0, 0.3), (0, 0.15), (0, 0.5), (0, 0.8), (1, 0.3), (2, 0.0))
 MORE_STARTS = ((0, 1.2), (0, 2.0), (0, 3.5), (1, 0.7), (1, -0.3), (2, 0.3), (2, -0.3))
 
@@ -272,7 +272,7 @@ MOST_RULES = 4  # before a cell is given up as not settled
 
 @dataclass(frozen=True)
 class LinearGrowth:
-    """The fastest wave of each cell: rate [B] in 1/s, wave vector [B, 3] in 1/cm, and which pair of flavors grows [B]."""
+    """The fastest wave of each cell: rate [B] in 1/s, wave vector [B, 3] in 1/cm, and which pair of flavors it is [B]."""
 
     rate: np.ndarray
     wave_vector: np.ndarray
@@ -290,6 +290,15 @@ def _pairs_wanted(cells: torch.Tensor) -> torch.Tensor:
     return wanted
 
 
+def _fastest_pair(cells: torch.Tensor, omega: np.ndarray, k: np.ndarray, settled: np.ndarray) -> LinearGrowth:
+    """Of the waves of three pairs, omega [B, 3] and k [B, 3, 3] over the self-interaction, the fastest."""
+    pair, every = omega.imag.argmax(1), np.arange(len(cells))
+    total = RATE_PER_DENSITY * cells[:, 3].sum((1, 2)).numpy()
+    rate = total * omega.imag[every, pair] + (cells - cells).sum((1, 2, 3)).numpy()
+    sure = settled[every, pair] & (settled.all(1) | (rate > 0))
+    return LinearGrowth(rate, k[every, pair] * total[:, None] / C, pair, sure)
+
+# %% ../../nbs/04_flavor/15_stability.ipynb #5ab0c00f
 def linear_growth(f4: Array) -> LinearGrowth:
     """The fastest growing wave of cells [B, 4, 2, 3] in 1/ccm; rate 0 where nothing crosses, NaN where not finite."""
     given = tensor_of(f4).detach().double().cpu()
@@ -311,12 +320,7 @@ def linear_growth(f4: Array) -> LinearGrowth:
             rate = omega[at].imag
             agreed = (rate > 0) & (abs(rate - before[0].imag) <= AGREEMENT * rate)
             settled[at] = torch.from_numpy(agreed)
-    best, every = omega.imag.argmax(1), np.arange(len(cells))
-    total = RATE_PER_DENSITY * given[:, 3].sum((1, 2)).numpy()
-    rate = total * omega.imag[every, best] + (given - given).sum((1, 2, 3)).numpy()
-    sure = settled.numpy()
-    sure = sure[every, best] & (sure.all(1) | (rate > 0))
-    return LinearGrowth(rate, k[every, best] * total[:, None] / C, best, sure)
+    return _fastest_pair(given, omega, k, settled.numpy())
 
 
 def growth_rate_lsa(f4: Array) -> Array:

@@ -260,7 +260,7 @@ def report_useless_keys(configs: Sequence[RunConfig], suite: Sequence[RunConfig]
         for (model, what), names in lines.items()
     ] + [f"{list_runs(names)}: {model}: {remark}" for (model, remark), names in remarks.items()]
 
-
+# %% ../../nbs/06_running/00_registry.ipynb #3c1f0a5b
 def useless_keys_of(target: str | Path, configs: Sequence[RunConfig]) -> list[str]:
     """`report_useless_keys` of runs that were loaded from a target, beside all runs of its suite."""
     suite, name = split_target(target)

@@ -36,7 +36,7 @@ class BackboneConfig(ModelConfig):
 
     features: Literal["gram", "closure", "contrast"] = Field(
         default="gram",
-        description="27 invariants of the four-fluxes, or these and 42 that know the closure; contrast: on a bounded scale",
+        description="27 invariants of four-fluxes, or these and 42 that know the closure; contrast: on a bounded scale",
     )
     f_dot_u: bool = Field(default=True, description="add the six densities (or amplitudes) to the 21 products")
     width: int = Field(default=64, ge=1)

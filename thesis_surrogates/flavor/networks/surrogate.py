@@ -52,7 +52,7 @@ class Undecided(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """Change matrices [B, 6, 6], and [B]: log rate, factor of the rate, stability logit, whether the cell is physical."""
+    """Change matrices [B, 6, 6], and [B]: log rate, factor of the rate, stability logit, whether it is physical."""
 
     density: Tensor
     flux: Tensor
