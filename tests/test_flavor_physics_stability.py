@@ -27,7 +27,7 @@ def eigenvalues(g, k):
 
 def test_growth_is_the_largest_eigenvalue_and_no_scan_finds_a_faster_wave():
     rng = np.random.default_rng(1)
-    cells = torch.from_numpy(np.concatenate([patch_cells(rng, 20)[0][::20], random_cells(rng, 10)]))
+    cells = torch.from_numpy(np.concatenate([patch_cells(rng, 20)[0][::20], random_cells(rng, 20)]))
     _, difference, crossed = sampled_cells(cells, *RULE.like(cells))
     difference = difference.numpy()[crossed.numpy()]
     omega, k = fastest_modes(difference, RULE)

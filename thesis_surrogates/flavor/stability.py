@@ -59,7 +59,10 @@ def _matrices(wg, n, products, omega, k, terms):
 # %% ../../nbs/04_flavor/15_stability.ipynb #676c215c
 @in_lanes
 def _inverse(m):
-    """Inverse of a complex [4, 4] by elimination with pivots; destroys its argument."""
+    """Inverse of a complex [4, 4] by elimination with pivots; destroys its argument.
+
+    At a root the last pivot may cancel to zero: the smallest one in its place gives the null vector all the same.
+    """
     found = np.zeros((4, 4), np.complex128)
     for c in range(4):
         found[c, c] = 1
@@ -71,7 +74,7 @@ def _inverse(m):
         for j in range(4):
             m[c, j], m[pivot, j] = m[pivot, j], m[c, j]
             found[c, j], found[pivot, j] = found[pivot, j], found[c, j]
-        over = 1 / m[c, c]
+        over = 1 / (m[c, c] if abs(m[c, c]) > 1e-30 else complex(1e-30))
         for j in range(4):
             m[c, j], found[c, j] = m[c, j] * over, found[c, j] * over
         for r in range(4):
@@ -91,10 +94,10 @@ def _root(wg, n, products, omega, k, terms):
         for a in range(4):
             for b in range(4):
                 trace += inverse[a, b] * slope[a, b]
+        if not abs(trace) > 1e-9:
+            return complex(0.0)
         step = -1 / trace
         size, most = abs(step), 0.3 * abs(omega) + 0.02
-        if not size < 1e9:
-            return complex(0.0)
         found = omega + step * min(1.0, most / size)
         if found.imag <= 0:
             found = complex(found.real, 0.3 * omega.imag)
@@ -126,7 +129,7 @@ def _velocity(wg, n, products, omega, k, terms, found):
         for a in range(3):
             found[a] += weight * n[a, i]
     for a in range(3):
-        found[a] /= total
+        found[a] = found[a] / total if abs(total) > 0 else complex(0.0)
 
 
 def _roots(wg, rows, n, products, omega, k):
