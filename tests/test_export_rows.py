@@ -99,8 +99,8 @@ class HidesNaN(nn.Module):
 
 
 def test_a_file_that_answers_a_broken_row_is_not_written(tmp_path, monkeypatch):
-    def write_unguarded(originals, path, card):
-        write_torchscript({"forward": (HidesNaN().eval(), originals["forward"][1])}, path, card)
+    def write_unguarded(deployable, originals, path):
+        write_torchscript(deployable, {"forward": (HidesNaN().eval(), originals["forward"][1])}, path)
 
     monkeypatch.setattr("thesis_surrogates.core.export.torch_programs.write_torchscript", write_unguarded)
     hiding = Deployable(module=HidesNaN(), inputs={"x": torch.rand(8, 2)}, outputs=("y",))
@@ -160,7 +160,7 @@ def written(tmp_path_factory):
 @pytest.mark.parametrize("name", DEPLOYABLES)
 def test_every_model_answers_hard_rows_in_torch_onnx_and_torchscript(written, tmp_path, name):
     deployable, (module, examples, path) = DEPLOYABLES[name], written(name)
-    write_torchscript({"forward": (module, examples)}, tmp_path / "m.ts", {})
+    write_torchscript(deployable, {"forward": (module, examples)}, tmp_path / "m.ts")
     rows, broken = hard_rows(examples)
     typical = flat(call(deployable.module, [tensor[:1] for tensor in examples]))[0]
     for run in (module, load_onnx(path), load_torchscript(tmp_path / "m.ts")):

@@ -50,8 +50,9 @@ def _log_ratio_at(amplitude: Tensor, vector: Tensor, n: Tensor) -> tuple[Tensor,
         first, second = vector[:, a].unsqueeze(2), vector[:, b].unsqueeze(2)
         log_1 = amplitude[:, a].unsqueeze(2) + (first * n).sum(-1)
         log_2 = amplitude[:, b].unsqueeze(2) + (second * n).sum(-1)
-        values.append(torch.logaddexp(log_1, log_2))
-        slopes.append(second + torch.sigmoid(log_1 - log_2).unsqueeze(-1) * (first - second))
+        gap = log_1 - log_2
+        values.append(torch.maximum(log_1, log_2) + torch.log1p(torch.exp(-gap.abs())))  # logaddexp overflows in ONNX
+        slopes.append(second + torch.sigmoid(gap).unsqueeze(-1) * (first - second))
     return values[0] - values[1], slopes[0] - slopes[1]
 
 
@@ -70,12 +71,14 @@ def _climb(amplitude: Tensor, vector: Tensor, n: Tensor, steps: int = 8) -> Tens
     value, slope = _log_ratio_at(amplitude, vector, n)
     for _ in range(steps):
         direct = sign.unsqueeze(-1) * slope
-        for push in [direct, direct + bend * n]:
-            trial = _unit(push, n)
-            new, new_slope = _log_ratio_at(amplitude, vector, trial)
+        trials = _unit(torch.cat([direct, direct + bend * n], dim=2), torch.cat([n, n], dim=2))
+        values, slopes = _log_ratio_at(amplitude, vector, trials)
+        for half in [0, 2]:
+            new = values[:, :, half : half + 2]
             better = (sign * new > sign * value).unsqueeze(-1)
             value = torch.where(better.squeeze(-1), new, value)
-            n, slope = torch.where(better, trial, n), torch.where(better, new_slope, slope)
+            n = torch.where(better, trials[:, :, half : half + 2], n)
+            slope = torch.where(better, slopes[:, :, half : half + 2], slope)
     return value
 
 # %% ../../nbs/04_flavor/01_crossing.ipynb #8e10aa89
@@ -87,7 +90,7 @@ def _search(amplitude: Tensor, vector: Tensor, directions: Tensor, slack: Tensor
     flying = _unit(vector, directions[:1].expand_as(vector))
     tried = torch.cat([directions.expand(vector.shape[0], -1, -1), flying, -flying], dim=1)
     logs = amplitude.unsqueeze(-1) + torch.matmul(vector, tried.transpose(1, 2))
-    g = torch.exp(logs - logs.amax(1, keepdim=True)) + 1e-37
+    g = torch.exp(logs - logs.amax(1, keepdim=True)).clamp(min=1e-37)
     ratio = (g[:, [0, 0, 1]] + g[:, [4, 5, 5]]) / (g[:, [3, 3, 4]] + g[:, [1, 2, 2]])
     found = (ratio.amax(-1) > 1 + slack) & (ratio.amin(-1) < 1 - slack)
     rows = (~(found.all(1) if all_pairs else found.any(1))).nonzero().flatten()

@@ -53,6 +53,8 @@ class Deployable(EntryPoint):
     # ill-conditioned (an angle of a vector that may vanish)
     tolerance: float = 1e-5
     entry_points: Mapping[str, EntryPoint] = field(default_factory=dict)  # what else it answers, by name
+    # a module that TorchScript takes as it is, and its method for each entry point; operations are recorded when None
+    scripted: tuple[nn.Module, Mapping[str, str]] | None = None
     # where it comes from, e.g. system, run, config_hash, commit, licence
     origin: Mapping[str, str] = field(default_factory=dict)
 
@@ -92,7 +94,10 @@ def vocabulary(entry: EntryPoint) -> list[tuple[Tensor, Tensor] | None]:
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #fcb60a43
 def check_examples(entry: EntryPoint) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A copy of the module on the CPU for evaluation, guarded, and its examples; ExportError when they do not fit."""
+    """A copy of the module on the CPU for evaluation, guarded if it is to be, and its examples.
+
+    Raises ExportError when they do not fit.
+    """
     examples = tuple(tensor.detach().cpu() for tensor in entry.inputs.values())
     rows = {len(tensor) if tensor.dim() else 0 for tensor in examples}
     if len(rows) != 1 or min(rows) < 2:
@@ -101,7 +106,7 @@ def check_examples(entry: EntryPoint) -> tuple[nn.Module, tuple[Tensor, ...]]:
     given = len(as_tuple(call(module, examples)))
     if given != len(entry.outputs):
         raise ExportError(f"the module returns {given} outputs, but {len(entry.outputs)} are named: {entry.outputs}")
-    return RowGuard(module, examples, vocabulary(entry)).eval(), examples
+    return RowGuard(module, examples, vocabulary(entry)).eval() if entry.guarded else module, examples
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #d08c209b
 def ranges_of(entry: EntryPoint, name: str) -> tuple[Tensor, Tensor] | None:

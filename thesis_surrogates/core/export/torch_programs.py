@@ -5,6 +5,7 @@
 # %% ../../../nbs/01_core/export/09_torch_programs.ipynb #978b4817
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -23,7 +24,7 @@ from .onnx import Originals, Parity, checked_export, open_batch
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['CARD', 'record', 'add_device_nodes', 'as_script', 'Parts', 'write_torchscript', 'load_torchscript',
+__all__ = ['CARD', 'record', 'add_device_nodes', 'as_script', 'Parts', 'as_one_script', 'write_torchscript', 'load_torchscript',
            'export_torchscript', 'compile_program', 'write_pt2', 'load_pt2', 'export_pt2']
 
 # %% ../../../nbs/01_core/export/09_torch_programs.ipynb #15ec786a
@@ -77,7 +78,7 @@ CARD = "surrogate.json"  # extra file with what `describe` says
 
 
 class Parts(nn.Module):
-    """The scripts of all entry points, each under its name with an underscore."""
+    """Scripts as parts of one, each under its name with an underscore."""
 
     def __init__(self, scripts: Mapping[str, torch.jit.ScriptModule]):
         super().__init__()
@@ -85,15 +86,26 @@ class Parts(nn.Module):
             self.add_module(f"{name}_", script)
 
 
-def write_torchscript(originals: Originals, path: Path, card: Mapping[str, Any]) -> None:
-    """Write a script with a method for each entry point."""
-    scripts = {name: as_script(record(module, examples)) for name, (module, examples) in originals.items()}
-    whole: Any = torch.jit.script(Parts(scripts))
+def as_one_script(deployable: Deployable, originals: Originals) -> torch.jit.ScriptModule:
+    """A script with a method for each entry point, around the model as it is or around recorded operations."""
+    if deployable.scripted is None:
+        parts = {name: as_script(record(module, examples)) for name, (module, examples) in originals.items()}
+        methods = {name: f"{name}_" for name in originals}
+    else:
+        model, own = deployable.scripted
+        parts = {"model": torch.jit.script(copy.deepcopy(model).cpu().eval())}
+        methods = {name: f"model_.{own[name]}" for name in originals}
+    whole: Any = torch.jit.script(Parts(parts))
     for name, (_, examples) in originals.items():
         words = [f"x{place}" for place in range(len(examples))]
         taken = ", ".join(f"{word}: Tensor" for word in words)
-        whole.define(f"def {name}(self, {taken}):\n    return self.{name}_({', '.join(words)})\n")
-    torch.jit.save(whole, str(path), _extra_files={CARD: to_json(card)})
+        whole.define(f"def {name}(self, {taken}):\n    return self.{methods[name]}({', '.join(words)})\n")
+    return whole
+
+
+def write_torchscript(deployable: Deployable, originals: Originals, path: Path) -> None:
+    """Write the script, with the description of the deployable in it."""
+    torch.jit.save(as_one_script(deployable, originals), str(path), _extra_files={CARD: to_json(describe(deployable))})
 
 
 def load_torchscript(path: Path) -> Callable[..., Any]:
@@ -110,7 +122,7 @@ def export_torchscript(
     """
 
     def write(originals: Originals, target: Path) -> None:
-        write_torchscript(originals, target, describe(deployable))
+        write_torchscript(deployable, originals, target)
 
     def load(target: Path) -> dict[str, Callable[..., Any]]:
         script = load_torchscript(target)

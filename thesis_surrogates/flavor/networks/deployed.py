@@ -118,9 +118,8 @@ def deploy(model: FlavorSurrogate) -> Deployable:
         # sharp beams amplify the rounding of a cell in what these two see: a rate by 6e-4
         tolerance=1e-3 if isinstance(model.gate, TrivialGate) or sees_closure else 1e-5,
         entry_points={
-            name: EntryPoint(
-                module=module, inputs=inputs, outputs=outputs, columns=columns, guarded="f4_initial" not in inputs
-            )
+            name: EntryPoint(module=module, inputs=inputs, outputs=outputs, columns=columns, guarded=False)
             for name, (module, inputs, outputs) in points.items()
         },
+        scripted=(model, {"forward": "predict_all", **{name: name for name in points}}),
     )

@@ -35,7 +35,7 @@ def closure_pairs(species: Tensor, largest: float = 0.98) -> tuple[Tensor, Tenso
     """
     density = species[..., 3].clamp(min=1e-6)
     vector = species[..., :3] / density[..., None]
-    flux_factor = ((vector**2).sum(-1) + 1e-30).sqrt()
+    flux_factor = (vector**2).sum(-1).clamp(min=1e-30).sqrt()
     vector = vector / flux_factor.clamp(min=1.0)[..., None]
     products = torch.matmul(vector, vector.transpose(-1, -2))
     z_per_f, amplitude = log_amplitudes(flux_factor, density, largest)

@@ -81,7 +81,7 @@ def crosses_in_graph(cells: Tensor, directions: Tensor) -> Tensor:
     flying = _unit(vector, directions[:1].expand_as(vector))
     tried = torch.cat([directions.expand(vector.shape[0], -1, -1), flying, -flying], dim=1)
     logs = amplitude.unsqueeze(-1) + torch.matmul(vector, tried.transpose(1, 2))
-    g = torch.exp(logs - logs.amax(1, keepdim=True)) + 1e-37
+    g = torch.exp(logs - logs.amax(1, keepdim=True)).clamp(min=1e-37)
     ratio = torch.log((g[:, [0, 0, 1]] + g[:, [4, 5, 5]]) / (g[:, [3, 3, 4]] + g[:, [1, 2, 2]]))
     top, bottom = ratio.amax(-1), ratio.amin(-1)
     chosen = torch.stack([ratio == top.unsqueeze(-1), ratio == bottom.unsqueeze(-1)], dim=2).to(ratio.dtype)
@@ -90,7 +90,8 @@ def crosses_in_graph(cells: Tensor, directions: Tensor) -> Tensor:
     slack = ((4e-15 if cells.dtype == torch.float64 else 2e-6) * (4 + z.amax(1))).unsqueeze(1)
     up, down = torch.maximum(top, extreme[..., 0]), torch.minimum(bottom, extreme[..., 1])
     searched = ((up > slack) & (down < -slack)).any(1)
-    return torch.where(heavies_cancel(cells), discriminant(species[:, 0], species[:, 3]) > 0, searched)
+    two = heavies_cancel(cells)
+    return (two & (discriminant(species[:, 0], species[:, 3]) > 0)) | (~two & searched)
 
 # %% ../../../nbs/04_flavor/networks/03_gates.ipynb #05651db7
 class AnalyticGate(nn.Module):
