@@ -1,4 +1,4 @@
-"""Networks that say how neutrinos survive, or what a scheme misses: laws, turns, physical states, and that they learn."""
+"""Networks that say how neutrinos survive, or what a scheme misses: laws, turns, physical states, and learning."""
 
 from __future__ import annotations
 

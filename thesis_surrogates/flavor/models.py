@@ -18,19 +18,15 @@ from .data import FlavorData
 from .losses import make_loss_terms
 from .mixing import StochasticMixing, YMatrixMixing
 from .networks.backbone import BACKBONES, BackboneConfig
-from .networks.corrections import GUIDES, CorrectedStochastic, CorrectedYMatrix, silence
+from .networks.corrections import GUIDES, CorrectedStochastic, CorrectedYMatrix, Mixing, silence
 from .networks.gates import GATES
 from .networks.surrogate import FlavorSurrogate
 from .networks.survival import SurvivalMixing
 
 # %% auto #0
-__all__ = ['Mixing', 'MODELS', 'NetworkConfig', 'CorrectionConfig', 'YMatrixConfig', 'StochasticConfig', 'SurvivalConfig',
-           'build']
+__all__ = ['MODELS', 'NetworkConfig', 'CorrectionConfig', 'YMatrixConfig', 'StochasticConfig', 'SurvivalConfig', 'build']
 
 # %% ../../nbs/04_flavor/07_models.ipynb #4ab26920
-Mixing = YMatrixMixing | StochasticMixing | SurvivalMixing | CorrectedYMatrix | CorrectedStochastic
-
-
 class NetworkConfig(BackboneConfig):
     """What both kinds of networks share: features, trunk and heads, gate, and the loss."""
 
@@ -39,13 +35,13 @@ class NetworkConfig(BackboneConfig):
     gate: Literal["trivial", "analytic", "learned", "none"] = Field(
         default="trivial",
         exclude_if=unless_default("trivial"),
-        description="what lets a cell change: the crossing test, the learned head, nothing, or the factor of older runs",
+        description="what lets a cell change: the crossing test, the learned head, nothing, or that of older runs",
     )
     gate_stable: bool = Field(default=True, description="at inference a cell that is called stable is left alone")
     rate_guide: Literal["none", "estimate"] = Field(
         default="none",
         exclude_if=unless_default("none"),
-        description="what the growth rate starts from: nothing, or the estimate sqrt(I+ I-), of which a factor is learned",
+        description="what the growth rate starts from: nothing, or the estimate sqrt(I+ I-)",
     )
 
     @property

@@ -8,12 +8,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..mixing import StochasticMixing, conserve, physical_densities, physical_fluxes
+from thesis_surrogates.flavor.mixing import (
+    StochasticMixing,
+    YMatrixMixing,
+    conserve,
+    physical_densities,
+    physical_fluxes,
+)
 from .exchange import Stack
-from .survival import Exchange, Shape
+from .survival import Exchange, Shape, SurvivalMixing
 
 # %% auto #0
-__all__ = ['SOFTNESS', 'GUIDES', 'SchemeChange', 'CorrectedYMatrix', 'CorrectedStochastic', 'NoGuide', 'EstimateGuide', 'silence']
+__all__ = ['SOFTNESS', 'Mixing', 'GUIDES', 'SchemeChange', 'CorrectedYMatrix', 'CorrectedStochastic', 'NoGuide', 'EstimateGuide',
+           'silence']
 
 # %% ../../../nbs/04_flavor/networks/08_corrections.ipynb #eb73d905
 SOFTNESS = {"box3d": 0.0, "power_half": 1.0}  # of the large side, see `survival.shape_of`
@@ -32,7 +39,7 @@ class SchemeChange(nn.Module):
 
 # %% ../../../nbs/04_flavor/networks/08_corrections.ipynb #77ba9906
 class CorrectedYMatrix(nn.Module):
-    """Raw matrices [B, 2, 6, 6] to change matrices of densities and fluxes [B, 6, 6]: those of a scheme where raw is 0."""
+    """Raw matrices [B, 2, 6, 6] to change matrices [B, 6, 6] of densities and fluxes: the scheme's where raw is 0."""
 
     heads, title = ("density", "flux"), "corrected scheme"
     matrices = len(heads)
@@ -70,6 +77,9 @@ class CorrectedStochastic(nn.Module):
         return density + way * (towards - density), flux + way * (same - flux)
 
 # %% ../../../nbs/04_flavor/networks/08_corrections.ipynb #3734fc94
+Mixing = YMatrixMixing | StochasticMixing | SurvivalMixing | CorrectedYMatrix | CorrectedStochastic
+
+
 class NoGuide(nn.Module):
     """Nothing is known of the growth rate."""
 
@@ -78,7 +88,7 @@ class NoGuide(nn.Module):
 
 
 class EstimateGuide(nn.Module):
-    """ln sqrt(I+ I-) over ntot of the pair that grows fastest, [B], of species [B, 6, 4]: what a growth rate starts from."""
+    """ln sqrt(I+ I-) over ntot of the pair that grows fastest, [B], of species [B, 6, 4]."""
 
     def __init__(self) -> None:
         super().__init__()

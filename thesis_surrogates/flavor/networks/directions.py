@@ -38,7 +38,7 @@ def across(vectors: Tensor, axis: Tensor) -> Tensor:
 
 
 def axes_of(first: Tensor, tried: Tensor) -> Tensor:
-    """Three axes [B, 3, 3], one a row: the first, and across it the longest of vectors [B, n, 3], if any has a length."""
+    """Three axes [B, 3, 3], one a row: the first, and the longest across it of vectors [B, n, 3]."""
     any_axis = 1e-15 * torch.eye(3, dtype=first.dtype, device=first.device).expand(first.shape[0], 3, 3)
     second = longest(across(torch.cat([any_axis, tried], 1), first))
     return torch.stack([first, second, torch.linalg.cross(first, second)], 1)
@@ -70,7 +70,7 @@ def edge_of_crossing(density: Tensor, vector: Tensor, z: Tensor) -> Tensor:
 
 
 class Rings(nn.Module):
-    """Directions [B, K, 3] around a first axis and their weights [B, K] in sr, with as many rings on each side of an edge."""
+    """Directions [B, K, 3] around a first axis and weights [B, K] in sr, with as many rings on each side of an edge."""
 
     def __init__(self, cosines: int, azimuths: int):
         super().__init__()
@@ -102,7 +102,7 @@ def one_beam(v: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     push = gap + part.unsqueeze(-1) * seen
     return part, push / (push**2).sum(-1, keepdim=True).clamp(min=1e-36).sqrt()
 
-# %% ../../../nbs/04_flavor/networks/06_directions.ipynb #651c2bb5
+# %% ../../../nbs/04_flavor/networks/06_directions.ipynb #3b7d90e1
 BLUNT = 16.0  # largest sharpness that is left to the rule, a flux factor of 0.9375
 KEEN = 200.0  # largest sharpness at the beams, a flux factor of 0.995: of more, single precision knows too few digits
 
@@ -117,7 +117,7 @@ class Sampled(NamedTuple):
     share: Tensor
     g: Tensor
 
-
+# %% ../../../nbs/04_flavor/networks/06_directions.ipynb #651c2bb5
 class OwnDirections(nn.Module):
     """Species [B, 6, 4] in units of ntot to `Sampled`; the last six directions are the beams."""
 

@@ -15,8 +15,8 @@ from ..asymptotics import _inverse_square_flow
 from .directions import OwnDirections, Sampled, axes_of, longest
 
 # %% auto #0
-__all__ = ['Shape', 'shape_of', 'Sides', 'two_sides', 'root', 'exchanged_parts', 'solve_three', 'smallest_matrix', 'Exchange',
-           'SurvivalMixing']
+__all__ = ['Shape', 'shape_of', 'Sides', 'two_sides', 'root', 'exchanged_parts', 'solve_three', 'smallest_matrix',
+           'density_matrix', 'Exchange', 'SurvivalMixing']
 
 # %% ../../../nbs/04_flavor/networks/07_survival.ipynb #a6689f25
 class Shape(NamedTuple):
@@ -48,7 +48,7 @@ def shape_of(raw: Tensor, alike: bool) -> Shape:
 
 # %% ../../../nbs/04_flavor/networks/07_survival.ipynb #f23a7f4b
 class Sides(NamedTuple):
-    """How far directions belong to the side with the smaller integral [B, P, K], flow out of it, both integrals [B, P]."""
+    """How far directions are on the side with the smaller integral [B, P, K], flow out of it, both integrals [B, P]."""
 
     inside: Tensor
     out: Tensor
@@ -57,7 +57,7 @@ class Sides(NamedTuple):
 
 
 def two_sides(g: Tensor, flow: Tensor, blur: float = 1e-2) -> Sides:
-    """The sides of the crossing; where G is nearly zero a direction belongs to both, so that a rounding decides nothing."""
+    """The sides of the crossing; where G is nearly zero a direction is on both, so that a rounding decides nothing."""
     plus = torch.where(g > 0, flow, torch.zeros_like(flow)).sum(-1).clamp(min=0.0)
     minus = torch.where(g < 0, -flow, torch.zeros_like(flow)).sum(-1).clamp(min=0.0)
     rises = (plus <= minus).unsqueeze(-1)
@@ -133,6 +133,15 @@ def smallest_matrix(change: Tensor, flux: Tensor, rounds: int = 4) -> Tensor:
         found = found + torch.matmul(solve_three(s, least, missing), back)
     return found
 
+# %% ../../../nbs/04_flavor/networks/07_survival.ipynb #a4c2e816
+def density_matrix(parts: Tensor, pairs: Tensor) -> Tensor:
+    """The change of densities [B, 6, 6] when pairs [P, 3] exchange parts [B, P, 6] of the six species."""
+    seen = parts.reshape(-1, pairs.shape[0], 2, 3).transpose(1, 2)
+    block = -torch.matmul(pairs.t(), pairs * seen)
+    first, second = block[:, 0], block[:, 1]
+    none = torch.zeros_like(first)
+    return torch.cat([torch.cat([first, none], 2), torch.cat([none, second], 2)], 1)
+
 # %% ../../../nbs/04_flavor/networks/07_survival.ipynb #b9d8ccff
 class Exchange(nn.Module):
     """Species [B, 6, 4] in units of ntot and `Shape` to the change matrices of densities and fluxes, [B, 6, 6] each.
@@ -161,13 +170,8 @@ class Exchange(nn.Module):
     def forward(self, species: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
         sampled = self.directions(species)
         flow = sampled.share * species[..., 3:]
-        parts, _ = self.exchanged(sampled, flow, shape)
-        pairs = self.pairs.to(flow.dtype)
-        seen = torch.matmul(parts, sampled.share.transpose(1, 2)).reshape(-1, pairs.shape[0], 2, 3).transpose(1, 2)
-        block = -torch.matmul(pairs.t(), pairs * seen)
-        first, second = block[:, 0], block[:, 1]
-        none = torch.zeros_like(first)
-        density = torch.cat([torch.cat([first, none], 2), torch.cat([none, second], 2)], 1)
+        parts, pairs = self.exchanged(sampled, flow, shape)[0], self.pairs.to(flow.dtype)
+        density = density_matrix(torch.matmul(parts, sampled.share.transpose(1, 2)), pairs)
         carried = torch.matmul(parts.unsqueeze(1) * self.difference(flow), sampled.n.unsqueeze(1))
         change = -torch.matmul(pairs.t(), carried).flatten(1, 2)
         return density, smallest_matrix(change, species[..., :3])
