@@ -18,11 +18,13 @@ from .data import FlavorData
 from .losses import make_loss_terms
 from .mixing import StochasticMixing, YMatrixMixing
 from .networks.backbone import BACKBONES, BackboneConfig
+from .networks.corrections import GUIDES, CorrectedStochastic, CorrectedYMatrix, Mixing, silence
 from .networks.gates import GATES
 from .networks.surrogate import FlavorSurrogate
+from .networks.survival import SurvivalMixing
 
 # %% auto #0
-__all__ = ['MODELS', 'NetworkConfig', 'YMatrixConfig', 'StochasticConfig', 'build']
+__all__ = ['MODELS', 'NetworkConfig', 'CorrectionConfig', 'YMatrixConfig', 'StochasticConfig', 'SurvivalConfig', 'build']
 
 # %% ../../nbs/04_flavor/07_models.ipynb #4ab26920
 class NetworkConfig(BackboneConfig):
@@ -36,15 +38,27 @@ class NetworkConfig(BackboneConfig):
         description="what lets a cell change: crossing test, learned head, nothing, or the factor of older runs",
     )
     gate_stable: bool = Field(default=True, description="at inference a cell that is called stable is left alone")
+    rate_guide: Literal["none", "estimate"] = Field(
+        default="none",
+        exclude_if=unless_default("none"),
+        description="what the growth rate starts from: nothing, or the estimate sqrt(I+ I-)",
+    )
+
+    @property
+    def starts_silent(self) -> bool:
+        """Whether an untrained network must say nothing, since its mixing knows a good answer."""
+        return False
 
     @abstractmethod
-    def mixing(self) -> YMatrixMixing | StochasticMixing:
+    def mixing(self) -> Mixing:
         """How the network mixes flavors."""
 
     def build(self, data: FlavorData) -> FlavorSurrogate:
         mixing, gate = self.mixing(), GATES[self.gate]()
         backbone = BACKBONES[self.exchange](self, mixing.heads, bool(gate.asks_head))
-        return FlavorSurrogate(backbone, mixing, self.gate_stable, gate)
+        for head in backbone.matrix_heads if self.starts_silent else ():
+            silence(head)
+        return FlavorSurrogate(backbone, mixing, self.gate_stable, gate, GUIDES[self.rate_guide]())
 
     def remarks(self) -> list[str]:
         if self.gate != "trivial":
@@ -52,27 +66,68 @@ class NetworkConfig(BackboneConfig):
         return ["no gate is named: it is that of older runs, which holds back nearly isotropic cells; name analytic"]
 
 # %% ../../nbs/04_flavor/07_models.ipynb #60e31513
-class YMatrixConfig(NetworkConfig):
+class CorrectionConfig(NetworkConfig):
+    """Networks that may start from an analytic scheme."""
+
+    residual_on: Literal["none", "box3d", "power_half"] = Field(
+        default="none",
+        exclude_if=unless_default("none"),
+        description="the scheme whose answer is corrected; untrained, the network gives that answer",
+    )
+
+    @property
+    def starts_silent(self) -> bool:
+        return self.residual_on != "none"
+
+
+class YMatrixConfig(CorrectionConfig):
     """Free mixing matrices for densities and fluxes."""
 
     name: Literal["ymatrix"] = "ymatrix"
     lepton_number: Literal["direct", "ymatrix", "off"] = Field(default="ymatrix", description="where it is repaired")
     physical: bool = Field(default=False, description="mend the change where densities or fluxes are unphysical")
 
-    def mixing(self) -> YMatrixMixing:
-        return YMatrixMixing(self.lepton_number != "off", self.average_heavies, self.physical)
+    def mixing(self) -> Mixing:
+        options = self.lepton_number != "off", self.average_heavies, self.physical
+        return YMatrixMixing(*options) if self.residual_on == "none" else CorrectedYMatrix(self.residual_on, *options)
 
 
-class StochasticConfig(NetworkConfig):
+class StochasticConfig(CorrectionConfig):
     """One non-negative matrix with unit column sums."""
 
     name: Literal["stochastic"] = "stochastic"
 
-    def mixing(self) -> StochasticMixing:
-        return StochasticMixing(self.average_heavies)
+    def mixing(self) -> Mixing:
+        if self.residual_on == "none":
+            return StochasticMixing(self.average_heavies)
+        return CorrectedStochastic(self.residual_on, self.average_heavies)
+
+# %% ../../nbs/04_flavor/07_models.ipynb #5e7a91c2
+class SurvivalConfig(NetworkConfig):
+    """The numbers of a shape of the survival probability of each direction; untrained it is nearly Box3D."""
+
+    name: Literal["survival"] = "survival"
+    features: Literal["gram", "closure", "contrast"] = Field(default="contrast", description="as for other models")
+    exchange: Literal["average", "layers"] = Field(default="layers", description="as for other models")
+    gate: Literal["trivial", "analytic", "learned", "none"] = Field(
+        default="analytic", description="what lets a cell change"
+    )
+    cosines: int = Field(default=6, ge=2, description="rings of directions on either side of the crossing")
+    azimuths: int = Field(default=8, ge=4, multiple_of=2, description="directions on a ring")
+
+    @property
+    def starts_silent(self) -> bool:
+        return True
+
+    def mixing(self) -> Mixing:
+        return SurvivalMixing(self.average_heavies, self.cosines, self.azimuths)
 
 
-MODELS: dict[str, type[NetworkConfig]] = {"ymatrix": YMatrixConfig, "stochastic": StochasticConfig}
+MODELS: dict[str, type[NetworkConfig]] = {
+    "ymatrix": YMatrixConfig,
+    "stochastic": StochasticConfig,
+    "survival": SurvivalConfig,
+}
 
 # %% ../../nbs/04_flavor/07_models.ipynb #4cd5f048
 def build(config: NetworkConfig | Mapping[str, Any], seed: int = 0) -> FlavorSurrogate:

@@ -32,6 +32,7 @@ def fit_scalers(model: FlavorSurrogate, data: Data) -> None:
     with torch.no_grad():
         model.backbone.normalizer.fit(*moments(model.backbone.features(normalised_species(train["f4_initial"])[0])))
         rates = log_rate(moving["growthrate"], moving["f4_initial"][:, 3].sum((1, 2)))
+        rates = rates - model.guide(normalised_species(moving["f4_initial"])[0])
         mean, std = moments(rates[:, None])
         model.rate_mean.copy_(mean[0])
         model.rate_std.copy_(std[0])

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ...core.errors import DataError
 from ..asymptotics import RATE_PER_DENSITY
-from ..mixing import StochasticMixing, YMatrixMixing, normalised_species, step_of
+from ..mixing import normalised_species, step_of
 from .backbone import Backbone, EquivariantBackbone
+from .corrections import NoGuide
 from .gates import TrivialGate, is_physical
 
 # %% auto #0
@@ -108,13 +109,15 @@ class FlavorNet(nn.Module):
     def __init__(
         self,
         backbone: Backbone | EquivariantBackbone,
-        mixing: YMatrixMixing | StochasticMixing,
+        mixing: Any,  # raw matrices and species to the change matrices; its `heads` name what it reads
         gate_stable: bool = True,
         gate: nn.Module | None = None,  # an entry of `GATES`
+        guide: nn.Module | None = None,  # an entry of `GUIDES`
     ):
         super().__init__()
         self.backbone, self.mixing = backbone, mixing
         self.gate = TrivialGate() if gate is None else gate
+        self.guide = NoGuide() if guide is None else guide
         self.gate_stable = gate_stable and bool(self.gate.decides)
         self.matrices = list(mixing.heads)
         self.rate_per_density = float(RATE_PER_DENSITY)
@@ -141,7 +144,7 @@ class FlavorNet(nn.Module):
         cells = exact.transpose(1, 2).reshape(-1, 4, 2, 3)
         opening = self.gate(cells, species, found["stability"])
         width = opening.change[:, None, None]
-        log_rate = found["growthrate"] * self.rate_std + self.rate_mean
+        log_rate = found["growthrate"] * self.rate_std + self.rate_mean + self.guide(species)
         return Proposal(width * density, width * flux, log_rate, opening.rate, opening.logit, physical)
 
     def forward(self, f4: Tensor) -> Undecided:
