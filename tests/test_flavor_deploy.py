@@ -25,7 +25,7 @@ def network():
 
 def broken_cells():
     cells = np.concatenate([nsm1()] * 5).astype(np.float32)
-    cells[1, 3, 0, 0], cells[2, 1, 1, 1], cells[3, 3, 1, 1], cells[4, 0, 0, 0] = 0, np.nan, -1e30, 1e33
+    cells[1, 3, 0, 0], cells[2, 1, 1, 1], cells[3, 3, 1, 1], cells[4, 0, 0, 0] = 0, np.nan, -1e30, 2e33
     return torch.from_numpy(cells)
 
 
