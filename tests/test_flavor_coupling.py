@@ -19,6 +19,7 @@ from thesis_surrogates.core.config import ConfigError
 from thesis_surrogates.core.export.cpp_compiler import find_compiler
 from thesis_surrogates.core.export.cpp_weights import export_weights
 from thesis_surrogates.core.export.deployable import ExportError, all_entry_points, as_tuple, call
+from thesis_surrogates.core.export.example_file import write_golden
 from thesis_surrogates.core.export.torch_programs import export_torchscript
 from thesis_surrogates.flavor.models import build
 from thesis_surrogates.flavor.networks.deployed import deploy, nsm1
@@ -185,6 +186,34 @@ def test_a_file_says_what_it_holds(exported):
     kinds = {"float": "<f4", "double": "<f8"}
     for array in text["arrays"]:
         assert np.isfinite(np.frombuffer(content, kinds[array["type"]], array["count"], first + array["place"])).all()
+
+
+@needs_compiler
+def test_the_program_in_cpp_reproduces_the_golden_rows(network, exported, tmp_path):
+    write_golden(deploy(network), tmp_path / "golden")
+    reader = f'-DMODEL_READER="{exported / "model.hpp"}"'
+    options = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{CPP / 'include'}", reader]
+    source = [str(CPP / "src" / "flavor.cpp"), "-DMODEL_NAMESPACE=model", "-o", "flavor"]
+    subprocess.run([find_compiler(), *options, *source], cwd=tmp_path, check=True)
+    command = ["./flavor", "--model", str(exported / "model.bin")]
+    done = subprocess.run([*command, "--golden", "golden"], cwd=tmp_path, capture_output=True, text=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and len(lines) == 2 * 8 and all(line["passed"] for line in lines), done.stdout
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert shown.returncode == 0 and "9.9546e+32" in shown.stdout and "growth rate" in shown.stdout
+    wrong = subprocess.run([*command[:2], "golden/forward.csv"], cwd=tmp_path, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "is no file of weights" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake found")
+def test_cmake_builds_it_when_it_is_asked_for(exported, tmp_path):
+    switches = ["-DBASELINE=OFF", "-DMODEL_HEADER=", f"-DFLAVOR_READER={exported / 'model.hpp'}"]
+    slow = ["-DCMAKE_CXX_FLAGS_RELEASE=-O0"]
+    subprocess.run(["cmake", "-S", str(CPP), "-B", str(tmp_path), *switches, *slow], check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", str(tmp_path)], check=True, capture_output=True)
+    shown = subprocess.run([str(tmp_path / "flavor"), "--model", str(exported / "model.bin")], capture_output=True)
+    assert b"9.9546e+32" in shown.stdout
 
 
 @needs_compiler

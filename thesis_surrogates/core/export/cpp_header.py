@@ -238,7 +238,7 @@ def read_graph_file(
         start += cells.at.size
     return program, dict(zip(outputs, results, strict=True))
 
-
+# %% ../../../nbs/01_core/export/05_cpp_header.ipynb #6d983752
 def read_graph(
     module: nn.Module,
     examples: tuple[Tensor, ...],
@@ -251,7 +251,7 @@ def read_graph(
         write_onnx(module, examples, Path(folder) / "graph.onnx", inputs, outputs, 18)
         return read_graph_file(Path(folder) / "graph.onnx", examples, outputs, name_of(module), program)
 
-# %% ../../../nbs/01_core/export/05_cpp_header.ipynb #6d983752
+
 def read_entry(
     entry: EntryPoint, original: tuple[nn.Module, tuple[Tensor, ...]], program: Program | None, folder: Path
 ) -> tuple[Program, dict[str, Addresses]]:

@@ -215,7 +215,7 @@ extern "C" {{
 #endif
 """
 
-
+# %% ../../../nbs/01_core/export/12_cpp_weights.ipynb #abe2386e
 def source_of_door(functions: Sequence[Function], space: str) -> str:
     """The C++ file behind the C header."""
     opened, closed = opening(space)
