@@ -384,10 +384,8 @@ def export_surrogate(
         raise ConfigError(f"--limit-bytes counts the constants of a header; with --format {form} it has no meaning")
     check_device(device, form)
     target = Path(path) if path else Path(run_dir) / "export" / name
-    options = {"limit_bytes": limit_bytes} if form == "header" else {}
-    report = write(load_surrogate(run_dir).deployable, target, **options)
+    report = write(load_surrogate(run_dir).deployable, target, **({"limit_bytes": limit_bytes} if limit_bytes else {}))
     compiled = form in ("header", "weights")
     note = f", {report.constant_bytes:,} B of constants" if compiled else ""
-    unchecked = compiled and not report.compiled
-    checked = "not compiled: no C++ compiler here, install g++ or set CXX" if unchecked else "checked against PyTorch"
-    return f"{form}: {target} ({checked}{note})"
+    sound = "checked against PyTorch" if not compiled or report.compiled else "not compiled: install g++ or set CXX"
+    return f"{form}: {target} ({sound}{note})"

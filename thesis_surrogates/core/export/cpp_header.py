@@ -255,7 +255,7 @@ def read_graph(
 def read_entry(
     entry: EntryPoint, original: tuple[nn.Module, tuple[Tensor, ...]], program: Program | None, folder: Path
 ) -> tuple[Program, dict[str, Addresses]]:
-    """Translate an entry point; the graph of a shared module is written to the folder once, and parts of it are read."""
+    """Translate an entry point; the graph of a shared module is written to the folder once, and a part is read."""
     module, examples = original
     if entry.shared is None:
         return read_graph(module, examples, list(entry.inputs), entry.outputs, program)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .cpp_compiler import compile_source, compiler_version, find_compiler
+from .cpp_doors import door_texts
 from thesis_surrogates.core.export.cpp_header import (
     FUNCTIONS,
     PREAMBLE,
@@ -37,8 +38,7 @@ from ..files import replace_text
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['MAGIC', 'BEGIN', 'ALIGNED', 'OPEN', 'PRECISIONS', 'lay_out', 'weights_bytes', 'class_text', 'reader_text',
-           'prototypes', 'opening', 'header_of_door', 'source_of_door', 'fortran_text', 'door_texts', 'ask_library',
+__all__ = ['MAGIC', 'BEGIN', 'ALIGNED', 'OPEN', 'lay_out', 'weights_bytes', 'class_text', 'reader_text', 'ask_library',
            'open_library', 'write_texts', 'compile_door', 'load_weights', 'export_weights']
 
 # %% ../../../nbs/01_core/export/12_cpp_weights.ipynb #6033233c
@@ -176,119 +176,6 @@ namespace detail {{
 
     reader = hashlib.sha256(whole("").encode()).hexdigest()
     return whole(reader), reader
-
-# %% ../../../nbs/01_core/export/12_cpp_weights.ipynb #1384189f
-PRECISIONS = {"f32": "float", "f64": "double"}
-
-
-def prototypes(functions: Sequence[Function], space: str) -> list[tuple[str, str, Function]]:
-    """C prototype, number type and function for everything that can be asked."""
-    return [
-        (f"void {space}_{f.name}_{short}(const void* handle, const {t}* in, {t}* out, size_t rows)", t, f)
-        for f in functions
-        for short, t in PRECISIONS.items()
-    ]
-
-# %% ../../../nbs/01_core/export/12_cpp_weights.ipynb #9c763996
-def opening(space: str) -> tuple[str, str]:
-    """C prototypes of what opens and closes a file."""
-    return f"void* {space}_open(const char* path, char* message, size_t length)", f"void {space}_close(void* handle)"
-
-
-def header_of_door(functions: Sequence[Function], space: str) -> str:
-    """The C header."""
-    sizes = "".join(
-        f"enum {{ {space}_{f.name}_inputs = {f.sizes()[0]}, {space}_{f.name}_outputs = {f.sizes()[1]} }};\n"
-        for f in functions
-    )
-    lines = (*opening(space), *(text for text, _, _ in prototypes(functions, space)))
-    declared = "".join(f"{line};\n" for line in lines)
-    return f"""/* The door to {space}.cpp for C: rows of numbers in, rows of numbers out. */
-#pragma once
-#include <stddef.h>
-#ifdef __cplusplus
-extern "C" {{
-#endif
-/* A handle for all other functions, to be used by any number of threads; NULL, and a message, where it fails. */
-{declared}{sizes}#ifdef __cplusplus
-}}
-#endif
-"""
-
-# %% ../../../nbs/01_core/export/12_cpp_weights.ipynb #abe2386e
-def source_of_door(functions: Sequence[Function], space: str) -> str:
-    """The C++ file behind the C header."""
-    opened, closed = opening(space)
-    bodies = "".join(
-        f"{text} {{ static_cast<const {space}::Surrogate*>(handle)->{f.name}<{t}>(in, out, rows); }}\n"
-        for text, t, f in prototypes(functions, space)
-    )
-    return f"""// What {space}.h and {space}.f90 call.
-#include "{space}.hpp"
-
-#include <cstdio>
-
-#include "{space}.h"
-
-{opened} {{
-  try {{
-    return new {space}::Surrogate(path);
-  }} catch (const std::exception& error) {{
-    if (message && length) std::snprintf(message, length, "%s", error.what());
-    return nullptr;
-  }}
-}}
-{closed} {{ delete static_cast<{space}::Surrogate*>(handle); }}
-{bodies}"""
-
-# %% ../../../nbs/01_core/export/12_cpp_weights.ipynb #d1a2c9a0
-def fortran_text(functions: Sequence[Function], space: str) -> str:
-    """A Fortran 2008 module with an interface to each function of the door."""
-    sizes = "".join(
-        f"  integer, parameter :: {f.name}_inputs = {f.sizes()[0]}, {f.name}_outputs = {f.sizes()[1]}\n"
-        for f in functions
-    )
-    asked = "".join(
-        f"""    subroutine {space}_{f.name}_{short}(handle, given, found, rows) bind(c, name="{space}_{f.name}_{short}")
-      import c_ptr, c_size_t, {kind}
-      type(c_ptr), value :: handle
-      integer(c_size_t), value :: rows
-      real({kind}), intent(in) :: given({f.sizes()[0]}, rows)
-      real({kind}), intent(out) :: found({f.sizes()[1]}, rows)
-    end subroutine
-"""
-        for f in functions
-        for short, kind in (("f32", "c_float"), ("f64", "c_double"))
-    )
-    return f"""! The door to {space}.cpp for Fortran: columns of numbers in, columns of numbers out.
-! A path ends with c_null_char; a handle that is not c_associated leaves a message that ends so, too.
-module {space}_door
-  use, intrinsic :: iso_c_binding, only: c_ptr, c_char, c_size_t, c_float, c_double
-  implicit none
-{sizes}  interface
-    function {space}_open(path, message, length) bind(c, name="{space}_open") result(handle)
-      import c_ptr, c_char, c_size_t
-      character(kind=c_char), intent(in) :: path(*)
-      character(kind=c_char), intent(out) :: message(*)
-      integer(c_size_t), value :: length
-      type(c_ptr) :: handle
-    end function
-    subroutine {space}_close(handle) bind(c, name="{space}_close")
-      import c_ptr
-      type(c_ptr), value :: handle
-    end subroutine
-{asked}  end interface
-end module
-"""
-
-# %% ../../../nbs/01_core/export/12_cpp_weights.ipynb #5dd3444c
-def door_texts(functions: Sequence[Function], space: str) -> dict[str, str]:
-    """The files of the doors by suffix."""
-    return {
-        ".h": header_of_door(functions, space),
-        ".cpp": source_of_door(functions, space),
-        ".f90": fortran_text(functions, space),
-    }
 
 # %% ../../../nbs/01_core/export/12_cpp_weights.ipynb #e3a7b605
 def ask_library(door: ctypes.CDLL, handle: int, space: str, function: Function, double: bool) -> Callable[..., Any]:

@@ -106,7 +106,7 @@ def vocabulary(entry: EntryPoint) -> list[tuple[Tensor, Tensor] | None]:
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #fcb60a43
 def check_examples(entry: EntryPoint) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A copy of the module on the CPU for evaluation, guarded if asked, and its examples; ExportError if they do not fit."""
+    """A copy of the module on the CPU for evaluation, guarded if asked, and its examples; else ExportError."""
     examples = tuple(tensor.detach().cpu() for tensor in entry.inputs.values())
     rows = {len(tensor) if tensor.dim() else 0 for tensor in examples}
     if len(rows) != 1 or min(rows) < 2:

@@ -115,7 +115,7 @@ if __name__ == "__main__":
     main()
 '''
 
-# %% ../../../nbs/01_core/export/11_example_file.ipynb #30704539
+# %% ../../../nbs/01_core/export/11_example_file.ipynb #7802e046
 def example_text(deployable: Deployable, file: str) -> str:
     """The program for a deployable with a known case, which loads `file` in its own folder."""
     case = deployable.known
@@ -135,7 +135,8 @@ def example_text(deployable: Deployable, file: str) -> str:
         "REFERENCE": dict(case.reference),
     }
     lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in constants.items())
-    about = f'"""{case.title} from an exported surrogate, loaded by what reads its format.\n\n    python example.py [FILE]\n"""\n'
+    what = f"{case.title} from an exported surrogate, loaded by what reads its format."
+    about = f'"""{what}\n\n    python example.py [FILE]\n"""\n'
     return about + READERS + "\n" + lines + COMPILED + MAIN
 
 
