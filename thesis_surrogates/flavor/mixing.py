@@ -78,14 +78,15 @@ def physical_fluxes(
     keep = n / size * room / (room + excess + margin * (fades / (fades + room)) ** 2)
     unit = torch.eye(6, dtype=flux.dtype, device=flux.device)
     kept = keep * (unit + flux).reshape(-1, 2, 3, 6)
-    share = (n + 1e-30) / (n + 1e-30).sum(2, keepdim=True)  # an empty sector is shared evenly
+    some = n.clamp(min=1e-30)  # an exporter to ONNX drops what is added when it is below 1e-8
+    share = some / some.sum(2, keepdim=True)  # an empty sector is shared evenly
     whole = unit.reshape(1, 2, 3, 6).sum(2, keepdim=True)
     return (kept + share * (whole - kept.sum(2, keepdim=True))).reshape(-1, 6, 6) - unit
 
 
 def _length(v: Tensor) -> Tensor:
     """Length over the last axis, which is kept; its derivative is finite at zero."""
-    return ((v**2).sum(-1, keepdim=True) + 1e-36).sqrt()
+    return (v**2).sum(-1, keepdim=True).clamp(min=1e-36).sqrt()
 
 # %% ../../nbs/04_flavor/04_mixing.ipynb #63645458
 class YMatrixMixing(nn.Module):

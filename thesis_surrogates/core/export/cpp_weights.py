@@ -140,7 +140,7 @@ class Surrogate {{
 {constants}}};
 """
 
-# %% ../../../nbs/01_core/export/12_cpp_weights.ipynb #009700ef
+# %% ../../../nbs/01_core/export/12_cpp_weights.ipynb #797fac87
 def reader_text(program: Program, functions: Sequence[Function], namespace: str) -> tuple[str, str]:
     """The C++ file that reads and evaluates, and the SHA-256 by which a file of weights names it."""
     tables = [array_text(values, ctype, name) for name, (ctype, values) in program.arrays.items() if ctype[0] == "s"]
@@ -165,12 +165,14 @@ def reader_text(program: Program, functions: Sequence[Function], namespace: str)
 #include <vector>
 
 namespace {namespace} {{
+inline namespace r{reader[:12]} {{  // two readers of one name may be loaded by one process
 namespace detail {{
 {PREAMBLE.strip()}
 {FUNCTIONS.rstrip()}
 {OPEN}
 {"".join(tables)}}}  // namespace detail
 {class_text(program, functions, reader)}
+}}  // inline namespace
 }}  // namespace {namespace}
 """
 
