@@ -33,7 +33,7 @@ TEXTS = [*PAGES, *(p.relative_to(ROOT).as_posix() for p in CODE)]
 SHELLS = ("bash", "sh", "")
 IN_A_GUIDE = {"pendulum"}  # a system that one guide writes and takes out again
 PLACEHOLDER = re.compile(r"[<>*{}$]|NAME|SYSTEM|SUITE|COMMAND")  # a part that stands for what the reader puts there
-FILE_ENDINGS = ("jsonl", "csv", "yaml", "md", "ipynb", "py", "h5", "npz")
+FILE_ENDINGS = ("jsonl", "csv", "yaml", "md", "ipynb", "py", "h5", "npz", "bin", "h", "hpp", "cpp")
 MADE_BY_COMMANDS = ("outputs/runs", "outputs/reports", "outputs/sweeps", "data/")
 OLD_WORDS = {  # of earlier versions, and what the field says
     r"rivals?": "baseline, or the method that is at least as accurate",

@@ -143,7 +143,7 @@ def views(
 
 def export(
     run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
-    form: Annotated[str, typer.Option("--format", help="onnx, torchscript, pt2 or header (C++).")] = "onnx",
+    form: Annotated[str, typer.Option("--format", help="onnx, torchscript, pt2, header or weights (C++).")] = "onnx",
     path: Annotated[
         Path | None, typer.Option("--path", help="Where to write; in the run directory by default.")
     ] = None,
@@ -151,11 +151,12 @@ def export(
         int | None,
         typer.Option("--limit-bytes", min=1, help="header only: refuse more bytes of constants, e.g. 65536."),
     ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, or cuda for torchscript.")] = "cpu",
 ) -> None:
     """Export a trained surrogate in physical units, checked against PyTorch."""
     from thesis_surrogates.running.execution import export_surrogate
 
-    typer.echo(export_surrogate(run_dir, form, path, limit_bytes=limit))
+    typer.echo(export_surrogate(run_dir, form, path, limit_bytes=limit, device=device))
 
 
 def publish(

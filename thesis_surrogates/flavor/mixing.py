@@ -78,7 +78,8 @@ def physical_fluxes(
     keep = n / size * room / (room + excess + margin * (fades / (fades + room)) ** 2)
     unit = torch.eye(6, dtype=flux.dtype, device=flux.device)
     kept = keep * (unit + flux).reshape(-1, 2, 3, 6)
-    share = n.clamp(min=1e-30) / n.clamp(min=1e-30).sum(2, keepdim=True)  # an empty sector is shared evenly
+    some = n.clamp(min=1e-30)  # an exporter to ONNX drops what is added when it is below 1e-8
+    share = some / some.sum(2, keepdim=True)  # an empty sector is shared evenly
     whole = unit.reshape(1, 2, 3, 6).sum(2, keepdim=True)
     return (kept + share * (whole - kept.sum(2, keepdim=True))).reshape(-1, 6, 6) - unit
 

@@ -26,10 +26,10 @@ from .cpp_program import Addresses, Program, Value
 from .deployable import ExportError
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 # %% auto #0
-__all__ = ['MOVES', 'evaluate_node', 'data_places', 'move', 'step', 'translate']
+__all__ = ['MOVES', 'evaluate_node', 'data_places', 'move', 'step', 'needed_nodes', 'translate']
 
 # %% ../../../nbs/01_core/export/04_cpp_graph.ipynb #b22956cc
 def evaluate_node(node: NodeProto, given: Sequence[np.ndarray | None], opset: int) -> list[np.ndarray]:
@@ -99,6 +99,16 @@ def step(program: Program, node: NodeProto, given: Sequence[Value | None], opset
         return [product(program, node, given)]
     raise no_translation(program, node, "for these inputs")
 
+# %% ../../../nbs/01_core/export/04_cpp_graph.ipynb #0dedc0de
+def needed_nodes(graph: GraphProto) -> list[NodeProto]:
+    """The nodes on which an output depends, in order."""
+    wanted, kept = {item.name for item in graph.output}, []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            kept.append(node)
+    return kept[::-1]
+
 # %% ../../../nbs/01_core/export/04_cpp_graph.ipynb #a636ef57
 def translate(
     graph: ModelProto,
@@ -125,7 +135,7 @@ def translate(
         values[item.name] = Addresses(everything.at[start : start + int(np.prod(shape))].reshape(shape), kind)
         program.double |= kind == np.float64
         start += int(np.prod(shape))
-    for node in graph.graph.node:
+    for node in needed_nodes(graph.graph):
         if node.domain not in ("", "ai.onnx"):
             raise ExportError(
                 f"{model}: the operation {node.domain}.{node.op_type} is not one of ONNX's own; export as onnx"

@@ -5,11 +5,12 @@
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #e3acd204
 from __future__ import annotations
 
+import copy
 import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,15 @@ from thesis_surrogates.core.export.cpp_compiler import (
 )
 from .cpp_graph import translate
 from .cpp_program import Addresses, Program, scatter
-from .deployable import Deployable, ExportError, all_entry_points, describe
+from thesis_surrogates.core.export.deployable import (
+    Deployable,
+    EntryPoint,
+    ExportError,
+    all_entry_points,
+    as_tuple,
+    call,
+    describe,
+)
 from .onnx import Originals, Parity, checked_export, load_graphs, write_onnx
 from .row_guard import RowGuard
 from ..files import replace_text
@@ -36,8 +45,8 @@ from ..run_files import to_json
 
 # %% auto #0
 __all__ = ['PREAMBLE', 'FUNCTIONS', 'CONSTANT_MEMORY_BYTES', 'tensor_places', 'Function', 'header_text', 'name_of',
-           'read_graph_file', 'read_graph', 'translate_all', 'run_function', 'load_header', 'HeaderReport',
-           'check_memory', 'report_header', 'call_of', 'export_header']
+           'read_graph_file', 'read_graph', 'read_entry', 'translate_all', 'run_function', 'load_header',
+           'HeaderReport', 'check_memory', 'report_header', 'call_of', 'export_header']
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #52f82c82
 PREAMBLE = r"""
@@ -142,8 +151,9 @@ class Function:
         given, found = (sum(int(np.prod(shape)) for shape in group.values()) for group in shapes)
         return given, found
 
-    def text(self, scalar: str) -> str:
-        """The constants, the function of one row, and that of many."""
+    def text(self, scalar: str, member: bool = False) -> str:
+        """The constants, the function of one row, and that of many; `member` of a class that holds the numbers."""
+        kept, fixed = ("static", " const") if member else ("inline", "")
         given, found = self.sizes()
         shapes = {name: cells.at.shape[1:] for name, cells in self.outputs.items()}
         arrays = "\n".join([*tensor_places(self.inputs, "in"), *tensor_places(shapes, "out")])
@@ -151,16 +161,16 @@ class Function:
         many = f"{self.name}<T>(in + r * {self.prefix}inputs, out + r * {self.prefix}outputs)"
         return f"""
 {arrays}
-inline constexpr std::size_t {self.prefix}inputs = {given}, {self.prefix}outputs = {found};
+{kept} constexpr std::size_t {self.prefix}inputs = {given}, {self.prefix}outputs = {found};
 
 template <typename T = {scalar}>
-inline void {self.name}(const T* in, T* out) {{
+inline void {self.name}(const T* in, T* out){fixed} {{
   using namespace detail;
 {body}
 }}
 
 template <typename T = {scalar}>
-inline void {self.name}(const T* in, T* out, std::size_t rows) {{
+inline void {self.name}(const T* in, T* out, std::size_t rows){fixed} {{
   for (std::size_t r = 0; r < rows; ++r) {many};
 }}
 """
@@ -205,12 +215,21 @@ def name_of(module: nn.Module) -> str:
 
 
 def read_graph_file(
-    path: Path, examples: tuple[Tensor, ...], outputs: Sequence[str], name: str, program: Program | None = None
+    path: Path,
+    examples: tuple[Tensor, ...],
+    outputs: Sequence[str],
+    name: str,
+    program: Program | None = None,
+    places: Sequence[int] | None = None,  # of the outputs among those of the graph; all when None
 ) -> tuple[Program, dict[str, Addresses]]:
     """Translate an ONNX file for one row; the numbers of the outputs are written to `out`. A given program goes on."""
     import onnx
 
     graph = onnx.load_model(str(path))
+    if places is not None:
+        chosen = [graph.graph.output[place] for place in places]
+        del graph.graph.output[:]
+        graph.graph.output.extend(chosen)
     shapes = {item.name: (1, *tensor.shape[1:]) for item, tensor in zip(graph.graph.input, examples, strict=True)}
     program, results = translate(graph, shapes, name, program)
     start = 0
@@ -219,7 +238,7 @@ def read_graph_file(
         start += cells.at.size
     return program, dict(zip(outputs, results, strict=True))
 
-
+# %% ../../../nbs/01_core/export/05_cpp_header.ipynb #6d983752
 def read_graph(
     module: nn.Module,
     examples: tuple[Tensor, ...],
@@ -232,20 +251,40 @@ def read_graph(
         write_onnx(module, examples, Path(folder) / "graph.onnx", inputs, outputs, 18)
         return read_graph_file(Path(folder) / "graph.onnx", examples, outputs, name_of(module), program)
 
-# %% ../../../nbs/01_core/export/05_cpp_header.ipynb #6d983752
+
+def read_entry(
+    entry: EntryPoint, original: tuple[nn.Module, tuple[Tensor, ...]], program: Program | None, folder: Path
+) -> tuple[Program, dict[str, Addresses]]:
+    """Translate an entry point; the graph of a shared module is written to the folder once, and a part is read."""
+    module, examples = original
+    if entry.shared is None:
+        return read_graph(module, examples, list(entry.inputs), entry.outputs, program)
+    whole, places = entry.shared
+    path = folder / f"{id(whole)}.onnx"
+    if not path.exists():
+        whole = copy.deepcopy(whole).cpu().eval()
+        names = [f"result_{k}" for k in range(len(as_tuple(call(whole, examples))))]
+        write_onnx(whole, examples, path, list(entry.inputs), names, 18)
+    return read_graph_file(path, examples, entry.outputs, name_of(whole), program, places)
+
+# %% ../../../nbs/01_core/export/05_cpp_header.ipynb #6d983753
 def translate_all(deployable: Deployable, originals: Originals, function: str) -> tuple[Program, list[Function]]:
     """One program with the constants of all entry points, and their functions; `function` is the name of the first."""
     program, functions, work = None, [], [0]
-    for name, entry in all_entry_points(deployable).items():
-        module, examples = originals[name]
-        program, outputs = read_graph(module, examples, list(entry.inputs), entry.outputs, program)
-        shapes = {key: tuple(tensor.shape[1:]) for key, tensor in entry.inputs.items()}
-        first = name == "forward"
-        functions.append(
-            Function(function if first else name, program.lines, shapes, outputs, "" if first else f"{name}_")
-        )
-        work.append(program.work_numbers - sum(work))
-        program.lines = []
+    same: dict[tuple[int, tuple[int, ...]], Function] = {}  # functions by what they take from a shared module
+    with tempfile.TemporaryDirectory() as folder:
+        for name, entry in all_entry_points(deployable).items():
+            prefix, called = ("", function) if name == "forward" else (f"{name}_", name)
+            key = (id(entry.shared[0]), entry.shared[1]) if entry.shared else (id(entry), ())
+            if key in same:
+                functions.append(replace(same[key], name=called, prefix=prefix, lines=[f"{same[key].name}(in, out);"]))
+                continue
+            program, outputs = read_entry(entry, originals[name], program, Path(folder))
+            shapes = {key: tuple(tensor.shape[1:]) for key, tensor in entry.inputs.items()}
+            same[key] = Function(called, program.lines, shapes, outputs, prefix)
+            functions.append(same[key])
+            work.append(program.work_numbers - sum(work))
+            program.lines = []
     assert program is not None
     program.work_numbers = max(work)
     return program, functions

@@ -79,6 +79,7 @@ class Program:
     known: dict[int, np.ndarray] = field(default_factory=dict)  # constant buffers by number
     placed: dict[tuple[str, bytes], str] = field(default_factory=dict)  # constants that are written already
     declarations: list[str] = field(default_factory=list)
+    arrays: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)  # C++ type and numbers by name
     lines: list[str] = field(default_factory=list)
     constant_bytes: int = 0
     work_numbers: int = 0  # of local arrays
@@ -117,6 +118,7 @@ class Program:
         if key not in self.placed:
             self.placed[key] = self.fresh(hint)
             self.declarations.append(array_text(values, ctype, self.placed[key]))
+            self.arrays[self.placed[key]] = ctype, values
             self.constant_bytes += values.nbytes
         return self.placed[key]
 

@@ -17,7 +17,7 @@ from ..errors import SurrogatesError
 from .row_guard import RowGuard
 
 # %% auto #0
-__all__ = ['Column', 'EntryPoint', 'Deployable', 'ExportError', 'all_entry_points', 'as_tuple', 'call', 'vocabulary',
+__all__ = ['Column', 'EntryPoint', 'KnownCase', 'Deployable', 'ExportError', 'all_entry_points', 'as_tuple', 'call', 'vocabulary',
            'check_examples', 'ranges_of', 'random_states', 'with_broken_rows', 'signature', 'describe_tensor',
            'describe', 'with_domain']
 
@@ -43,6 +43,19 @@ class EntryPoint:
     # table
     columns: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
     guarded: bool = True  # whether a row that holds NaN is answered NaN from outside, and not by the module
+    # a module that answers several entry points at once from the same inputs, and which of its results are those of
+    # this one: one translation to C++ is then enough for all
+    shared: tuple[nn.Module, tuple[int, ...]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownCase:
+    """A state whose answer is known from elsewhere: what the example beside an exported file shows."""
+
+    title: str
+    inputs: Mapping[str, torch.Tensor]  # one row each
+    reference: Mapping[str, float]  # by the name of a column of the results
+    source: str  # of the reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +70,7 @@ class Deployable(EntryPoint):
     scripted: tuple[nn.Module, Mapping[str, str]] | None = None
     # where it comes from, e.g. system, run, config_hash, commit, licence
     origin: Mapping[str, str] = field(default_factory=dict)
+    known: KnownCase | None = None
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #9bc425de
 class ExportError(SurrogatesError, RuntimeError):
@@ -94,10 +108,7 @@ def vocabulary(entry: EntryPoint) -> list[tuple[Tensor, Tensor] | None]:
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #fcb60a43
 def check_examples(entry: EntryPoint) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A copy of the module on the CPU for evaluation, guarded if it is to be, and its examples.
-
-    Raises ExportError when they do not fit.
-    """
+    """A copy of the module on the CPU for evaluation, guarded if asked, and its examples; else ExportError."""
     examples = tuple(tensor.detach().cpu() for tensor in entry.inputs.values())
     rows = {len(tensor) if tensor.dim() else 0 for tensor in examples}
     if len(rows) != 1 or min(rows) < 2:
@@ -106,7 +117,8 @@ def check_examples(entry: EntryPoint) -> tuple[nn.Module, tuple[Tensor, ...]]:
     given = len(as_tuple(call(module, examples)))
     if given != len(entry.outputs):
         raise ExportError(f"the module returns {given} outputs, but {len(entry.outputs)} are named: {entry.outputs}")
-    return RowGuard(module, examples, vocabulary(entry)).eval() if entry.guarded else module, examples
+    whole = RowGuard(module, examples, vocabulary(entry)) if entry.guarded else module
+    return whole.eval(), examples
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #d08c209b
 def ranges_of(entry: EntryPoint, name: str) -> tuple[Tensor, Tensor] | None:

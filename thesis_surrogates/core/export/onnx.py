@@ -34,6 +34,7 @@ from thesis_surrogates.core.export.deployable import (
     signature,
     with_broken_rows,
 )
+from .example_file import write_example
 from ..files import atomic, file_fingerprint, replace_text
 from ..run_files import to_json
 
@@ -167,6 +168,7 @@ def checked_export(
             content = {"sha256": file_fingerprint(partial), "card": describe(deployable)}
             parity = Parity(**{**checked, **numbers, **names, **content, **about})
         replace_text(path.with_name(path.name + ".json"), to_json(asdict(parity)))
+        write_example(deployable, path)
         return parity
     except ExportError:
         raise

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.data import numpy_rng
-from ...core.export.deployable import Column, Deployable, EntryPoint
+from ...core.export.deployable import Column, Deployable, EntryPoint, KnownCase
 from ..generator import one_flavor_cells, patch_cells, random_cells, zero_flux_cells
 from .directions import OwnDirections
 from .features import ClosureFeatures
@@ -18,7 +18,8 @@ from .gates import TrivialGate
 from .surrogate import FlavorSurrogate
 
 # %% auto #0
-__all__ = ['CELL', 'ANSWERS', 'on_the_cone', 'nearly_isotropic', 'nsm1', 'example_cells', 'Deployed', 'Mixed', 'deploy']
+__all__ = ['CELL', 'ANSWERS', 'EMU', 'PLACES', 'on_the_cone', 'nearly_isotropic', 'nsm1', 'example_cells', 'Deployed', 'Mixed',
+           'known_case', 'Everything', 'deploy']
 
 # %% ../../../nbs/04_flavor/networks/05_deployed.ipynb #f9ba91f4
 def on_the_cone(cells: np.ndarray) -> np.ndarray:
@@ -92,6 +93,40 @@ class Mixed(nn.Module):
     def forward(self, cells: Tensor, y_density: Tensor, y_flux: Tensor) -> Tensor:
         return self.network.F4_from_y(cells, y_density, y_flux)
 
+# %% ../../../nbs/04_flavor/networks/05_deployed.ipynb #e5e4917a
+EMU = {  # densities [1/cm^3] of NSM1 after a simulation in three dimensions with Emu, by Richers et al. (2024)
+    "n_nu_e": 9.9546e32,
+    "n_nu_mu": 7.8547e32,
+    "n_nu_tau": 6.2329e32,
+    "n_antinu_e": 1.48813e33,
+    "n_antinu_mu": 7.8547e32,
+    "n_antinu_tau": 6.2329e32,
+}
+
+
+def known_case(weight: Tensor) -> KnownCase:
+    """NSM1 beside Emu, in the precision of a weight."""
+    cell = torch.from_numpy(nsm1()).to(weight)
+    where = "a simulation in three dimensions with Emu"
+    return KnownCase(title="NSM1, Richers et al. (2024)", inputs={"f4_initial": cell}, reference=EMU, source=where)
+
+
+class Everything(nn.Module):
+    """All that the network decides, so that one graph has it: cells [B, 4, 2, 3] to what `PLACES` counts."""
+
+    def __init__(self, network: FlavorSurrogate):
+        super().__init__()
+        self.network = network
+
+    def forward(self, cells: Tensor) -> tuple[Tensor, ...]:
+        answer = self.network.decide(cells)
+        unit = torch.eye(6, dtype=answer.density.dtype, device=cells.device)
+        density, flux = ((change + unit).reshape(-1, 2, 3, 2, 3) for change in (answer.density, answer.flux))
+        return (answer.f4_final, answer.growthrate, answer.stability, density, flux, answer.physical.to(cells.dtype))
+
+
+PLACES = {"predict_all": (0, 1, 2), "predict_stability": (2,), "predict_WhiskyTHC": (3, 4, 1), "is_physical": (5,)}
+
 # %% ../../../nbs/04_flavor/networks/05_deployed.ipynb #be8bbd63
 def deploy(model: FlavorSurrogate) -> Deployable:
     """The network with example cells; its further questions are entry points under the names of its methods."""
@@ -100,7 +135,7 @@ def deploy(model: FlavorSurrogate) -> Deployable:
     given = {"f4_initial": torch.from_numpy(example_cells()).to(weight)}
     with torch.no_grad():
         density, flux, _ = model.predict_WhiskyTHC(given["f4_initial"])
-    columns = {"f4_initial": CELL, **ANSWERS}
+    columns, everything = {"f4_initial": CELL, **ANSWERS}, Everything(model)
     mixing, final = {**given, "y_density": density, "y_flux": flux}, ("f4_final", "growthrate", "stability")
     points: dict[str, tuple[nn.Module, dict[str, Tensor], tuple[str, ...]]] = {
         "predict_all": (Deployed(model), given, final),
@@ -116,12 +151,21 @@ def deploy(model: FlavorSurrogate) -> Deployable:
         inputs=given,
         outputs=final,
         columns=columns,
+        shared=(everything, PLACES["predict_all"]),
         guarded=False,  # the network has an answer for rows that are no cells
         # sharp beams amplify the rounding of a cell in what these see: a rate by 6e-4
         tolerance=1e-3 if isinstance(model.gate, TrivialGate) or sees_closure or integrates else 1e-5,
         entry_points={
-            name: EntryPoint(module=module, inputs=inputs, outputs=outputs, columns=columns, guarded=False)
+            name: EntryPoint(
+                module=module,
+                inputs=inputs,
+                outputs=outputs,
+                columns=columns,
+                guarded=False,
+                shared=(everything, PLACES[name]) if name in PLACES else None,
+            )
             for name, (module, inputs, outputs) in points.items()
         },
+        known=known_case(weight),
         scripted=(model, {"forward": "predict_all", **{name: name for name in points}}),
     )
