@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 import torch
 from pydantic import Field
@@ -19,7 +18,7 @@ from ..core.config import DataConfig
 from ..core.data import Data, Tensors, moments
 from ..core.data_files import Files, SplitFiles, files_of, fingerprint_files, refuse_shared_rows
 from ..core.errors import DataError
-from ..core.hdf5 import Hdf5Writer, read_hdf5
+from ..core.hdf5 import Hdf5Writer, dataset_names, read_hdf5
 from ..core.progress import show_progress
 from .generator import B_JET, B_MASS_GEV, PHOTON, PROCESSES, SLOTS, Events, generate
 from .kinematics import magnitude_angle
@@ -27,8 +26,8 @@ from .kinematics import magnitude_angle
 # %% auto #0
 __all__ = ['PRESETS', 'Unit', 'COLUMNS', 'LAYOUT', 'MEV_PER_GEV', 'FILE_SPLITS', 'GENERATION', 'FEATURES', 'TYPE_MASS_GEV',
            'EventsData', 'process_counts', 'to_unit', 'from_unit', 'pack', 'check_rows', 'check_energies', 'unpack',
-           'make_data', 'to_features', 'from_features', 'read_split', 'dataset_names', 'to_tensors', 'read_events',
-           'load_data', 'feature_moments', 'met_scale']
+           'make_data', 'to_features', 'from_features', 'read_split', 'to_tensors', 'read_events', 'load_data',
+           'feature_moments', 'met_scale']
 
 # %% ../../nbs/05_events/03_data.ipynb #05aa81c6
 class EventsData(DataConfig):
@@ -205,13 +204,6 @@ def read_split(path: Path, split: str, limit: int | None = None) -> tuple[np.nda
     if len(values) != len(labels) or not np.isin(labels, known).all():
         raise DataError(f"{path}: {label_name} needs one label out of {known} for each of the {len(values)} rows")
     return values, labels.astype(np.int64), attrs
-
-
-def dataset_names(path: Path) -> list[str]:
-    """Names of the datasets in a file; DataError if there is no readable file."""
-    read_hdf5(path, [])
-    with h5py.File(path, "r") as file:
-        return list(file)
 
 # %% ../../nbs/05_events/03_data.ipynb #a16586bf
 def to_tensors(particles: np.ndarray, types: np.ndarray, met: np.ndarray, process: np.ndarray) -> Tensors:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from ..core.errors import DataError
-from ..core.hdf5 import UNREADABLE, read_hdf5
+from ..core.hdf5 import count_rows, present_names, read_hdf5
 from .data import ALONG, COLUMNS
 
 # %% auto #0
@@ -24,11 +23,7 @@ BLOCK = 65_536  # rows held at once
 
 def rows_in(path: Path) -> int:
     """Number of tracks in an HDF5 file."""
-    try:
-        with h5py.File(path, "r") as file:
-            return len(file["state"])
-    except (OSError, KeyError) as error:
-        raise DataError(f"{path}: not a dataset of tracks ({error}); {UNREADABLE}") from None
+    return count_rows(path, "state")
 
 # %% ../../nbs/02_tracks/11_blocks.ipynb #a1c00e2e
 def blocks(
@@ -42,8 +37,7 @@ def blocks(
 
 def column_names(path: Path, optional: Iterable[str] = ALONG) -> list[str]:
     """The columns that a file holds, with those of the optional ones that it has."""
-    with h5py.File(path, "r") as file:
-        return [*COLUMNS, *(name for name in optional if name in file)]
+    return [*COLUMNS, *present_names(path, optional)]
 
 # %% ../../nbs/02_tracks/11_blocks.ipynb #6c91003d
 def read_spread(
