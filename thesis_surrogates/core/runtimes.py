@@ -102,7 +102,7 @@ def compare_with_baselines(
             if own["path"] not in runtimes or not (rows.path == paths[0]).any():
                 continue
             classical = rows[(rows.kind == "baseline") & rows.path.isin(paths)]
-            other = cheapest_as_accurate(classical, headline, own[headline])
+            other = cheapest_as_accurate(classical, own, (headline,))
             yield {
                 "surrogate": own["contender"],
                 "runtime": own["path"],
