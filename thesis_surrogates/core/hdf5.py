@@ -39,6 +39,11 @@ class Hdf5Writer:
             plain = isinstance(value, str | int | float | bool | np.ndarray | np.generic)
             self._file.attrs[key] = value if plain else json.dumps(value)
 
+    @property
+    def names(self) -> list[str]:
+        """Datasets at the root, so far."""
+        return list(self._file)
+
     def append(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add rows to the datasets; the first call fixes their names, types and row shapes."""
         for name, array in arrays.items():
