@@ -47,13 +47,10 @@ class Hdf5Writer:
     def append(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add rows to the datasets; the first call fixes their names, types and row shapes."""
         for name, array in arrays.items():
-            array = np.asarray(array)
+            array, row = np.asarray(array), np.shape(array)[1:]
             if name not in self._file:
                 rows = max(1, min(len(array), 2**20 // max(1, array[:1].nbytes)))
-                chunks = (rows, *array.shape[1:])
-                self._file.create_dataset(
-                    name, data=array, maxshape=(None, *array.shape[1:]), chunks=chunks, fletcher32=True
-                )
+                self._file.create_dataset(name, data=array, maxshape=(None, *row), chunks=(rows, *row), fletcher32=True)
             else:
                 dataset = self._file[name]
                 dataset.resize(len(dataset) + len(array), axis=0)

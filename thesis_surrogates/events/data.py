@@ -25,9 +25,9 @@ from .kinematics import magnitude_angle
 
 # %% auto #0
 __all__ = ['PRESETS', 'Unit', 'COLUMNS', 'LAYOUT', 'MEV_PER_GEV', 'FILE_SPLITS', 'GENERATION', 'FEATURES', 'TYPE_MASS_GEV',
-           'EventsData', 'process_counts', 'to_unit', 'from_unit', 'pack', 'check_rows', 'check_energies', 'unpack',
-           'make_data', 'to_features', 'from_features', 'read_split', 'to_tensors', 'read_events', 'load_data',
-           'feature_moments', 'met_scale']
+           'EventsData', 'process_counts', 'to_unit', 'from_unit', 'pack_rows', 'check_rows', 'check_energies',
+           'unpack_rows', 'make_data', 'to_features', 'from_features', 'read_split', 'to_tensors', 'read_events',
+           'load_data', 'feature_moments', 'met_scale']
 
 # %% ../../nbs/05_events/03_data.ipynb #05aa81c6
 class EventsData(DataConfig):
@@ -77,7 +77,7 @@ def from_unit(value: np.ndarray, unit: Unit) -> np.ndarray:
         return np.exp(value) / MEV_PER_GEV if unit == "ln(value/MeV)" else value
 
 
-def pack(events: Events, unit: Unit = "ln(value/MeV)") -> np.ndarray:
+def pack_rows(events: Events, unit: Unit = "ln(value/MeV)") -> np.ndarray:
     """Rows `[N, 92]` (float32) of events."""
     real = (events.types != 0)[..., None]
     pt, eta, phi, energy = np.moveaxis(events.particles, -1, 0)
@@ -115,7 +115,7 @@ def check_energies(real: np.ndarray, unit: str, where: str) -> None:
         )
 
 # %% ../../nbs/05_events/03_data.ipynb #727db748
-def unpack(
+def unpack_rows(
     rows: np.ndarray,  # [N, 92]
     unit: Unit = "ln(value/MeV)",
     where: str = "rows",  # named in errors
@@ -156,7 +156,7 @@ def make_data(config: EventsData, path: Path, workers: int = 1) -> None:
                 part = slice(start, start + GENERATION)
                 piece = Events(**{name: value[part] for name, value in vars(events).items()})
                 labels = piece.process.astype(np.float64)
-                writer.append({rows_name: pack(piece), label_name: labels})
+                writer.append({rows_name: pack_rows(piece), label_name: labels})
                 done += len(labels)
                 tell(done)
 
@@ -224,7 +224,7 @@ def read_events(path: Path, split: str, limit: int | None) -> tuple[Tensors, dic
     unit = attrs.get("energy_unit", "ln(value/MeV)")
     if unit not in ("ln(value/MeV)", "GeV"):
         raise DataError(f"{path}: energy_unit is {unit!r}; it must be 'ln(value/MeV)' or 'GeV'")
-    return to_tensors(*unpack(rows, unit, f"{path}, {split}"), labels), attrs
+    return to_tensors(*unpack_rows(rows, unit, f"{path}, {split}"), labels), attrs
 
 
 def load_data(config: EventsData, path: Path) -> Data:

@@ -38,7 +38,7 @@ from .epoch_bar import EpochBar, bar_is_shown
 from .registry import get_system, load_run, report_useless_keys, resolve, useless_keys_of
 
 # %% auto #0
-__all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'prepare_training',
+__all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'use_threads', 'new_model', 'prepare_training',
            'check_fingerprint', 'place_of_scores', 'score_baselines', 'Extras', 'evaluate', 'on_sets',
            'evaluation_events', 'record_evaluation', 'write_views', 'train_and_evaluate', 'run', 'trained_model',
            'origin_of', 'load_surrogate', 'draw_figures', 'export_surrogate']
@@ -80,7 +80,7 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def threads(number: int) -> Iterator[None]:
+def use_threads(number: int) -> Iterator[None]:
     """Use this many CPU threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
@@ -246,7 +246,7 @@ def train_and_evaluate(
     system = get_system(config.system)
     known = {**(extras.provenance or provenance(device=str(device), threads=config.train.threads))}
     with ExitStack() as stack:
-        stack.enter_context(threads(config.train.threads))
+        stack.enter_context(use_threads(config.train.threads))
         stack.enter_context(torch.random.fork_rng())  # also what a system draws for its views is put back
         others = stack.enter_context(announce_training())
         new = not RunFiles(run_dir).config.exists()  # what cannot be read or planned leaves no directory behind
@@ -346,7 +346,7 @@ def draw_figures(run_dir: str | Path, data_dir: str | Path = "data") -> None:
     system, config, model = trained_model(run_dir)
     data = read_dataset(system, config.data, ensure_dataset(system, config.data, data_dir))
     check_fingerprint(Path(run_dir), data)
-    with threads(config.train.threads):
+    with use_threads(config.train.threads):
         place = place_of_scores(system, config, data, data_dir)
         evaluate(system, model, data, Path(run_dir) / "figures", place, extras=Extras(costs=False))
 

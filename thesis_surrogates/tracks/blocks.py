@@ -15,7 +15,7 @@ from ..core.hdf5 import count_rows, present_names, read_hdf5
 from .data import ALONG, COLUMNS
 
 # %% auto #0
-__all__ = ['BLOCK', 'rows_in', 'blocks', 'column_names', 'read_spread', 'check_columns']
+__all__ = ['BLOCK', 'rows_in', 'read_blocks', 'column_names', 'read_spread', 'check_columns']
 
 # %% ../../nbs/02_tracks/11_blocks.ipynb #e50fc214
 BLOCK = 65_536  # rows held at once
@@ -26,7 +26,7 @@ def rows_in(path: Path) -> int:
     return count_rows(path, "state")
 
 # %% ../../nbs/02_tracks/11_blocks.ipynb #a1c00e2e
-def blocks(
+def read_blocks(
     path: Path, names: Iterable[str], first: int = 0, last: int | None = None
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Number of the first row, and the columns, of each block of the rows `first` to `last`."""
@@ -48,7 +48,7 @@ def read_spread(
     if count >= last - first:
         return read_hdf5(path, names, slice(first, last))[0]
     wanted, pieces = np.linspace(first, last, count, endpoint=False).astype(np.int64), []
-    for start, columns in blocks(path, names, first, last):
+    for start, columns in read_blocks(path, names, first, last):
         here = wanted[slice(*np.searchsorted(wanted, [start, start + BLOCK]))] - start
         pieces.append({name: array[here] for name, array in columns.items()})
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}

@@ -25,8 +25,8 @@ from thesis_surrogates.core.export.cpp_compiler import (
     row_program,
     run_rows,
 )
-from .cpp_graph import translate
-from .cpp_program import Addresses, Program, scatter
+from .cpp_graph import translate_graph
+from .cpp_program import Addresses, Program, scatter_tensor
 from .deployable import Deployable, ExportError, all_entry_points, describe
 from .onnx import Originals, Parity, checked_export, load_graphs, write_onnx
 from .row_guard import RowGuard
@@ -212,10 +212,10 @@ def read_graph_file(
 
     graph = onnx.load_model(str(path))
     shapes = {item.name: (1, *tensor.shape[1:]) for item, tensor in zip(graph.graph.input, examples, strict=True)}
-    program, results = translate(graph, shapes, name, program)
+    program, results = translate_graph(graph, shapes, name, program)
     start = 0
     for cells in results:
-        scatter(program, cells, "out", start)
+        scatter_tensor(program, cells, "out", start)
         start += cells.at.size
     return program, dict(zip(outputs, results, strict=True))
 
