@@ -16,9 +16,9 @@ from onnx import parser  # noqa: E402
 from torch import nn  # noqa: E402
 
 from thesis_surrogates.core.export import cpp_header as header_module  # noqa: E402
-from thesis_surrogates.core.export.cpp_graph import translate  # noqa: E402
+from thesis_surrogates.core.export.cpp_graph import translate_graph  # noqa: E402
 from thesis_surrogates.core.export.cpp_header import CONSTANT_MEMORY_BYTES, compile_source, export_header, find_compiler  # noqa: E402
-from thesis_surrogates.core.export.cpp_program import scatter  # noqa: E402
+from thesis_surrogates.core.export.cpp_program import scatter_tensor  # noqa: E402
 from thesis_surrogates.core.export.deployable import (  # noqa: E402
     Deployable,
     ExportError,
@@ -127,8 +127,8 @@ def test_every_operation_agrees_with_onnx_itself(tmp_path):
     x, y = np.array([[0.1, 0.3, 0.35, 0.9]], np.float32), np.array([[0.1, 0.5, 0.35, 0.2]], np.float32)
     functions, wanted = [], []
     for k, body in enumerate(GRAPHS):
-        program, (result,) = translate(one_graph(body), {"x": (1, 4), "y": (1, 4)}, "test")
-        scatter(program, result, "out")
+        program, (result,) = translate_graph(one_graph(body), {"x": (1, 4), "y": (1, 4)}, "test")
+        scatter_tensor(program, result, "out")
         lines = "\n  ".join(program.lines)
         functions.append(
             f"namespace g{k} {{ using T = double; namespace detail {{ using namespace ::detail;\n"
@@ -255,7 +255,7 @@ COMPUTED = {
 @pytest.mark.parametrize("body", COMPUTED)
 def test_an_input_that_must_be_a_constant_is_named(body):
     with pytest.raises(ExportError, match=rf"^test: the operation {COMPUTED[body]}.*export as onnx, or add it to"):
-        translate(one_graph(body), {"x": (1, 4), "y": (1, 4)}, "test")
+        translate_graph(one_graph(body), {"x": (1, 4), "y": (1, 4)}, "test")
 
 
 def test_without_a_compiler_the_report_says_so(tmp_path, monkeypatch):

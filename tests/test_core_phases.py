@@ -14,7 +14,7 @@ from thesis_surrogates.core.checkpoints import load_checkpoint
 from thesis_surrogates.core.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from thesis_surrogates.core.data import TensorSource
 from thesis_surrogates.core.errors import ConfigError
-from thesis_surrogates.core.plan import Phase, Plan, Update, describe, mean_loss, trainable
+from thesis_surrogates.core.plan import Phase, Plan, Update, describe, list_trainable, mean_loss
 from thesis_surrogates.core.training import TrainingDiverged, fit
 
 X = torch.linspace(-1, 1, 96)[:, None]
@@ -32,7 +32,7 @@ def net(dropout=0.0):
         return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 1))
 
 
-def phase(name="toy", optimizer="adamw", batch=24, parameters=trainable, **options):
+def phase(name="toy", optimizer="adamw", batch=24, parameters=list_trainable, **options):
     descent = OptimizerConfig(name=optimizer, learning_rate=options.pop("rate", 1e-2))
     update = Update(loss_terms=terms, optimizer=descent, parameters=parameters)
     source = TensorSource(ROWS, batch, seed=len(name), shuffle=batch < len(X))

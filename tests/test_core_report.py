@@ -20,8 +20,8 @@ from thesis_surrogates.core.tables import (
     ReportError,
     comparison_table,
     convergence_table,
+    drop_seeds,
     escape_latex,
-    label,
     read_results,
 )
 from thesis_surrogates.running.reports import read_each
@@ -251,7 +251,7 @@ def test_nothing_to_report(tmp_path):
 )
 def test_label(name, short):
     run = SimpleNamespace(config={"name": name, "system": "toy"}, path=None)
-    assert label(run) == short
+    assert drop_seeds(run) == short
 
 
 def test_convergence(tmp_path):

@@ -14,8 +14,8 @@ from thesis_surrogates.core.convergence import (
     UNANSWERED,
     convergence_speed,
     describe_runs,
+    find_overfitting,
     fit_power_laws,
-    overfits,
     pool_seeds,
     ratios_at_equal_size,
     size_pays,
@@ -97,7 +97,7 @@ def test_terms_that_do_not_fall_are_named(tmp_path):
     runs = [recorded(tmp_path / "a", losses=(1.0, 0.01)), recorded(tmp_path / "b", "flat", losses=(1.0, 4.0))]
     text = terms_converge(runs, {"loss": "rate", "missing": "missing"})
     assert "*net rate* falls (by a factor 100" in text and "*flat rate* grows" in text and "missing" not in text
-    assert overfits([]) == convergence_speed([]) == terms_converge([], {"loss": "loss"}) == UNANSWERED
+    assert find_overfitting([]) == convergence_speed([]) == terms_converge([], {"loss": "loss"}) == UNANSWERED
 
 
 def test_lengths_that_a_model_lacks_are_dashes():

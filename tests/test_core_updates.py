@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from thesis_surrogates.core.adabelief import AdaBelief
-from thesis_surrogates.core.config import OptimizerConfig, TrainConfig, digest
+from thesis_surrogates.core.config import OptimizerConfig, TrainConfig, hash_canonical
 from thesis_surrogates.core.data import TensorSource
 from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.facts import read_run
@@ -337,7 +337,7 @@ def test_adabelief_is_the_published_formula():
 def test_adabelief_is_named_by_a_configuration_and_leaves_the_others_alone():
     optimizer = make_optimizer(OptimizerConfig(name="adabelief", weight_decay=0.3), [nn.Parameter(torch.ones(1))])
     assert isinstance(optimizer, AdaBelief) and optimizer.param_groups[0]["weight_decay"] == 0.3
-    assert digest(TrainConfig().model_dump(mode="json")) == "b04e302dbe"
+    assert hash_canonical(TrainConfig().model_dump(mode="json")) == "b04e302dbe"
 
 
 def test_adabelief_trains_and_leaves_alone_what_has_no_gradient():

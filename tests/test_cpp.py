@@ -20,9 +20,9 @@ from thesis_surrogates.core.export.torch_programs import export_torchscript  # n
 from thesis_surrogates.tracks.exchange.native import (
     NativeError,
     build_native,
-    call,
     missing_tools,
     native_rows,
+    run_command,
     run_native,
     time_native,
 )  # noqa: E402
@@ -94,7 +94,7 @@ def test_text_and_binary_maps_are_the_same(programs, tmp_path):
     small_map.write(tmp_path / "map.txt")
     states = tracks(100, 5)
     states.tofile(tmp_path / "s.bin")
-    call(
+    run_command(
         [
             programs / "baseline",
             "--states",
@@ -121,7 +121,7 @@ def test_text_and_binary_maps_are_the_same(programs, tmp_path):
 def test_csv_in_and_out(programs, tmp_path):
     states = tracks(7, 6)
     np.savetxt(tmp_path / "s.csv", states, delimiter=",", header="x,y,tx,ty,qop,z0,dz", fmt="%.17g", comments="")
-    call(
+    run_command(
         [programs / "baseline", "--states", tmp_path / "s.csv", "--out", tmp_path / "f.csv", "--step", "100"],
         "baseline",
     )
@@ -155,7 +155,9 @@ def test_what_the_baseline_refuses(programs, tmp_path, options, message):
 
 @needs_tools
 def test_golden_vector_from_the_header_in_git(programs):
-    found = json.loads(call([programs / "from_header", "--golden", CPP / "golden" / "golden.csv"], "from_header"))
+    found = json.loads(
+        run_command([programs / "from_header", "--golden", CPP / "golden" / "golden.csv"], "from_header")
+    )
     assert found["passed"] and found["golden_rows"] == 32 and found["max_relative_difference"] < 1e-6
 
 
@@ -194,7 +196,7 @@ def test_names_of_columns_come_from_what_the_header_says_of_itself(programs, tmp
     lines = (CPP / "golden" / "golden.csv").read_text().splitlines()
     rows = [",".join(line.split(",")[:7]) for line in lines]
     (tmp_path / "s.csv").write_text("\n".join(rows) + "\n")
-    call([programs / "from_header", "--states", tmp_path / "s.csv", "--out", tmp_path / "f.csv"], "from_header")
+    run_command([programs / "from_header", "--states", tmp_path / "s.csv", "--out", tmp_path / "f.csv"], "from_header")
     assert (tmp_path / "f.csv").read_text().splitlines()[0] == "x_end,y_end,tx_end,ty_end"
     swapped = [",".join([y, x, *rest]) for x, y, *rest in (row.split(",") for row in rows)]
     (tmp_path / "s.csv").write_text("\n".join(swapped) + "\n")
@@ -227,9 +229,9 @@ def write_two_in_two_out(folder: Path, export, name: str) -> Path:
 def check_two_in_two_out(program: Path, model: Path) -> None:
     """The program finds shapes and names in the JSON beside the file, and says so where there is none."""
     asked = [program, "--model", model, "--golden", model.parent / "golden.csv"]
-    assert json.loads(call(asked, program.name))["passed"]
+    assert json.loads(run_command(asked, program.name))["passed"]
     np.savetxt(model.parent / "s.csv", np.ones((2, 7)), delimiter=",", header="a row")
-    call([*asked[:3], "--states", model.parent / "s.csv", "--out", model.parent / "f.csv"], program.name)
+    run_command([*asked[:3], "--states", model.parent / "s.csv", "--out", model.parent / "f.csv"], program.name)
     head, first, _ = (model.parent / "f.csv").read_text().splitlines()
     assert head == "sums_0,sums_1,product" and first == "3,3,1"
     card = model.with_name(model.name + ".json")
@@ -281,8 +283,8 @@ def from_onnx(tmp_path_factory):
     """The ONNX consumer, built against the library of the Python package alone."""
     folder = tmp_path_factory.mktemp("from_onnx")
     options = ["-DONNX=ON", "-DBASELINE=OFF", "-DMODEL_HEADER=", f"-DONNXRUNTIME_LIBRARY={onnxruntime_library()}"]
-    call(["cmake", "-S", CPP, "-B", folder, *options], "CMake")
-    call(["cmake", "--build", folder], "build")
+    run_command(["cmake", "-S", CPP, "-B", folder, *options], "CMake")
+    run_command(["cmake", "--build", folder], "build")
     return folder / "from_onnx"
 
 
@@ -296,11 +298,11 @@ needs_library = pytest.mark.skipif(
 def test_golden_vector_from_onnx(from_onnx, tmp_path, monkeypatch):
     make_golden(tmp_path, monkeypatch)
     asked = [from_onnx, "--model", tmp_path / "golden.onnx"]
-    found = json.loads(call([*asked, "--golden", tmp_path / "golden.csv"], "from_onnx"))
+    found = json.loads(run_command([*asked, "--golden", tmp_path / "golden.csv"], "from_onnx"))
     assert found["passed"] and found["golden_rows"] == 32 and found["max_relative_difference"] < 1e-6
     np.loadtxt(tmp_path / "golden.csv", delimiter=",", skiprows=1)[:, :7].tofile(tmp_path / "states.bin")
     timed = json.loads(
-        call([*asked, "--states", tmp_path / "states.bin", "--time", "2000", "--repeats", "2"], "from_onnx")
+        run_command([*asked, "--states", tmp_path / "states.bin", "--time", "2000", "--repeats", "2"], "from_onnx")
     )
     assert timed["single_ns"] > timed["many_ns"] > 0
 
@@ -335,10 +337,10 @@ def test_golden_vector_from_torchscript(tmp_path, monkeypatch):
         "-DMODEL_HEADER=",
         f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}",
     ]
-    call(["cmake", "-S", CPP, "-B", tmp_path / "build", *options], "CMake")
-    call(["cmake", "--build", tmp_path / "build"], "build")
+    run_command(["cmake", "-S", CPP, "-B", tmp_path / "build", *options], "CMake")
+    run_command(["cmake", "--build", tmp_path / "build"], "build")
     found = json.loads(
-        call(
+        run_command(
             [
                 tmp_path / "build" / "from_torchscript",
                 "--model",

@@ -11,7 +11,7 @@ import torch
 
 from thesis_surrogates.core.errors import DataError
 from thesis_surrogates.core.hdf5 import write_hdf5
-from thesis_surrogates.events.data import COLUMNS, EventsData, load_data, make_data, pack, process_counts
+from thesis_surrogates.events.data import COLUMNS, EventsData, load_data, make_data, pack_rows, process_counts
 from thesis_surrogates.events.generator import (
     B_MASS_GEV,
     PROCESSES,
@@ -178,9 +178,9 @@ def test_gev_file_gives_the_same_tensors(small_file, tmp_path):
     rewrite(
         small_file,
         tmp_path / "gev.h5",
-        X_train=pack(events, "GeV"),
-        X_val=pack(events, "GeV")[:16],
-        X_test=pack(events, "GeV")[:16],
+        X_train=pack_rows(events, "GeV"),
+        X_val=pack_rows(events, "GeV")[:16],
+        X_test=pack_rows(events, "GeV")[:16],
         energy_unit="GeV",
     )
     a, b = load_data(EventsData(), small_file), load_data(EventsData(), tmp_path / "gev.h5")

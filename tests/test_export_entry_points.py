@@ -28,11 +28,11 @@ from thesis_surrogates.core.export.deployable import (  # noqa: E402
     EntryPoint,
     all_entry_points,
     as_tuple,
-    call,
+    compute_outputs,
     random_states,
     with_domain,
 )
-from thesis_surrogates.core.export.onnx import compare, export_onnx, load_onnx  # noqa: E402
+from thesis_surrogates.core.export.onnx import compare_outputs, export_onnx, load_onnx  # noqa: E402
 from thesis_surrogates.core.export.torch_programs import (  # noqa: E402
     CARD,
     export_pt2,
@@ -151,8 +151,8 @@ def test_flavor_answers_all_questions_of_its_users_from_one_script(tmp_path):
     assert list(deployable.entry_points) == [*questions, "convert_y_to_2flavor"]
     for name, entry in all_entry_points(deployable).items():
         states = random_states(entry, 7)
-        wanted = as_tuple(call(entry.module, states))
-        found = as_tuple(call(getattr(script, name), [tensor.double() for tensor in states]))
+        wanted = as_tuple(compute_outputs(entry.module, states))
+        found = as_tuple(compute_outputs(getattr(script, name), [tensor.double() for tensor in states]))
         for right, given in zip(wanted, found, strict=True):
             assert given.dtype == torch.float64
             assert torch.allclose(given.float(), right, rtol=1e-3, atol=1e-5 * float(right.abs().max()))
@@ -169,9 +169,9 @@ def test_the_corners_of_the_domain_are_compared():
     columns = {"x": tuple(Column(name=f"x{k}", unit="mm") for k in range(3))}
     inputs = {"x": torch.zeros(2, 3)}
     entry = Deployable(module=nn.Identity(), inputs=inputs, outputs=("y",), columns=columns)
-    assert compare(entry, entry.module, Clipped(), 500)[0] == 0.0  # the examples are all that is known
+    assert compare_outputs(entry, entry.module, Clipped(), 500)[0] == 0.0  # the examples are all that is known
     ranged = with_domain(entry, {f"x{k}": (-2.0, 2.0) for k in range(3)})
-    assert compare(ranged, entry.module, Clipped(), 500)[0] == 0.25
+    assert compare_outputs(ranged, entry.module, Clipped(), 500)[0] == 0.25
     (states,) = random_states(ranged, 400)
     assert {tuple(row) for row in states[::4].tolist()} == {
         (a, b, c) for a in (-2.0, 2.0) for b in (-2.0, 2.0) for c in (-2.0, 2.0)

@@ -27,12 +27,12 @@ from thesis_surrogates.core.export.deployable import (  # noqa: E402
     Deployable,
     ExportError,
     as_tuple,
-    call,
     check_examples,
+    compute_outputs,
     random_states,
 )
 from thesis_surrogates.core.export.onnx import (  # noqa: E402
-    compare,
+    compare_outputs,
     export_onnx,
     load_onnx,
     silence_exporter,
@@ -162,12 +162,12 @@ def test_every_model_answers_hard_rows_in_torch_onnx_and_torchscript(written, tm
     deployable, (module, examples, path) = DEPLOYABLES[name], written(name)
     write_torchscript(deployable, {"forward": (module, examples)}, tmp_path / "m.ts")
     rows, broken = hard_rows(examples)
-    typical = flat(call(deployable.module, [tensor[:1] for tensor in examples]))[0]
+    typical = flat(compute_outputs(deployable.module, [tensor[:1] for tensor in examples]))[0]
     for run in (module, load_onnx(path), load_torchscript(tmp_path / "m.ts")):
-        check_rows(flat(call(run, rows)), broken, typical, deployable.tolerance, deployable.guarded)
-        assert compare(deployable, module, run, 500)[0] <= deployable.tolerance
+        check_rows(flat(compute_outputs(run, rows)), broken, typical, deployable.tolerance, deployable.guarded)
+        assert compare_outputs(deployable, module, run, 500)[0] <= deployable.tolerance
         for count in (0, 1, 7):
-            assert all(len(r) == count for r in as_tuple(call(run, random_states(deployable, count))))
+            assert all(len(r) == count for r in as_tuple(compute_outputs(run, random_states(deployable, count))))
 
 
 PROGRAM = r"""
@@ -240,13 +240,13 @@ def test_no_header_reads_outside_of_an_array(written, sanitized):
     for number, name in enumerate(chosen):
         deployable, (module, examples, _) = DEPLOYABLES[name], written(name)
         rows, broken = hard_rows(examples)
-        typical = flat(call(module, [tensor[:1] for tensor in examples]))[0]
+        typical = flat(compute_outputs(module, [tensor[:1] for tensor in examples]))[0]
         answer = run_sanitized(program, number, rows).reshape(len(broken), -1)
         check_rows(answer, broken, typical, max(deployable.tolerance, 1e-5), deployable.guarded)
         scale = 1e-30
         for count in (10_000, 7, 1, 0):
             states = random_states(deployable, count)
-            wanted = flat(call(module, states))
+            wanted = flat(compute_outputs(module, states))
             found = run_sanitized(program, number, states).reshape(wanted.shape)
             scale = np.maximum(scale, np.abs(wanted).max(0, initial=0.0))
             assert (np.abs(found - wanted) <= max(deployable.tolerance, 1e-4) * scale).all(), name

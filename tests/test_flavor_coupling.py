@@ -18,7 +18,13 @@ import torch
 from thesis_surrogates.core.config import ConfigError
 from thesis_surrogates.core.export.cpp_compiler import find_compiler
 from thesis_surrogates.core.export.cpp_weights import export_weights
-from thesis_surrogates.core.export.deployable import Deployable, ExportError, all_entry_points, as_tuple, call
+from thesis_surrogates.core.export.deployable import (
+    Deployable,
+    ExportError,
+    all_entry_points,
+    as_tuple,
+    compute_outputs,
+)
 from thesis_surrogates.core.export.example_file import write_golden
 from thesis_surrogates.core.export.torch_programs import export_torchscript
 from thesis_surrogates.flavor.models import build
@@ -87,7 +93,7 @@ def test_all_questions_in_batches_of_any_size(network, exported, library, rows, 
     module.load_state_dict(network.state_dict())
     for name, entry in all_entry_points(deploy(module)).items():
         given = [tensor[torch.arange(rows) % len(tensor)] for tensor in entry.inputs.values()]
-        wanted = flat(as_tuple(call(entry.module, given)), np.float64)
+        wanted = flat(as_tuple(compute_outputs(entry.module, given)), np.float64)
         found = ask(library, handle, name, flat(given, kind), wanted.shape[1])
         allowed = (1e-3 if kind == np.float32 else 1e-6) * np.abs(wanted).max(0, initial=1e-300)  # constants are single
         assert (np.abs(found - wanted) <= allowed).all(), name

@@ -278,6 +278,12 @@ def test_no_name_is_of_the_older_dialect():
     assert not found, f"names in words of earlier versions; write baseline, comparison, status, what is meant: {found}"
 
 
+def test_one_module_opens_hdf5():
+    opens = re.compile(r"^\s*(import|from) h5py\b", re.MULTILINE)
+    found = [str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if opens.search(path.read_text())]
+    assert found == ["core/hdf5.py"]
+
+
 def test_constants_carry_their_unit():
     """A number whose comment begins with its unit has the unit in its name, too."""
     bare = []

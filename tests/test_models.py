@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from thesis_surrogates import run
-from thesis_surrogates.core.config import config_hash, digest, useless_keys
+from thesis_surrogates.core.config import config_hash, hash_canonical, useless_keys
 from thesis_surrogates.events.models import MODELS as AUTOENCODERS
 from thesis_surrogates.events.models import build_autoencoder
 from thesis_surrogates.flavor.models import MODELS as FLAVOR_NETWORKS
 from thesis_surrogates.flavor.models import build
 from thesis_surrogates.running.execution import new_model
-from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite, resolve, suites
+from thesis_surrogates.running.registry import SYSTEMS, get_system, list_suites, load_suite, resolve
 from thesis_surrogates.tracks.networks.plain import TrackNetwork
 from thesis_surrogates.tracks.networks.residual import CorrectionNetwork, SolvedNetwork
 
@@ -32,7 +32,7 @@ def test_hashes_and_checkpoints_are_those_of_published_runs(suite):
         if config.name in KNOWN[suite]:
             state = new_model(config).state_dict()
             shapes = {name: list(tensor.shape) for name, tensor in state.items()} | {"order": list(state)}
-            assert [config_hash(config), digest(shapes)] == KNOWN[suite][config.name], config.name
+            assert [config_hash(config), hash_canonical(shapes)] == KNOWN[suite][config.name], config.name
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -117,7 +117,7 @@ def test_useless_keys_are_reported_once_each_before_the_run_starts(tmp_path, mon
 
 def test_only_settings_that_several_models_share_are_set_in_vain_by_our_suites():
     """Each useless key of a shipped suite comes from its `defaults`, where another model of the suite uses it."""
-    for name in suites():
+    for name in list_suites():
         runs = load_suite(name)
         for config in runs:
             for key in useless_keys(config):

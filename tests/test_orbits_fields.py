@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from thesis_surrogates.core.config import digest
+from thesis_surrogates.core.config import hash_canonical
 from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.models import ACTIVATIONS
 from thesis_surrogates.orbits.data import OrbitsData
@@ -42,7 +42,7 @@ def test_fields_predict_what_they_always_did(name: str) -> None:
 
 
 def test_later_keys_change_no_identity() -> None:
-    assert digest(NeuralODEConfig().model_dump(mode="json")) == "7d0ce738cb"
+    assert hash_canonical(NeuralODEConfig().model_dump(mode="json")) == "7d0ce738cb"
     with pytest.raises(ValueError, match="harmonics is 4, but sph_4D_rinv_vel"):
         NeuralODEConfig(harmonics=4)
     with pytest.raises(ValueError, match="head_clip is 2.0"):

@@ -13,7 +13,7 @@ from thesis_surrogates.orbits.losses import LOSSES
 from thesis_surrogates.orbits.study.claims.study import CLAIMS
 from thesis_surrogates.orbits.study.claims.verdicts import BEST_LOSS, HEADLINE, LEAST_PAIRS, judge_claims
 from thesis_surrogates.orbits.training import WEIGHTS
-from thesis_surrogates.running.registry import load_suite, report_skipped_runs, suites
+from thesis_surrogates.running.registry import list_suites, load_suite, report_skipped_runs
 
 NO_COMPARISON = {"orbits/demo", "orbits/smoke"}  # they show that everything runs
 DERIVED = ("name", "question", "seed", "data.seed", "train.epochs", "train.optimizer.learning_rate")
@@ -21,7 +21,7 @@ TOGETHER = (  # keys that are one thing
     {"data.train_set", "data.test_set"},  # the plane or space: both sets share it
     {"model.features", "model.head"},  # a symmetry: features without a direction need the head that gives it one
 )
-SUITES = sorted(set(suites("orbits")) - NO_COMPARISON)
+SUITES = sorted(set(list_suites("orbits")) - NO_COMPARISON)
 
 
 def settings(config):
@@ -64,7 +64,7 @@ def test_every_run_is_one_change_away_from_another_and_all_hang_together(suite):
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_suite_asks_one_question_and_names_its_seeds(suite):
-    values = read_yaml(suites("orbits")[suite])
+    values = read_yaml(list_suites("orbits")[suite])
     assert values["question"].count("?") == 1 and "\n" not in values["question"]
     assert "seeds" in values and values["title"].startswith("Orbits: ")
     if suite not in (

@@ -14,7 +14,7 @@ import pytest
 from thesis_surrogates.core.config import config_hash, read_yaml
 from thesis_surrogates.core.facts import Run
 from thesis_surrogates.core.tables import comparison_table, convergence_table, read_results
-from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite, suite_path, suites
+from thesis_surrogates.running.registry import SYSTEMS, get_system, list_suites, load_suite, suite_path
 from thesis_surrogates.running.results import published_folder, suite_runs
 
 GOLDEN = Path(__file__).with_name("published.json")
@@ -106,5 +106,5 @@ def test_every_published_run_is_still_one_of_its_suite(suite):
 
 
 if __name__ == "__main__":
-    found = {suite: answer for system in SYSTEMS for suite in suites(system) if (answer := digests(suite))}
+    found = {suite: answer for system in SYSTEMS for suite in list_suites(system) if (answer := digests(suite))}
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n")

@@ -28,12 +28,12 @@ from thesis_surrogates.running.jobs import Request
 from thesis_surrogates.running.registry import (
     SYSTEMS,
     get_system,
+    list_suites,
     load_run,
     load_suite,
     read_seeds,
     read_settings,
     resolve,
-    suites,
     useless_keys_of,
 )
 from thesis_surrogates.running.reports import compare_runs, make_reports, system_of
@@ -272,7 +272,7 @@ def test_a_paused_run_says_what_to_do(tmp_path, data_dir):
 
 
 def test_our_suites_report_nothing_and_a_typed_key_is_reported():
-    for name in suites():
+    for name in list_suites():
         assert useless_keys_of(name, load_suite(name)) == [], name
         for single in load_suite(name)[-2:]:
             assert useless_keys_of(f"{name}:{single.name}", [single]) == [], single.name
@@ -339,7 +339,7 @@ def test_templates_without_runs_are_refused(tmp_path):
         with pytest.raises(ConfigError, match="run_dirs"):
             evaluation()
     for template in ("evaluate", "report"):
-        place = suites()["tracks/demo"].parent.parent.parent / f"{template}.ipynb"
+        place = list_suites()["tracks/demo"].parent.parent.parent / f"{template}.ipynb"
         with pytest.raises(ConfigError, match="run_dirs"):
             execute_notebook(place, tmp_path / f"{template}.ipynb", {})
 

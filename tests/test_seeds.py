@@ -12,7 +12,7 @@ from thesis_surrogates.core.suites import JUDGE_SEEDS, SET_SEED
 from thesis_surrogates.core.sweep_figures import compare
 from thesis_surrogates.core.sweep_tables import importance
 from thesis_surrogates.core.tables import comparison_table
-from thesis_surrogates.running.registry import SYSTEMS, load_run, load_suite, resolve, suites
+from thesis_surrogates.running.registry import SYSTEMS, list_suites, load_run, load_suite, resolve
 
 TOY = {"defaults": {"system": "tracks"}, "runs": {"small": {"model": {"name": "mlp", "hidden": [4]}}}}
 
@@ -79,7 +79,7 @@ def test_seeds_that_cannot_be_meant_are_refused(tmp_path, sections, words):
 
 def test_no_run_trains_on_data_that_judge():
     assert len(set(JUDGE_SEEDS)) == 5 and min(*JUDGE_SEEDS, SET_SEED) > 10**6
-    used = {config.data.seed for system in SYSTEMS for name in suites(system) for config in load_suite(name)}
+    used = {config.data.seed for system in SYSTEMS for name in list_suites(system) for config in load_suite(name)}
     assert used.isdisjoint({*JUDGE_SEEDS, SET_SEED})
     run = {"system": "orbits", "model": "neural_ode", "data": {"seed": JUDGE_SEEDS[0]}}
     with pytest.raises(ConfigError, match="only judge"):

@@ -58,7 +58,7 @@ def test_the_command_line_reports_what_it_leaves_out(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit):
         cli.main(["sweep", str(path), "--out", str(tmp_path / "runs"), "--no-measure"])
     assert capsys.readouterr().err.count(" skipped (") == 2
-    monkeypatch.setattr(registry, "suites", lambda system=None: {"tracks/grid": path})
+    monkeypatch.setattr(registry, "list_suites", lambda system=None: {"tracks/grid": path})
     with pytest.raises(SystemExit):
         cli.main(["list", "tracks"])
     answer = capsys.readouterr()

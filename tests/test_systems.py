@@ -20,7 +20,7 @@ from thesis_surrogates.core.system import System
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.running.datasets import ensure_dataset
 from thesis_surrogates.running.execution import load_surrogate, new_model, run
-from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite, suites
+from thesis_surrogates.running.registry import SYSTEMS, get_system, list_suites, load_suite
 
 # What a surrogate takes, [N, columns], from the training split of its system and the configuration of the data.
 INPUTS = {
@@ -61,7 +61,7 @@ def test_the_smoke_suite_has_every_model(system_name):
 
 
 def test_every_shipped_suite_is_valid(system_name):
-    for name in suites(system_name):
+    for name in list_suites(system_name):
         assert load_suite(name), name
 
 

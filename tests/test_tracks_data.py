@@ -21,7 +21,7 @@ from thesis_surrogates.core.hdf5 import read_hdf5, write_hdf5
 from thesis_surrogates.running.datasets import choose_dataset, dataset_path
 from thesis_surrogates.running.registry import get_system, read_settings
 from thesis_surrogates.tracks.data import PRESETS, TracksData, generate
-from thesis_surrogates.tracks.exchange.merge_split import description, merge, split_by_momentum
+from thesis_surrogates.tracks.exchange.merge_split import merge, read_description, split_by_momentum
 from thesis_surrogates.tracks.exchange.npz import read_npz, write_npz
 from thesis_surrogates.tracks.files import load_data, split_borders, train_source
 from thesis_surrogates.tracks.production import make_data
@@ -252,7 +252,7 @@ def test_a_part_of_a_file_says_what_is_true_of_the_part(batches, tmp_path):
     merge([batches / "0.h5", batches / "1.h5"], tmp_path / "both.h5")
     for whole in (batches / "0.h5", batches / "0.npz", tmp_path / "both.h5"):
         for path in split_by_momentum(whole, tmp_path):
-            about = description(path)
+            about = read_description(path)
             low, high = about["momentum_gev"]
             assert "n_drawn" not in about and "n_rejected" not in about  # nobody counted the rejected ones by momentum
             assert (about["config"]["p_low"], about["config"]["p_high"]) == (low, high)
@@ -260,10 +260,11 @@ def test_a_part_of_a_file_says_what_is_true_of_the_part(batches, tmp_path):
             merge([whole, tmp_path / f"{whole.stem}_low{whole.suffix}"], tmp_path / "wrong.h5")
     parts = [tmp_path / f"both_{name}.h5" for name in ("low", "mid", "high")]
     assert merge(parts, tmp_path / "whole.h5") == 2000
-    assert description(tmp_path / "whole.h5")["momentum_gev"] == [0.5, 100.0] and "n_drawn" not in description(
-        tmp_path / "whole.h5"
-    )
-    assert len(description(tmp_path / "whole.h5")["batches"]) == 2
+    assert read_description(tmp_path / "whole.h5")["momentum_gev"] == [
+        0.5,
+        100.0,
+    ] and "n_drawn" not in read_description(tmp_path / "whole.h5")
+    assert len(read_description(tmp_path / "whole.h5")["batches"]) == 2
     with pytest.raises(DataError, match="again"):
         merge([tmp_path / "whole.h5", parts[1]], tmp_path / "wrong.h5")
 

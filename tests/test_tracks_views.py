@@ -18,7 +18,13 @@ from thesis_surrogates.running import execution
 from thesis_surrogates.running.datasets import dataset_path
 from thesis_surrogates.running.registry import get_system, resolve
 from thesis_surrogates.tracks.data import TracksData
-from thesis_surrogates.tracks.exchange.older_files import model_config, normalization, older_config, read_model, views
+from thesis_surrogates.tracks.exchange.older_files import (
+    model_config,
+    older_config,
+    read_model,
+    views,
+    write_normalization,
+)
 from thesis_surrogates.tracks.models import MODELS
 
 VIEWED = {
@@ -142,7 +148,7 @@ def test_moments_of_outputs_are_those_of_the_frame(viewed, name):
     facts = replace(facts, config={**facts.config, "model": {"name": name}})
     weights = MODELS[name]().build(data).state_dict()
     weights |= {key: torch.arange(4.0) for key in weights if key in ("frame.normalize.mean", "normalize_outputs.mean")}
-    stated = normalization(facts, weights)
+    stated = write_normalization(facts, weights)
     assert (
         stated["output_mean"] == (None if name == "polynomial" else [0.0, 1.0, 2.0, 3.0])
         and stated["input_mean"] is not None

@@ -203,9 +203,9 @@ def site(
 
 def doctor() -> None:
     """Tell what this machine has and what is missing."""
-    from thesis_surrogates.running.doctor import examine
+    from thesis_surrogates.running.doctor import examine_machine
 
-    checks = examine()
+    checks = examine_machine()
     for check in checks:
         typer.echo(
             f"{'ok     ' if check.good else 'missing' if check.needed else 'without'}  {check.name}: {check.found}"

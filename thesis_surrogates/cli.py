@@ -77,20 +77,20 @@ def options(
 @app.command("list")
 def list_(system: Annotated[str | None, typer.Argument(help="A system; all, in short, when left out.")] = None) -> None:
     """List systems and their suites; of one system also its question, models, presets and commands."""
-    from thesis_surrogates.running.registry import SYSTEMS, get_system, report_skipped_runs, suites
+    from thesis_surrogates.running.registry import SYSTEMS, get_system, list_suites, report_skipped_runs
 
     if system is None:  # a record is the last thing of a system that is imported, after PyTorch
         for name in SYSTEMS:
-            typer.echo(f"{name}\n  suites    {', '.join(suites(name)) or '-'}")
+            typer.echo(f"{name}\n  suites    {', '.join(list_suites(name)) or '-'}")
         typer.echo(f"\nsurrogates list {next(iter(SYSTEMS))} shows models, presets and commands of a system")
         return
     record = get_system(system)
     typer.echo(
         f"{system}: {record.title}\n  question  {record.question}\n  models    {', '.join(record.models)}\n"
-        f"  headline  {record.terms.headline}\n  suites    {', '.join(suites(system)) or '-'}\n"
+        f"  headline  {record.terms.headline}\n  suites    {', '.join(list_suites(system)) or '-'}\n"
         f"  presets   {', '.join(record.presets) or '-'}\n  commands  {', '.join(record.commands) or '-'}"
     )
-    _print_notes([line for suite in suites(system) for line in report_skipped_runs(suite)])
+    _print_notes([line for suite in list_suites(system) for line in report_skipped_runs(suite)])
 
 
 @app.command()

@@ -23,7 +23,7 @@ from .timing import synchronize, time_in_turns
 
 # %% auto #0
 __all__ = ['Kind', 'Contender', 'Scores', 'refuse_twins', 'score_all', 'by_name', 'without_gradients', 'tables_of',
-           'evaluate_all', 'finished', 'cheapest_as_accurate', 'most_accurate', 'pareto_front']
+           'evaluate_all', 'call_and_wait', 'keep_as_accurate', 'cheapest_as_accurate', 'most_accurate', 'pareto_front']
 
 # %% ../../nbs/01_core/26_comparison.ipynb #cbb59d52
 Kind = Literal["nothing", "baseline", "surrogate", "reference"]
@@ -121,7 +121,9 @@ def evaluate_all(
     known = score_all(contenders, tensors, score) if scores is None else scores
     costs: list[float | None] = [None] * len(contenders)
     if budget is not None:
-        calls = [partial(finished, partial(contender.timed or contender.predict, tensors)) for contender in contenders]
+        calls = [
+            partial(call_and_wait, partial(contender.timed or contender.predict, tensors)) for contender in contenders
+        ]
         with without_gradients():
             times = time_in_turns(calls, budget, most=10, warm_ups=3)
         costs = [1e6 * time["seconds"] / items for time in times]
@@ -134,16 +136,29 @@ def evaluate_all(
     return rows
 
 
-def finished(call: Callable[[], Any]) -> None:
+def call_and_wait(call: Callable[[], Any]) -> None:
     """Call, and wait for a GPU."""
     call()
     synchronize()
 
 # %% ../../nbs/01_core/26_comparison.ipynb #79c8044b
-def cheapest_as_accurate(baselines: pd.DataFrame, headline: str, error: float) -> pd.Series | None:
-    """Of the baselines whose `headline` is at most `error` the cheapest by `cost_us`; None where there is none."""
-    accurate = baselines[baselines[headline] <= error]
-    return accurate.sort_values("cost_us").iloc[0] if len(accurate) else None
+def keep_as_accurate(others: pd.DataFrame, own: Mapping[Any, Any] | pd.Series, errors: Sequence[str]) -> pd.DataFrame:
+    """The others that are in no error worse than the worst seed of a surrogate; an error that it lacks is not asked."""
+    keep = pd.Series(True, index=others.index)
+    for name in errors:
+        limit = own.get(f"{name}_high", np.nan)
+        limit = own[name] if np.isnan(limit) else limit
+        if not np.isnan(limit):
+            keep &= others[name] <= limit
+    return others[keep]
+
+
+def cheapest_as_accurate(
+    others: pd.DataFrame, own: Mapping[Any, Any] | pd.Series, errors: Sequence[str], price: str = "cost_us"
+) -> pd.Series | None:
+    """Of those that are as accurate the cheapest, of equal ones that with the least first error; None without any."""
+    accurate = keep_as_accurate(others, own, errors)
+    return accurate.sort_values([price, errors[0]], kind="stable").iloc[0] if len(accurate) else None
 
 # %% ../../nbs/01_core/26_comparison.ipynb #a7c1e011
 def most_accurate(rows: pd.DataFrame, headline: str, price: str = "cost_us") -> pd.Series | None:

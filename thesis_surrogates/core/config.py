@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 # %% auto #0
-__all__ = ['Model', 'nearest', 'merge', 'nested', 'canonical', 'flatten', 'digest', 'read_yaml', 'StrictModel', 'ModelConfig',
-           'DataConfig', 'unless_default', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig', 'RunConfig', 'check',
-           'model_name', 'run_name', 'check_run', 'as_mapping', 'config_hash', 'recipe_hash', 'without_data_seed',
-           'useless_keys', 'config_diff']
+__all__ = ['Model', 'nearest', 'merge', 'nest_key', 'write_canonical', 'flatten', 'hash_canonical', 'read_yaml', 'StrictModel',
+           'ModelConfig', 'DataConfig', 'unless_default', 'OptimizerConfig', 'ScheduleConfig', 'TrainConfig',
+           'RunConfig', 'check', 'model_name', 'run_name', 'check_run', 'as_mapping', 'config_hash', 'recipe_hash',
+           'without_data_seed', 'useless_keys', 'config_diff']
 
 # %% ../../nbs/01_core/03_config.ipynb #ca5446f5
 def nearest(word: str, choices: Sequence[str]) -> str:
@@ -47,14 +47,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any], named: bool = False)
     return result
 
 
-def nested(path: str, value: Any) -> dict[str, Any]:
-    """`nested('a.b', 1)` is `{'a': {'b': 1}}`."""
+def nest_key(path: str, value: Any) -> dict[str, Any]:
+    """`nest_key('a.b', 1)` is `{'a': {'b': 1}}`."""
     for key in reversed(path.split(".")):
         value = {key: value}
     return value
 
 
-def canonical(values: Any) -> str:
+def write_canonical(values: Any) -> str:
     """JSON with sorted keys and no spaces: equal configurations give equal text."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -66,13 +66,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             result |= flatten(value, f"{prefix}{key}.")
         else:
-            result[f"{prefix}{key}"] = canonical(value) if isinstance(value, list | tuple) else value
+            result[f"{prefix}{key}"] = write_canonical(value) if isinstance(value, list | tuple) else value
     return result
 
 # %% ../../nbs/01_core/03_config.ipynb #68db3007
-def digest(values: Any, length: int = 10) -> str:
+def hash_canonical(values: Any, length: int = 10) -> str:
     """First `length` hexadecimal digits of the SHA-256 of the canonical text."""
-    return hashlib.sha256(canonical(values).encode()).hexdigest()[:length]
+    return hashlib.sha256(write_canonical(values).encode()).hexdigest()[:length]
 
 # %% ../../nbs/01_core/03_config.ipynb #e9a75b5d
 class _UniqueKeys(yaml.SafeLoader):
@@ -154,7 +154,7 @@ class DataConfig(StrictModel):
 
     def file_name(self, system: str) -> str:
         """Name of the generated file: the system and a hash of what is in it."""
-        return f"{system}-{digest(self.described())}.h5"
+        return f"{system}-{hash_canonical(self.described())}.h5"
 
 # %% ../../nbs/01_core/03_config.ipynb #58ba7449
 def unless_default(value: Any) -> Callable[[Any], bool]:
@@ -322,12 +322,12 @@ def as_mapping(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
 def config_hash(config: RunConfig | Mapping[str, Any]) -> str:
     """Identity of a run: system, model, data, train and seed; not its label, question and named sets."""
     values = as_mapping(config)
-    return digest({key: values.get(key) for key in ("system", "model", "data", "train", "seed")})
+    return hash_canonical({key: values.get(key) for key in ("system", "model", "data", "train", "seed")})
 
 
 def recipe_hash(config: RunConfig | Mapping[str, Any]) -> str:
     """What the seeds of one recipe share: the identity without `seed` and `data.seed`."""
-    return digest({key: without_data_seed(config).get(key) for key in ("system", "model", "data", "train")})
+    return hash_canonical({key: without_data_seed(config).get(key) for key in ("system", "model", "data", "train")})
 
 
 def without_data_seed(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:

@@ -18,12 +18,12 @@ from .cost_figure import part_labels
 from .facts import Run
 from .metrics import format_digits, format_value, median_and_spread
 from .plots import PALETTE, new_figure, style
-from .tables import convergence_table, label, to_markdown
+from .tables import convergence_table, drop_seeds, to_markdown
 
 # %% auto #0
 __all__ = ['UNANSWERED', 'describe_runs', 'training_budget', 'fit_power_laws', 'shares_of_fall', 'size_pays',
-           'ratios_at_equal_size', 'convergence_speed', 'terms_converge', 'overfits', 'pool_seeds', 'error_curves',
-           'steps_markdown']
+           'ratios_at_equal_size', 'convergence_speed', 'terms_converge', 'find_overfitting', 'pool_seeds',
+           'error_curves', 'steps_markdown']
 
 # %% ../../nbs/01_core/33_convergence.ipynb #e81f9f34
 UNANSWERED = "*No published run can answer this yet.*"
@@ -43,7 +43,7 @@ def describe_runs(
         own = next((row for row in run.evaluated if row.get("kind") == "surrogate"), None)
         if own is not None:
             flat = flatten(run.config)
-            row = {"name": label(run), "model": flat["model.name"], "seed": flat.get("seed")}
+            row = {"name": drop_seeds(run), "model": flat["model.name"], "seed": flat.get("seed")}
             row |= {column: flat.get(key) for column, key in settings.items()}
             row["steps"] = flat.get("train.epochs", math.nan) * (flat.get("train.steps_per_epoch") or math.nan)
             row |= {column: own.get(metric) for column, metric in metrics.items()}
@@ -81,7 +81,7 @@ def shares_of_fall(runs: Sequence[Run]) -> pd.DataFrame:
     if not runs:
         return pd.DataFrame(columns=["name", "model", "share"])
     table = convergence_table(runs)
-    table["name"], table["model"] = [label(run) for run in runs], [run.config["model"]["name"] for run in runs]
+    table["name"], table["model"] = [drop_seeds(run) for run in runs], [run.config["model"]["name"] for run in runs]
     table = table.dropna(subset=["epoch_to_90_log"])
     return table.assign(share=(table.epoch_to_90_log.astype(float) + 1) / table.epochs)[["name", "model", "share"]]
 
@@ -161,7 +161,7 @@ def terms_converge(runs: Sequence[Run], terms: Mapping[str, str]) -> str:
     return "First to last epoch: " + "; ".join(words) + "." if words else UNANSWERED
 
 # %% ../../nbs/01_core/33_convergence.ipynb #18bc331b
-def overfits(runs: Sequence[Run]) -> str:
+def find_overfitting(runs: Sequence[Run]) -> str:
     """Which runs show a validation curve that turns upward while training goes on falling."""
     if not runs:
         return UNANSWERED

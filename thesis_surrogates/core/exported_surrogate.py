@@ -22,8 +22,8 @@ from .export.onnx import load_onnx
 from .export.torch_programs import CARD, load_pt2, load_torchscript
 from thesis_surrogates.core.surrogate import (
     BATCH_ROWS,
-    answer,
     input_table,
+    pack_outputs,
 )
 
 # %% auto #0
@@ -111,7 +111,7 @@ class ExportedSurrogate:
         self, *inputs: Any, units: Mapping[str, str] | None = None, batch_size: int = BATCH_ROWS
     ) -> np.ndarray | dict[str, np.ndarray]:
         """Answers as `Surrogate.predict` gives them; `units` of columns that are not those of the file are refused."""
-        return answer(self.entry, self.entry.module, inputs, units, batch_size)
+        return pack_outputs(self.entry, self.entry.module, inputs, units, batch_size)
 
 
 def load_export(path: str | Path, entry_point: str = "forward") -> ExportedSurrogate:

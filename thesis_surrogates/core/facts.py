@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import canonical, config_hash, flatten, without_data_seed
+from .config import config_hash, flatten, without_data_seed, write_canonical
 from .errors import FactsError
 from .files import FileLock
 from thesis_surrogates.core.run_files import (
@@ -267,7 +267,7 @@ def data_seeds(runs: Iterable[Run]) -> dict[str, dict[Any, set[str]]]:
     found: dict[str, dict[Any, set[str]]] = {}
     for run in runs:
         config = without_data_seed(run.config)
-        seeds = found.setdefault(canonical([config.get("system"), config.get("data")]), {})
+        seeds = found.setdefault(write_canonical([config.get("system"), config.get("data")]), {})
         seeds.setdefault(flatten(run.config).get("data.seed"), set()).add(fingerprint(run))
     return found
 

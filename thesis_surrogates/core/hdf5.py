@@ -5,8 +5,9 @@
 # %% ../../nbs/01_core/06_hdf5.ipynb #1580db34
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from .errors import DataError
 from .files import atomic
 
 # %% auto #0
-__all__ = ['UNREADABLE', 'Hdf5Writer', 'write_hdf5', 'read_hdf5', 'window_starts', 'count_rows', 'read_window', 'Hdf5Source']
+__all__ = ['UNREADABLE', 'Hdf5Writer', 'write_hdf5', 'read_hdf5', 'dataset_names', 'present_names', 'add_scalars', 'is_hdf5',
+           'walk_hdf5', 'window_starts', 'count_rows', 'read_window', 'Hdf5Source']
 
 # %% ../../nbs/01_core/06_hdf5.ipynb #9b644374
 class Hdf5Writer:
@@ -37,16 +39,18 @@ class Hdf5Writer:
             plain = isinstance(value, str | int | float | bool | np.ndarray | np.generic)
             self._file.attrs[key] = value if plain else json.dumps(value)
 
+    @property
+    def names(self) -> list[str]:
+        """Datasets at the root, so far."""
+        return list(self._file)
+
     def append(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add rows to the datasets; the first call fixes their names, types and row shapes."""
         for name, array in arrays.items():
-            array = np.asarray(array)
+            array, row = np.asarray(array), np.shape(array)[1:]
             if name not in self._file:
                 rows = max(1, min(len(array), 2**20 // max(1, array[:1].nbytes)))
-                chunks = (rows, *array.shape[1:])
-                self._file.create_dataset(
-                    name, data=array, maxshape=(None, *array.shape[1:]), chunks=chunks, fletcher32=True
-                )
+                self._file.create_dataset(name, data=array, maxshape=(None, *row), chunks=(rows, *row), fletcher32=True)
             else:
                 dataset = self._file[name]
                 dataset.resize(len(dataset) + len(array), axis=0)
@@ -74,6 +78,18 @@ def write_hdf5(path: str | Path, arrays: Mapping[str, np.ndarray], attrs: Mappin
         writer.append(arrays)
 
 # %% ../../nbs/01_core/06_hdf5.ipynb #affdd02e
+@contextlib.contextmanager
+def _open_to_read(path: Path) -> Iterator[h5py.File]:
+    """The file, opened to be read; DataError where it is missing, is not HDF5, or is damaged."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such dataset; make it with 'surrogates data' or correct data.path")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{path}: not a readable HDF5 file ({error}); {UNREADABLE}") from None
+
+
 def read_hdf5(
     path: str | Path, names: Sequence[str] | None = None, rows: slice | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -82,19 +98,13 @@ def read_hdf5(
     Raises:
         DataError: the file is missing, is not HDF5, is damaged, or lacks a dataset.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such dataset; make it with 'surrogates data' or correct data.path")
-    try:
-        with h5py.File(path, "r") as file:
-            wanted = list(file) if names is None else list(names)
-            missing = [name for name in wanted if name not in file]
-            if missing:
-                raise DataError(f"{path}: no dataset {missing[0]!r}; the file holds {sorted(file)}")
-            arrays = {name: file[name][() if file[name].ndim == 0 else rows or slice(None)] for name in wanted}
-            return arrays, {key: _plain(value) for key, value in file.attrs.items()}
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"{path}: not a readable HDF5 file ({error}); {UNREADABLE}") from None
+    with _open_to_read(Path(path)) as file:
+        wanted = list(file) if names is None else list(names)
+        missing = [name for name in wanted if name not in file]
+        if missing:
+            raise DataError(f"{path}: no dataset {missing[0]!r}; the file holds {sorted(file)}")
+        arrays = {name: file[name][() if file[name].ndim == 0 else rows or slice(None)] for name in wanted}
+        return arrays, {key: _plain(value) for key, value in file.attrs.items()}
 
 # %% ../../nbs/01_core/06_hdf5.ipynb #f60e5276
 def _plain(value: Any) -> Any:
@@ -106,6 +116,46 @@ def _plain(value: Any) -> Any:
         except json.JSONDecodeError:
             return value
     return value
+
+# %% ../../nbs/01_core/06_hdf5.ipynb #5d1f0a11
+def dataset_names(path: str | Path) -> list[str]:
+    """What stands at the root of a file; DataError if it is no readable file."""
+    with _open_to_read(Path(path)) as file:
+        return list(file)
+
+
+def present_names(path: str | Path, names: Iterable[str]) -> list[str]:
+    """Those among `names` (`"x"`, `"group/x"`) that a file holds; DataError if it is no readable file."""
+    with _open_to_read(Path(path)) as file:
+        return [name for name in names if name in file]
+
+
+def add_scalars(path: str | Path, scalars: Mapping[str, Any]) -> None:
+    """Add datasets of one number to a file that is still being made."""
+    with h5py.File(path, "r+") as file:
+        for name, value in scalars.items():
+            file[name] = value
+
+# %% ../../nbs/01_core/06_hdf5.ipynb #5d1f0a12
+def is_hdf5(path: str | Path) -> bool:
+    """Whether a file begins as HDF5 does, whatever its name."""
+    return bool(h5py.is_hdf5(path))
+
+
+@contextlib.contextmanager
+def walk_hdf5(path: str | Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Datasets by their place, to be read inside the `with` block, and attributes of root, groups and datasets."""
+    datasets: dict[str, Any] = {}
+    with h5py.File(path, "r") as file:
+        attributes: dict[str, Any] = dict(file.attrs)
+
+        def visit(name: str, node: Any) -> None:
+            if isinstance(node, h5py.Dataset):
+                datasets[name] = node
+            attributes.update({f"{name}/{key}": value for key, value in node.attrs.items()})
+
+        file.visititems(visit)
+        yield datasets, attributes
 
 # %% ../../nbs/01_core/06_hdf5.ipynb #14024c8e
 def window_starts(first: int, last: int, block: int, window: int, seed: int, number: int) -> list[np.ndarray]:
@@ -124,7 +174,7 @@ def count_rows(path: Path, name: str) -> int:
         with h5py.File(path, "r") as file:
             return len(file[name])
     except (OSError, KeyError) as error:
-        raise DataError(f"{path}: cannot stream {name!r} ({error}); check data.path") from None
+        raise DataError(f"{path}: no readable rows of {name!r} ({error}); {UNREADABLE}") from None
 
 
 def read_window(

@@ -19,16 +19,16 @@ from .errors import ConfigError
 from .running_means import COUNTED, LARGEST, RunningMeans, count_rows, cut_batches
 
 # %% auto #0
-__all__ = ['LossTerms', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'LossAndGradients', 'Callback', 'Weight', 'OF_PHASE', 'trainable',
-           'ParameterGroup', 'Update', 'PhaseLength', 'Phase', 'count_epochs', 'Watcher', 'Plan', 'Event', 'rows_of',
-           'mean_loss', 'supervised_plan', 'is_same_loop', 'describe']
+__all__ = ['LossTerms', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'LossAndGradients', 'Callback', 'Weight', 'OF_PHASE',
+           'list_trainable', 'ParameterGroup', 'Update', 'PhaseLength', 'Phase', 'count_epochs', 'Watcher', 'Plan',
+           'Event', 'rows_of', 'mean_loss', 'supervised_plan', 'is_same_loop', 'describe']
 
 # %% ../../nbs/01_core/11_plan.ipynb #df49da87
 LossTerms = Callable[[Any, Batch], Tensors]
 LARGEST_SHARE_LEFT_OUT = 0.5  # of the rows of a validation; with more, it is no number
 
 
-def trainable(model: nn.Module) -> list[nn.Parameter]:
+def list_trainable(model: nn.Module) -> list[nn.Parameter]:
     """All parameters that want a gradient."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -57,7 +57,7 @@ class Update:
     loss_terms: LossTerms | None = None
     optimizer: OptimizerConfig  # which optimizer, at which learning rate
     name: str = "model"  # prefix of the logged terms when a phase has several updates
-    parameters: Callable[[nn.Module], Iterable[nn.Parameter]] = trainable  # which parameters it moves
+    parameters: Callable[[nn.Module], Iterable[nn.Parameter]] = list_trainable  # which parameters it moves
     every: int = 1  # it acts in every `every`-th step (a critic with 1 beside a generator with 5)
     groups: tuple[ParameterGroup, ...] = ()  # parameters with a weight decay or a rate of their own
     # `(terms, parameters)` to one gradient a parameter; None is the gradient of the term `loss`

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import canonical
+from .config import write_canonical
 from .errors import DataError
 from .files import atomic, replace_text
 from .hdf5 import Hdf5Writer
@@ -94,7 +94,7 @@ def append_pieces(
 def parts_folder(description: Mapping[str, Any], path: Path) -> Path:
     """The folder of the parts of a dataset, made if it is not there; DataError when it holds parts of another one."""
     folder = path.with_name(f".{path.name}.parts")
-    about = canonical(description)
+    about = write_canonical(description)
     note = folder / "about.json"
     if note.is_file() and note.read_text(encoding="utf-8") != about:
         raise DataError(f"{folder} holds the beginnings of another dataset; remove it, or choose another file name")

@@ -25,7 +25,7 @@ import yaml
 
 # %% auto #0
 __all__ = ['PACKAGES', 'OF_EVENT', 'OF_LOOP', 'MOMENTS', 'LONGEST_EPOCH_RECORD_BYTES', 'git_state', 'package_versions',
-           'processor', 'provenance', 'record_config', 'prepare_run', 'fits_table', 'event_line', 'RunRecorder',
+           'name_processor', 'provenance', 'record_config', 'prepare_run', 'fits_table', 'event_line', 'RunRecorder',
            'scalar_rows', 'error_record', 'new_state', 'open_run', 'append_event', 'record_death']
 
 # %% ../../nbs/01_core/22_recorder.ipynb #6aabf4ca
@@ -99,7 +99,7 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     return versions
 
 # %% ../../nbs/01_core/22_recorder.ipynb #8d4463fe
-def processor() -> str:
+def name_processor() -> str:
     """Name of the processor, as far as the system tells."""
     with contextlib.suppress(OSError):
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
@@ -120,7 +120,7 @@ def provenance(
         "packages": package_versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": processor(),
+        "processor": name_processor(),
         "cores": os.cpu_count(),
         "device": device,
         "threads": threads,

@@ -22,9 +22,9 @@ from thesis_surrogates.core.tables import (
     ReportError,
     build_table,
     convergence_table,
+    drop_seeds,
     escape_latex,
     format_table,
-    label,
     read_results,
     to_csv,
     to_latex,
@@ -32,8 +32,8 @@ from thesis_surrogates.core.tables import (
 )
 
 # %% auto #0
-__all__ = ['Report', 'manifest', 'each_run', 'count_runs', 'drawn_sets', 'measured_on', 'page', 'scalars_of', 'write_figures',
-           'write_sweep', 'write_parts', 'write_report']
+__all__ = ['Report', 'make_manifest', 'each_run', 'count_runs', 'drawn_sets', 'measured_on', 'write_page', 'scalars_of',
+           'write_figures', 'write_sweep', 'write_parts', 'write_report']
 
 # %% ../../nbs/01_core/40_report.ipynb #0a3a3381
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Report:
     sweep: str  # text of sweep.md; empty where the runs differ in their seed alone
 
 # %% ../../nbs/01_core/40_report.ipynb #980d7bc6
-def manifest(runs: Sequence[Run], problems: Sequence[Problem], headline: str) -> dict[str, Any]:
+def make_manifest(runs: Sequence[Run], problems: Sequence[Problem], headline: str) -> dict[str, Any]:
     """Which runs, which data, which code: what must be known to make the report again."""
     return {
         "written": now(),
@@ -106,7 +106,7 @@ def measured_on(runs: Sequence[Run]) -> str:
     return " ".join(filter(None, [f"Costs were measured on: {'; '.join(words)}." if words else "", drawn_sets(runs)]))
 
 # %% ../../nbs/01_core/40_report.ipynb #11ba49be
-def page(
+def write_page(
     title: str, table: pd.DataFrame, runs: Sequence[Run], problems: Sequence[Problem], rows: list[list[str]]
 ) -> str:
     """`table.md`: title, table, machine, notes on approximations, runs without a result."""
@@ -128,7 +128,7 @@ def page(
 # %% ../../nbs/01_core/40_report.ipynb #a7c1e001
 def scalars_of(runs: Sequence[Run]) -> pd.DataFrame:
     """Scalars of several runs, with the run's folder as `run` and its name without the seed as `group`."""
-    tables = [run.scalars.assign(run=run.path.name, group=label(run)) for run in runs]
+    tables = [run.scalars.assign(run=run.path.name, group=drop_seeds(run)) for run in runs]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 # %% ../../nbs/01_core/40_report.ipynb #7033dbce
@@ -240,11 +240,11 @@ def write_report(
         "table.csv": to_csv(table),
         "runs.csv": to_csv(each_run(runs)),
         "convergence.csv": to_csv(convergence),
-        "table.md": page(
+        "table.md": write_page(
             title, table, runs, problems, format_table(table, columns, headline, lambda text: f"**{text}**")
         ),
         "table.tex": to_latex(format_table(table, columns, headline, lambda text: rf"\textbf{{{text}}}", escape_latex)),
-        "manifest.json": to_json(manifest(runs, problems, headline)),
+        "manifest.json": to_json(make_manifest(runs, problems, headline)),
     }
     sweep, on_sets, more = write_parts(runs, problems, table, columns, headline, out, figures, look, comparison)
     texts["table.md"] += f"\n{on_sets}" * bool(on_sets)

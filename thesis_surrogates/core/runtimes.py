@@ -16,7 +16,7 @@ from .comparison import cheapest_as_accurate
 from .facts import OLDER_KINDS, SCALAR_ONLY, Run, as_split, from_split
 from .metrics import format_value, median_and_spread
 from .plots import axis_label
-from .tables import label, to_markdown
+from .tables import drop_seeds, to_markdown
 
 # %% auto #0
 __all__ = ['KEYS', 'RuntimeComparison', 'runtime_facts', 'batch_words', 'runtime_rows', 'measured_batches', 'pool_runs',
@@ -75,7 +75,7 @@ def runtime_rows(run: Run, batch: int) -> pd.DataFrame:
         return pd.DataFrame(columns=[*KEYS, "parameters", "cost_us"])
     table = from_split(event["rows"]).rename(columns={f"cost_us_{batch}": "cost_us"}).dropna(subset=["cost_us"])
     table["kind"] = table.kind.replace(OLDER_KINDS)
-    table.loc[table.kind == "surrogate", "contender"] = label(run)
+    table.loc[table.kind == "surrogate", "contender"] = drop_seeds(run)
     numbers = [name for name in map(str, table) if name not in KEYS and not name.startswith("cost_us")]
     return table[[*KEYS, *numbers, "cost_us"]].reset_index(drop=True)
 
@@ -102,7 +102,7 @@ def compare_with_baselines(
             if own["path"] not in runtimes or not (rows.path == paths[0]).any():
                 continue
             classical = rows[(rows.kind == "baseline") & rows.path.isin(paths)]
-            other = cheapest_as_accurate(classical, headline, own[headline])
+            other = cheapest_as_accurate(classical, own, (headline,))
             yield {
                 "surrogate": own["contender"],
                 "runtime": own["path"],

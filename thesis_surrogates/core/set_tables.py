@@ -17,7 +17,7 @@ from .config import recipe_hash
 from .facts import Run, fingerprint, same_data
 from .files import replace_text
 from .metrics import format_value
-from .tables import label, to_csv, to_narrow_markdown
+from .tables import drop_seeds, to_csv, to_narrow_markdown
 
 # %% auto #0
 __all__ = ['set_rows', 'sets_table', 'judged_table', 'sets_markdown', 'judged_markdown', 'write_sets']
@@ -31,7 +31,7 @@ def set_rows(runs: Sequence[Run], rows_of: Callable[[Run], Sequence[Mapping[str,
         several = sum(row["kind"] == "surrogate" for row in rows) > len({row["set"] for row in rows})
         for row in rows:
             own = row["kind"] == "surrogate"
-            name = f"{label(run)} {row['contender'] if several else ''}".strip() if own else row["contender"]
+            name = f"{drop_seeds(run)} {row['contender'] if several else ''}".strip() if own else row["contender"]
             recipe = recipe_hash(run.config) if own else ""
             place = {"data": first[fingerprint(run)][:8], "recipe": recipe, "run": run.config_hash}
             found.append({**row, **place, "contender": name})

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from .config import StrictModel, canonical, check, merge, nested
+from .config import StrictModel, check, merge, nest_key, write_canonical
 from .errors import ConfigError
 
 # %% auto #0
@@ -60,7 +60,7 @@ def _label(point: Mapping[str, Any], grid: Mapping[str, Any]) -> str:
         for path, value in point.items()
         if isinstance(grid[path], list) and len(grid[path]) > 1
     }
-    words = [f"{key}={canonical(value)}" for key, value in varying.items()]
+    words = [f"{key}={write_canonical(value)}" for key, value in varying.items()]
     return ",".join(words).replace('"', "").replace(" ", "")
 
 # %% ../../nbs/01_core/04_suites.ipynb #5eed0a01
@@ -126,7 +126,7 @@ def expand_suite(values: Mapping[str, Any], where: str = "suite", seeds: Sequenc
         for point in _grid_points(suite.grid):
             mapping = merge(merge({"question": suite.question}, suite.defaults), run)
             for path, value in point.items():
-                mapping = merge(mapping, nested(path, value))
+                mapping = merge(mapping, nest_key(path, value))
             label = "-".join(word for word in (name, _label(point, suite.grid)) if word)
             result.append({**mapping, "name": label or "run"})
             refuse_two_seeds(result[-1], rule, where)

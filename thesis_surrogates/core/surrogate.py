@@ -24,15 +24,15 @@ from torch import nn
 
 from .config import RunConfig, nearest
 from .errors import ConfigError
-from .export.deployable import Column, Deployable, EntryPoint, as_tuple, signature
+from .export.deployable import Column, Deployable, EntryPoint, as_tuple, describe_inputs
 from .export.onnx import OnnxFunction, export_onnx, load_onnx
 from .models import count_parameters
 
 # %% auto #0
 __all__ = ['BATCH_ROWS', 'columns_of', 'input_table', 'list_columns', 'check_columns', 'from_table', 'as_table',
            'check_vocabulary', 'as_input', 'tensors_of', 'check_units', 'apply_in_pieces', 'quick_answer',
-           'without_rows', 'answer', 'check_runtime', 'to_onnx', 'Surrogate', 'words_of', 'first_rows', 'left_out',
-           'text_of', 'html_of']
+           'without_rows', 'pack_outputs', 'check_runtime', 'to_onnx', 'Surrogate', 'words_of', 'first_rows',
+           'left_out', 'text_of', 'html_of']
 
 # %% ../../nbs/01_core/44_surrogate.ipynb #a1c00007
 def columns_of(deployable: EntryPoint) -> dict[str, tuple[Column, ...]]:
@@ -226,7 +226,7 @@ def without_rows(arrays: Sequence[np.ndarray], finite: np.ndarray) -> tuple[list
     return answered, f"{sum(parts.values())} of {len(finite)} rows are answered NaN: {', '.join(reasons)}"
 
 # %% ../../nbs/01_core/44_surrogate.ipynb #a1c00033
-def answer(
+def pack_outputs(
     entry: EntryPoint,
     run: Callable[..., Any],  # tensors in, tensor or tensors out
     inputs: Sequence[Any],
@@ -287,7 +287,7 @@ class Surrogate:
         """
         check_runtime(runtime)
         run = self.as_onnx if runtime == "onnx" else self.deployable.module
-        return answer(self.deployable, run, inputs, units, batch_size)
+        return pack_outputs(self.deployable, run, inputs, units, batch_size)
 
     def __repr__(self) -> str:
         return text_of(self)
@@ -299,7 +299,7 @@ class Surrogate:
 def words_of(surrogate: Surrogate) -> list[str]:
     """Name, size, inputs with their shapes, and outputs, a line each."""
     config, deployable, size = surrogate.config, surrogate.deployable, count_parameters(surrogate.model)
-    takes = ", ".join(f"{name}: {shape}" for name, shape in signature(deployable.inputs).items())
+    takes = ", ".join(f"{name}: {shape}" for name, shape in describe_inputs(deployable.inputs).items())
     return [
         f"Surrogate {config.system}/{config.name} ({config.model.name}, {size:,} parameters)",
         f"takes {takes}",

@@ -20,7 +20,7 @@ from .facts import KINDS, SCALAR_ONLY, Run, fingerprint, natural_key, read_run, 
 from .metrics import epoch_to_fraction, format_value, median_and_spread, overfit_flag
 
 # %% auto #0
-__all__ = ['MOST_COLUMNS', 'LATEX', 'ReportError', 'Problem', 'explain_problem', 'label', 'read_results', 'summarise',
+__all__ = ['MOST_COLUMNS', 'LATEX', 'ReportError', 'Problem', 'explain_problem', 'drop_seeds', 'read_results', 'summarise_rows',
            'baseline_rows', 'surrogate_rows', 'build_table', 'comparison_table', 'epoch_reached', 'convergence_row',
            'convergence_table', 'format_cell', 'format_table', 'to_csv', 'to_markdown', 'to_narrow_markdown',
            'to_latex', 'escape_latex', 'to_terminal']
@@ -48,7 +48,7 @@ def explain_problem(run: Run) -> Problem:
     return Problem(name=str(run.config.get("name") or run.path.name), status=status, reason=" ".join(words))
 
 # %% ../../nbs/01_core/31_tables.ipynb #f7c06f39
-def label(run: Run) -> str:
+def drop_seeds(run: Run) -> str:
     """Name of a run without its seeds: `mlp-seed=3`, `mlp,seed=1` and `mlp-seed=3-data_seed=1` are all `mlp`."""
     name = str(run.config.get("name") or run.path.name)
     return re.sub(r"[-,_ ]?\b(?:data[._])?seed[=_-]?\d+", "", name).strip("-,_ ") or str(run.config.get("system"))
@@ -78,13 +78,13 @@ def read_results(run_dirs: Iterable[str | Path | Run]) -> tuple[list[Run], list[
             continue
         if run.config_hash in runs:
             problems.append(
-                Problem(name=label(run), status="duplicate", reason=f"same configuration {run.config_hash}")
+                Problem(name=drop_seeds(run), status="duplicate", reason=f"same configuration {run.config_hash}")
             )
         runs[run.config_hash] = run
     return list(runs.values()), sorted(problems, key=lambda problem: (natural_key(problem.name), problem.status))
 
 # %% ../../nbs/01_core/31_tables.ipynb #abf2a567
-def summarise(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], spread: bool) -> dict[str, Any]:
+def summarise_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], spread: bool) -> dict[str, Any]:
     """Median of cost, parameters and metrics over the rows; with `spread` also the smallest and the largest."""
     result: dict[str, Any] = {"seeds": len(rows)}
     for name in ("parameters", "cost_us", *columns):
@@ -116,7 +116,7 @@ def baseline_rows(runs: Sequence[Run], columns: Sequence[str], references: Seque
     ordered = sorted(found, key=lambda key: KINDS.index(key[0]) if key[0] in KINDS else len(KINDS))
     return [
         {"kind": kind, "contender": name, "implementation": implementation, "status": "done"}
-        | summarise(found[kind, name, implementation], columns, several)
+        | summarise_rows(found[kind, name, implementation], columns, several)
         for kind, name, implementation in ordered
     ]
 
@@ -131,14 +131,14 @@ def surrogate_rows(
         for row in own:
             which = str(row.get("contender")) if len(own) > 1 else ""
             groups.setdefault((recipe_hash(run.config), which), []).append((run, row))
-    names = {key: f"{label(entries[0][0])} {key[1]}".strip() for key, entries in groups.items()}
+    names = {key: f"{drop_seeds(entries[0][0])} {key[1]}".strip() for key, entries in groups.items()}
     rows = []
     for key, entries in groups.items():
         name = names[key] if list(names.values()).count(names[key]) == 1 else f"{names[key]} {key[0][:6]}"
         seconds = median_and_spread(run.seconds for run, _ in entries).median
-        kind = "reference" if label(entries[0][0]) in references else "surrogate"
+        kind = "reference" if drop_seeds(entries[0][0]) in references else "surrogate"
         row = {"kind": kind, "contender": name, "status": "done"}
-        row |= summarise([found for _, found in entries], columns, spread=True)
+        row |= summarise_rows([found for _, found in entries], columns, spread=True)
         rows.append({**row, "training_seconds": seconds})
     return sorted(rows, key=lambda row: (math.isnan(row[headline]), row[headline], natural_key(row["contender"])))
 

@@ -14,7 +14,7 @@ import pandas as pd
 from .facts import Run, as_split, from_split
 from .metrics import format_value, median_and_spread
 from .plots import UNITS
-from .tables import label, to_markdown
+from .tables import drop_seeds, to_markdown
 
 # %% auto #0
 __all__ = ['trust_facts', 'trust_rows', 'all_rows', 'spread_table', 'fallback_medians', 'fallback_markdown', 'checks_markdown',
@@ -29,7 +29,7 @@ def trust_facts(found: Mapping[str, pd.DataFrame], about: Mapping[str, Any]) -> 
 def trust_rows(run: Run, part: str) -> pd.DataFrame:
     """One of the tables of a run's last examination, with the column `surrogate`; empty where there is none."""
     stored = run.last_event("trust").get(part)
-    return from_split(stored).assign(surrogate=label(run)) if stored else pd.DataFrame()
+    return from_split(stored).assign(surrogate=drop_seeds(run)) if stored else pd.DataFrame()
 
 
 def all_rows(runs: Sequence[Run], part: str) -> pd.DataFrame:

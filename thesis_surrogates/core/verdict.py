@@ -6,20 +6,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
-from .comparison import most_accurate
+from .comparison import cheapest_as_accurate, keep_as_accurate, most_accurate
 from .facts import SCALAR_ONLY
 from .metrics import format_value
 from .plots import axis_label
 
 # %% auto #0
-__all__ = ['TIE', 'Outcome', 'Terms', 'as_accurate', 'Pairing', 'judge', 'Verdict', 'decide', 'format_quantity', 'format_factor',
-           'name_of', 'format_price', 'reason_not_decided', 'compare_ways', 'verdict_sentence']
+__all__ = ['TIE', 'Outcome', 'Terms', 'Pairing', 'judge', 'Verdict', 'decide', 'format_quantity', 'format_factor', 'name_of',
+           'format_price', 'reason_not_decided', 'compare_ways', 'verdict_sentence']
 
 # %% ../../nbs/01_core/32_verdict.ipynb #39a00007
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +40,6 @@ class Terms:
     def is_timed(self) -> bool:
         """Whether the price depends on how a method is implemented."""
         return self.price == "cost_us"
-
-# %% ../../nbs/01_core/32_verdict.ipynb #39a0000a
-def as_accurate(others: pd.DataFrame, own: pd.Series, errors: Sequence[str]) -> pd.DataFrame:
-    """The others that are in no error worse than the worst seed of a surrogate; an error that it lacks is not asked."""
-    keep = pd.Series(True, index=others.index)
-    for name in errors:
-        limit = own.get(f"{name}_high", math.nan)
-        limit = own[name] if math.isnan(limit) else limit
-        if not math.isnan(limit):
-            keep &= others[name] <= limit
-    return others[keep]
 
 # %% ../../nbs/01_core/32_verdict.ipynb #39a0000d
 TIE = 1.05  # prices closer than this cannot be told apart
@@ -75,12 +63,11 @@ class Pairing:
 def judge(own: pd.Series, others: pd.DataFrame, terms: Terms) -> Pairing:
     """A surrogate against what is as accurate."""
     known = others.dropna(subset=[terms.price])
-    accurate = as_accurate(known, own, terms.accuracy)
-    asked = known if accurate.empty else accurate
+    baseline = cheapest_as_accurate(known, own, terms.accuracy, terms.price)
+    asked = known if baseline is None else keep_as_accurate(known, own, terms.accuracy)
     strong = bool(((asked.kind == "baseline") & (asked.implementation != "")).any())
-    if accurate.empty:
+    if baseline is None:
         return Pairing(own=own, baseline=None, factor=math.inf, weak=not strong)
-    baseline = accurate.sort_values([terms.price, terms.headline], kind="stable").iloc[0]
     price = own[terms.price]
     factor = math.nan if math.isnan(price) else baseline[terms.price] / price if price > 0 else math.inf
     return Pairing(own=own, baseline=baseline, factor=factor, weak=not strong and factor > 1 / TIE)

@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ..core.comparison import Contender
 from ..core.data import Data, Tensors
 from ..core.models import count_parameters
-from .bottlenecks import LinearBottleneck, VectorQuantizer
-from .models import Autoencoder, reconstruct
+from .models import EventNetwork, reconstruct
 from .quantizer import quantizer_predictions
 from thesis_surrogates.events.tokenizers import (
     BinnedTokenizer,
@@ -25,35 +23,26 @@ from thesis_surrogates.events.tokenizers import (
 )
 
 # %% auto #0
-__all__ = ['UNIFORM_PARTS', 'latent_numbers', 'surrogate', 'baselines']
+__all__ = ['UNIFORM_PARTS', 'surrogate', 'baselines']
 
 # %% ../../nbs/05_events/10_baselines.ipynb #61e1ba0f
-def latent_numbers(model: Autoencoder) -> int:
-    """Real numbers per particle that pass the bottleneck."""
-    if isinstance(model.bottleneck, LinearBottleneck):
-        return model.bottleneck.down.out_features
-    last = model.encoder.layers[-1]
-    assert isinstance(last, nn.Linear)
-    return last.out_features
-
-
-def surrogate(model: Autoencoder, data: Data) -> Contender:
+def surrogate(model: EventNetwork, data: Data) -> Contender:
     """The trained model as a row of the comparison; a codebook is counted with its parameters."""
-    quantizer = model.bottleneck if isinstance(model.bottleneck, VectorQuantizer) else None
-    vocabulary = 0 if quantizer is None else len(quantizer.codebook)
-    stored = 0 if quantizer is None else quantizer.codebook.numel()
+    vocabulary = model.bottleneck.vocabulary
+    numbers = model.bottleneck.count_numbers(model.latent)
+    moved = sum(codes.numel() for codes in model.bottleneck.parameters() if not codes.requires_grad)
 
     def predict(split: Tensors) -> Tensors:
         result = reconstruct(model, split["particles"], split["types"])
         return {
             **result._asdict(),
             "vocabulary": torch.tensor(vocabulary),
-            "bits": torch.tensor(32.0 * latent_numbers(model)),
+            "bits": torch.tensor(32.0 * numbers),
         }
 
-    note = f"{vocabulary} codes" if vocabulary else f"{latent_numbers(model)} float32 per particle"
+    note = f"{vocabulary} codes" if vocabulary else f"{numbers} float32 per particle"
     return Contender(
-        name="autoencoder", kind="surrogate", predict=predict, parameters=count_parameters(model) + stored, note=note
+        name="autoencoder", kind="surrogate", predict=predict, parameters=count_parameters(model) + moved, note=note
     )
 
 # %% ../../nbs/05_events/10_baselines.ipynb #214aa344

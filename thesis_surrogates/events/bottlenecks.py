@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from typing import NamedTuple, final
 
 import torch
 from torch import nn
@@ -14,8 +15,8 @@ from torch import nn
 from ..core.data import torch_rng
 
 # %% auto #0
-__all__ = ['nearest_code', 'used_and_perplexity', 'k_means', 'BottleneckOutput', 'masked_mean', 'Identity', 'LinearBottleneck',
-           'VectorQuantizer']
+__all__ = ['nearest_code', 'used_and_perplexity', 'k_means', 'BottleneckOutput', 'masked_mean', 'Bottleneck', 'Identity',
+           'LinearBottleneck', 'VectorQuantizer']
 
 # %% ../../nbs/05_events/02_bottlenecks.ipynb #aa348781
 def nearest_code(
@@ -65,8 +66,38 @@ def masked_mean(values: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     kept = torch.where(real[..., None], values, torch.zeros_like(values))
     return kept.sum() / (real.sum().clamp(min=1) * values.shape[-1])
 
+# %% ../../nbs/05_events/02_bottlenecks.ipynb #4adbddd1
+class Bottleneck(nn.Module, ABC):
+    """What stands between encoder and decoder; what a codebook alone has is empty here."""
+
+    seed: int = 0  # of all that is drawn while a codebook is placed or moved
+
+    @abstractmethod
+    def forward(self, z: torch.Tensor, real: torch.Tensor) -> BottleneckOutput:
+        """z `[B, T, D]`, real `[B, T]`."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of codes; 0 without a codebook."""
+        return 0
+
+    def count_numbers(self, latent: int) -> int:
+        """Real numbers per particle that pass, of `latent` that come in."""
+        return latent
+
+    def look_up(self, codes: torch.Tensor) -> torch.Tensor:
+        """Latents `[..., D]` of codes `[...]`; ValueError without a codebook."""
+        raise ValueError("only a bottleneck with a codebook has vectors for codes; use ae_vq")
+
+    def start(self, points: torch.Tensor) -> None:
+        """Place the codes at latent vectors `[M, D]`, before the first step."""
+
+    def update(self, step: int) -> None:
+        """Move the codes by the vectors of the last step."""
+
 # %% ../../nbs/05_events/02_bottlenecks.ipynb #60bff573
-class Identity(nn.Module):
+@final
+class Identity(Bottleneck):
     """No bottleneck: D floats per particle."""
 
     def forward(self, z: torch.Tensor, real: torch.Tensor) -> BottleneckOutput:
@@ -74,7 +105,8 @@ class Identity(nn.Module):
         return BottleneckOutput(z, torch.full_like(real, -1, dtype=torch.int64), z.new_zeros(()))
 
 
-class LinearBottleneck(nn.Module):
+@final
+class LinearBottleneck(Bottleneck):
     """A linear map from D to `rank` numbers and back; ValueError unless 1 <= rank <= D."""
 
     def __init__(self, size: int, rank: int):
@@ -87,8 +119,12 @@ class LinearBottleneck(nn.Module):
         """z `[B, T, D]`, real `[B, T]`."""
         return BottleneckOutput(self.up(self.down(z)), torch.full_like(real, -1, dtype=torch.int64), z.new_zeros(()))
 
+    def count_numbers(self, latent: int) -> int:
+        return self.down.out_features
+
 # %% ../../nbs/05_events/02_bottlenecks.ipynb #0a55b158
-class VectorQuantizer(nn.Module):
+@final
+class VectorQuantizer(Bottleneck):
     """A codebook of `codes` vectors that follow their particles by a moving average."""
 
     def __init__(self, codes: int, size: int, decay: float = 0.95, revive_below: float = 0.2, seed: int = 0):
@@ -111,6 +147,13 @@ class VectorQuantizer(nn.Module):
             self.seen = (z.detach()[real].float(), codes[real])
             chosen = z + (chosen - z).detach()
         return BottleneckOutput(chosen, torch.where(real, codes, torch.full_like(codes, -1)), commit)
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.codebook)
+
+    def look_up(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.codebook[codes]
 
     @torch.no_grad()
     def start(self, points: torch.Tensor) -> None:

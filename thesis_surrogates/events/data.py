@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 import torch
 from pydantic import Field
@@ -19,15 +18,15 @@ from ..core.config import DataConfig
 from ..core.data import Data, Tensors, moments
 from ..core.data_files import Files, SplitFiles, files_of, fingerprint_files, refuse_shared_rows
 from ..core.errors import DataError
-from ..core.hdf5 import Hdf5Writer, read_hdf5
+from ..core.hdf5 import Hdf5Writer, dataset_names, read_hdf5
 from ..core.progress import show_progress
 from .generator import B_JET, B_MASS_GEV, PHOTON, PROCESSES, SLOTS, Events, generate
 from .kinematics import magnitude_angle
 
 # %% auto #0
 __all__ = ['PRESETS', 'Unit', 'COLUMNS', 'LAYOUT', 'MEV_PER_GEV', 'FILE_SPLITS', 'GENERATION', 'FEATURES', 'TYPE_MASS_GEV',
-           'EventsData', 'process_counts', 'to_unit', 'from_unit', 'pack', 'check_rows', 'check_energies', 'unpack',
-           'make_data', 'to_features', 'from_features', 'read_split', 'dataset_names', 'to_tensors', 'read_events',
+           'EventsData', 'process_counts', 'to_unit', 'from_unit', 'pack_rows', 'check_rows', 'check_energies',
+           'unpack_rows', 'make_data', 'to_features', 'from_features', 'read_split', 'to_tensors', 'read_events',
            'load_data', 'feature_moments', 'met_scale']
 
 # %% ../../nbs/05_events/03_data.ipynb #05aa81c6
@@ -78,7 +77,7 @@ def from_unit(value: np.ndarray, unit: Unit) -> np.ndarray:
         return np.exp(value) / MEV_PER_GEV if unit == "ln(value/MeV)" else value
 
 
-def pack(events: Events, unit: Unit = "ln(value/MeV)") -> np.ndarray:
+def pack_rows(events: Events, unit: Unit = "ln(value/MeV)") -> np.ndarray:
     """Rows `[N, 92]` (float32) of events."""
     real = (events.types != 0)[..., None]
     pt, eta, phi, energy = np.moveaxis(events.particles, -1, 0)
@@ -116,7 +115,7 @@ def check_energies(real: np.ndarray, unit: str, where: str) -> None:
         )
 
 # %% ../../nbs/05_events/03_data.ipynb #727db748
-def unpack(
+def unpack_rows(
     rows: np.ndarray,  # [N, 92]
     unit: Unit = "ln(value/MeV)",
     where: str = "rows",  # named in errors
@@ -157,7 +156,7 @@ def make_data(config: EventsData, path: Path, workers: int = 1) -> None:
                 part = slice(start, start + GENERATION)
                 piece = Events(**{name: value[part] for name, value in vars(events).items()})
                 labels = piece.process.astype(np.float64)
-                writer.append({rows_name: pack(piece), label_name: labels})
+                writer.append({rows_name: pack_rows(piece), label_name: labels})
                 done += len(labels)
                 tell(done)
 
@@ -206,13 +205,6 @@ def read_split(path: Path, split: str, limit: int | None = None) -> tuple[np.nda
         raise DataError(f"{path}: {label_name} needs one label out of {known} for each of the {len(values)} rows")
     return values, labels.astype(np.int64), attrs
 
-
-def dataset_names(path: Path) -> list[str]:
-    """Names of the datasets in a file; DataError if there is no readable file."""
-    read_hdf5(path, [])
-    with h5py.File(path, "r") as file:
-        return list(file)
-
 # %% ../../nbs/05_events/03_data.ipynb #a16586bf
 def to_tensors(particles: np.ndarray, types: np.ndarray, met: np.ndarray, process: np.ndarray) -> Tensors:
     """The tensors of a split (float32, int64) with their features."""
@@ -232,7 +224,7 @@ def read_events(path: Path, split: str, limit: int | None) -> tuple[Tensors, dic
     unit = attrs.get("energy_unit", "ln(value/MeV)")
     if unit not in ("ln(value/MeV)", "GeV"):
         raise DataError(f"{path}: energy_unit is {unit!r}; it must be 'ln(value/MeV)' or 'GeV'")
-    return to_tensors(*unpack(rows, unit, f"{path}, {split}"), labels), attrs
+    return to_tensors(*unpack_rows(rows, unit, f"{path}, {split}"), labels), attrs
 
 
 def load_data(config: EventsData, path: Path) -> Data:

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, final
 
 import torch
 from pydantic import Field
@@ -18,16 +18,22 @@ from ..core.config import ModelConfig
 from ..core.errors import DataError
 from ..core.export.deployable import Column, Deployable
 from ..core.models import Normalizer, mlp
-from .bottlenecks import BottleneckOutput, Identity, LinearBottleneck, VectorQuantizer
+from thesis_surrogates.events.bottlenecks import (
+    Bottleneck,
+    BottleneckOutput,
+    Identity,
+    LinearBottleneck,
+    VectorQuantizer,
+)
 from .data import FEATURES, EventsData, from_features, to_features
 from .generator import PHOTON, SLOTS, TYPE_NAMES, generate
 from .losses import make_loss_terms
 
 # %% auto #0
-__all__ = ['N_TYPES', 'GLOBALS_HEADS', 'MODELS', 'COLUMNS', 'Encoder', 'Decoder', 'VectorSum', 'MeanLatent', 'Decoded',
-           'Autoencoder', 'Reconstruction', 'to_physical', 'reconstruct', 'decode_tokens', 'AutoencoderConfig',
-           'IdentityAutoencoder', 'LinearAutoencoder', 'VQAutoencoder', 'build_autoencoder', 'DeployedAutoencoder',
-           'particle_columns', 'deploy']
+__all__ = ['N_TYPES', 'GLOBALS_HEADS', 'MODELS', 'COLUMNS', 'Encoder', 'Decoder', 'GlobalsHead', 'VectorSum', 'MeanLatent',
+           'Decoded', 'EventNetwork', 'Autoencoder', 'Reconstruction', 'to_physical', 'reconstruct', 'decode_tokens',
+           'AutoencoderConfig', 'IdentityAutoencoder', 'LinearAutoencoder', 'VQAutoencoder', 'build_autoencoder',
+           'DeployedAutoencoder', 'particle_columns', 'deploy']
 
 # %% ../../nbs/05_events/04_models.ipynb #49eb0fae
 N_TYPES = len(TYPE_NAMES)  # 8 with padding
@@ -38,6 +44,7 @@ class Encoder(nn.Module):
 
     def __init__(self, hidden: list[int], latent: int, id_embedding: int, activation: str):
         super().__init__()
+        self.latent = latent
         self.embed = nn.Embedding(N_TYPES, id_embedding)
         self.layers = mlp([len(FEATURES) + id_embedding, *hidden, latent], activation)
 
@@ -60,7 +67,16 @@ class Decoder(nn.Module):
         return out[..., : len(FEATURES)], out[..., len(FEATURES) :] if self.type_head else None
 
 # %% ../../nbs/05_events/04_models.ipynb #c5e5ed16
-class VectorSum(nn.Module):
+class GlobalsHead(nn.Module, ABC):
+    """Missing momentum from what was decoded."""
+
+    @abstractmethod
+    def forward(self, z: torch.Tensor, momenta: torch.Tensor, types: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """Missing momentum `[B, 2]` in the units of `momenta`."""
+
+
+@final
+class VectorSum(GlobalsHead):
     """Missing momentum as a weighted vector sum of decoded particles."""
 
     def __init__(self, latent: int, width: int = 32):
@@ -87,7 +103,8 @@ class VectorSum(nn.Module):
         return -((1 + weight) * momenta[..., :2] * real[..., None]).sum(1)
 
 # %% ../../nbs/05_events/04_models.ipynb #422b9f4d
-class MeanLatent(nn.Module):
+@final
+class MeanLatent(GlobalsHead):
     """Missing momentum from the mean latent of real particles: the head that must learn addition by itself."""
 
     def __init__(self, latent: int, width: int = 32):
@@ -100,7 +117,7 @@ class MeanLatent(nn.Module):
         return self.layers((z * real[..., None]).sum(1) / count)
 
 
-GLOBALS_HEADS: dict[str, type[nn.Module]] = {"vector_sum": VectorSum, "mean_latent": MeanLatent}
+GLOBALS_HEADS: dict[str, Callable[[int], GlobalsHead]] = {"vector_sum": VectorSum, "mean_latent": MeanLatent}
 
 # %% ../../nbs/05_events/04_models.ipynb #965defea
 class Decoded(NamedTuple):
@@ -110,25 +127,50 @@ class Decoded(NamedTuple):
     type_logits: torch.Tensor | None  # [B, T, 7]
     met: torch.Tensor  # in units of met_scale, [B, 2]
 
-# %% ../../nbs/05_events/04_models.ipynb #0c29d17d
-class Autoencoder(nn.Module):
-    """Encoder, bottleneck, decoder and globals head, with the normalisation inside."""
+# %% ../../nbs/05_events/04_models.ipynb #965defe2
+class EventNetwork(nn.Module, ABC):
+    """What a network of events offers; a class below it says how particles become latents, and come back."""
 
-    def __init__(self, encoder: Encoder, bottleneck: nn.Module, decoder: Decoder, globals_head: nn.Module):
-        super().__init__()
-        self.scaler = Normalizer(len(FEATURES))
-        self.register_buffer("met_scale", torch.ones(()))
-        self.met_scale: torch.Tensor
-        self.encoder, self.bottleneck, self.decoder, self.globals_head = encoder, bottleneck, decoder, globals_head
+    scaler: Normalizer  # of the features
+    met_scale: torch.Tensor  # spread of the missing momentum [GeV]
+    bottleneck: Bottleneck
+    latent: int  # numbers per particle before the bottleneck
+    decodes_types: bool  # whether the code holds the types; if not, they are those of the input
+
+    @abstractmethod
+    def make_latents(self, features: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        """Features `[B, T, 4]` (not normalised) and types `[B, T]` to latents `[B, T, D]` before the bottleneck."""
+
+    @abstractmethod
+    def decode(self, z: torch.Tensor, real: torch.Tensor) -> Decoded:
+        """Latents `[B, T, D]` and mask `[B, T]` to features, type scores and missing momentum."""
 
     def encode(self, features: torch.Tensor, types: torch.Tensor) -> BottleneckOutput:
         """Features `[B, T, 4]` (not normalised) and types `[B, T]` to what passes the bottleneck."""
-        real = types != 0
-        clean = torch.where(real[..., None], self.scaler(features), torch.zeros_like(features))
-        return self.bottleneck(self.encoder(clean, types), real)
+        return self.bottleneck(self.make_latents(features, types), types != 0)
+
+    def forward(self, features: torch.Tensor, types: torch.Tensor) -> tuple[BottleneckOutput, Decoded]:
+        """What passed the bottleneck, and what was decoded from it."""
+        passed = self.encode(features, types)
+        return passed, self.decode(passed.z, types != 0)
+
+# %% ../../nbs/05_events/04_models.ipynb #0c29d17d
+@final
+class Autoencoder(EventNetwork):
+    """Encoder, bottleneck, decoder and globals head, with the normalisation inside."""
+
+    def __init__(self, encoder: Encoder, bottleneck: Bottleneck, decoder: Decoder, globals_head: GlobalsHead):
+        super().__init__()
+        self.scaler = Normalizer(len(FEATURES))
+        self.register_buffer("met_scale", torch.ones(()))
+        self.encoder, self.bottleneck, self.decoder, self.globals_head = encoder, bottleneck, decoder, globals_head
+        self.latent, self.decodes_types = encoder.latent, decoder.type_head
+
+    def make_latents(self, features: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        clean = torch.where((types != 0)[..., None], self.scaler(features), torch.zeros_like(features))
+        return self.encoder(clean, types)
 
     def decode(self, z: torch.Tensor, real: torch.Tensor) -> Decoded:
-        """Latents `[B, T, D]` and mask `[B, T]` to features, type scores and missing momentum."""
         z = torch.where(real[..., None], z, torch.zeros_like(z))
         features, logits = self.decoder(z)
         features = torch.where(real[..., None], features, torch.zeros_like(features))
@@ -143,11 +185,6 @@ class Autoencoder(nn.Module):
         length = (cos.pow(2) + sin.pow(2) + 1e-6).sqrt()
         return torch.stack([pt * cos / length, pt * sin / length, eta], -1)
 
-    def forward(self, features: torch.Tensor, types: torch.Tensor) -> tuple[BottleneckOutput, Decoded]:
-        """What passed the bottleneck, and what was decoded from it."""
-        passed = self.encode(features, types)
-        return passed, self.decode(passed.z, types != 0)
-
 # %% ../../nbs/05_events/04_models.ipynb #a098ae4d
 class Reconstruction(NamedTuple):
     """An event in physical units."""
@@ -158,7 +195,7 @@ class Reconstruction(NamedTuple):
     codes: torch.Tensor  # tokens, [B, T], -1 where there is none
 
 
-def to_physical(model: Autoencoder, decoded: Decoded, codes: torch.Tensor, types: torch.Tensor) -> Reconstruction:
+def to_physical(model: EventNetwork, decoded: Decoded, codes: torch.Tensor, types: torch.Tensor) -> Reconstruction:
     """Decoded features in GeV; `types` `[B, T]` give the mask, and the types where the model decodes none."""
     real = types != 0
     if decoded.type_logits is not None:
@@ -168,22 +205,22 @@ def to_physical(model: Autoencoder, decoded: Decoded, codes: torch.Tensor, types
     return Reconstruction(particles, types, decoded.met * model.met_scale, codes)
 
 
-def reconstruct(model: Autoencoder, particles: torch.Tensor, types: torch.Tensor) -> Reconstruction:
+def reconstruct(model: EventNetwork, particles: torch.Tensor, types: torch.Tensor) -> Reconstruction:
     """Encode and decode particles `[B, T, 4]` in physical units."""
     passed, decoded = model(to_features(particles, types), types)
     return to_physical(model, decoded, passed.codes, types)
 
 
-def decode_tokens(model: Autoencoder, codes: torch.Tensor) -> Reconstruction:
+def decode_tokens(model: EventNetwork, codes: torch.Tensor) -> Reconstruction:
     """Events from stored tokens `[B, T]`, -1 where there is no particle; needs a codebook and a type head."""
-    if not isinstance(model.bottleneck, VectorQuantizer) or not model.decoder.type_head:
+    if not model.bottleneck.vocabulary or not model.decodes_types:
         raise ValueError("only a model with a codebook and a type head decodes tokens; use ae_vq with type_head: true")
-    size = len(model.bottleneck.codebook)
+    size = model.bottleneck.vocabulary
     wrong = ((codes < -1) | (codes >= size)).nonzero().tolist()
     if wrong:
         row, slot = wrong[0]
         raise DataError(f"event {row} has the code {codes[row, slot]} in slot {slot}; allowed are -1 to {size - 1}")
-    z = model.bottleneck.codebook[codes.clamp(min=0)]
+    z = model.bottleneck.look_up(codes.clamp(min=0))
     return to_physical(model, model.decode(z, codes >= 0), codes, (codes >= 0).long())
 
 # %% ../../nbs/05_events/04_models.ipynb #66ab7e68
@@ -199,10 +236,10 @@ class AutoencoderConfig(ModelConfig):
     globals_head: Literal["vector_sum", "mean_latent"] = "vector_sum"
 
     @abstractmethod
-    def bottleneck(self) -> nn.Module:
+    def bottleneck(self) -> Bottleneck:
         """The module between encoder and decoder."""
 
-    def build(self, data: EventsData) -> Autoencoder:
+    def build(self, data: EventsData) -> EventNetwork:
         return Autoencoder(
             Encoder(self.hidden, self.latent, self.id_embedding, self.activation),
             self.bottleneck(),
@@ -217,7 +254,7 @@ class IdentityAutoencoder(AutoencoderConfig):
     ignores = frozenset({"train.weights.commit"})
     name: Literal["ae_identity"] = "ae_identity"
 
-    def bottleneck(self) -> nn.Module:
+    def bottleneck(self) -> Bottleneck:
         return Identity()
 
 
@@ -228,7 +265,7 @@ class LinearAutoencoder(AutoencoderConfig):
     name: Literal["ae_linear"] = "ae_linear"
     rank: int = Field(default=2, ge=1, description="numbers per particle that pass, at most `latent`")
 
-    def bottleneck(self) -> nn.Module:
+    def bottleneck(self) -> Bottleneck:
         return LinearBottleneck(self.latent, self.rank)
 
 
@@ -240,7 +277,7 @@ class VQAutoencoder(AutoencoderConfig):
     decay: float = Field(default=0.95, gt=0, lt=1, description="of the moving average that moves the codes")
     revive_below: float = Field(default=0.2, ge=0, lt=1, description="move codes used less than this share of the mean")
 
-    def bottleneck(self) -> nn.Module:
+    def bottleneck(self) -> Bottleneck:
         return VectorQuantizer(self.codes, self.latent, self.decay, self.revive_below)
 
 # %% ../../nbs/05_events/04_models.ipynb #ef8ad4cd
@@ -251,7 +288,7 @@ MODELS: dict[str, type[AutoencoderConfig]] = {
 }
 
 
-def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
+def build_autoencoder(config: AutoencoderConfig) -> EventNetwork:
     """The network of a configuration, untrained and with unit scales; its shape does not depend on the data."""
     return config.build(EventsData())
 
@@ -259,10 +296,10 @@ def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
 class DeployedAutoencoder(nn.Module):
     """Particles `[B, T, 4]` and type_ids `[B, T]` to particles, types, met `[B, 2]` and, with a codebook, codes."""
 
-    def __init__(self, model: Autoencoder):
+    def __init__(self, model: EventNetwork):
         super().__init__()
         self.model = model
-        self.tokens = isinstance(model.bottleneck, VectorQuantizer)
+        self.tokens = model.bottleneck.vocabulary > 0
 
     def forward(self, particles: torch.Tensor, type_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """GeV, rad and ids on both sides."""
@@ -290,7 +327,7 @@ COLUMNS = {
 COLUMNS |= {"reconstructed_particles": COLUMNS["particles"], "decoded_type_ids": COLUMNS["type_ids"]}
 
 
-def deploy(model: Autoencoder) -> Deployable:
+def deploy(model: EventNetwork) -> Deployable:
     """The model in physical units with 64 example events."""
     events = generate(0, "example", {"tttt": 32, "ttZ": 32})
     inputs = {"particles": torch.from_numpy(events.particles).float(), "type_ids": torch.from_numpy(events.types)}

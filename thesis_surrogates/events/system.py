@@ -5,98 +5,19 @@
 # %% ../../nbs/05_events/12_system.ipynb #3bce8502
 from __future__ import annotations
 
-from functools import partial
-from operator import itemgetter
-
-import numpy as np
-
-from ..core.system import FileColumn, FileKind, Symbol, System
+from ..core.system import System
 from ..core.verdict import Terms
 from .baselines import baselines, surrogate
-from .data import COLUMNS, FILE_SPLITS, PRESETS, EventsData, load_data, make_data
+from .columns import FILES, SYMBOLS
+from .data import PRESETS, EventsData, load_data, make_data
 from .figures import figures
-from .generator import PHOTON, PROCESSES, SLOTS
 from .losses import EventsTrain
 from .metrics import score
 from .models import MODELS, deploy
 from .training import plan
 
 # %% auto #0
-__all__ = ['SYMBOLS', 'HALF_TURN_RAD', 'EVENT_COLUMNS', 'LABEL', 'ARRAY_COLUMNS', 'FILES', 'TERMS', 'SYSTEM', 'object_ids',
-           'filled_slots']
-
-# %% ../../nbs/05_events/12_system.ipynb #0fbcfd4d
-SYMBOLS = (
-    Symbol(paper="x", code="features", unit="mixed", shape="[B, T, 4]", meaning="ln(pt/GeV), eta, cos phi, sin phi"),
-    Symbol(paper="t", code="types", unit="id", shape="[B, T]", meaning="object type, 0 is padding"),
-    Symbol(paper="z", code="z", unit="1", shape="[B, T, D]", meaning="latent vector of a particle"),
-    Symbol(paper="e_k", code="codebook", unit="1", shape="[K, D]", meaning="code vectors"),
-    Symbol(paper="c", code="codes", unit="1", shape="[B, T]", meaning="token of a particle, -1 on padding"),
-    Symbol(paper="p_T^miss", code="met", unit="GeV", shape="[B, 2]", meaning="missing transverse momentum"),
-    Symbol(
-        paper="H",
-        code="bits_per_particle",
-        unit="bit",
-        shape="scalar",
-        meaning="entropy of the tokens, log2 of the perplexity",
-    ),
-)
-
-# %% ../../nbs/05_events/12_system.ipynb #dee8f6eb
-HALF_TURN_RAD = 3.15  # rad, with room for rounding
-
-
-def object_ids(rows: np.ndarray) -> np.ndarray:
-    """Ids [n, 18] of rows [n, 92]; what is no whole number becomes -1, which no object has."""
-    ids = rows[:, :SLOTS]
-    with np.errstate(invalid="ignore"):
-        return np.where(ids % 1 > 0, -1, ids)
-
-
-def filled_slots(rows: np.ndarray, number: int) -> np.ndarray:
-    """One of (E, pt, eta, phi) of all slots that hold a particle, or a value that is not finite."""
-    values = rows[:, 2 + SLOTS + number :: 4]
-    return values[(rows[:, :SLOTS] != 0) | ~np.isfinite(values)]
-
-
-EVENT_COLUMNS = (
-    FileColumn(name="object id", unit="id", lowest=0.0, highest=PHOTON, values=object_ids),
-    FileColumn(name="missing pt", unit="see energy_unit", values=itemgetter(np.s_[:, SLOTS])),
-    FileColumn(
-        name="missing phi",
-        unit="rad",
-        lowest=-HALF_TURN_RAD,
-        highest=HALF_TURN_RAD,
-        values=itemgetter(np.s_[:, SLOTS + 1]),
-    ),
-    *(
-        FileColumn(name=name, unit="see energy_unit", values=partial(filled_slots, number=number))
-        for number, name in enumerate(("E", "pt"))
-    ),
-    FileColumn(name="eta", unit="1", lowest=-20.0, highest=20.0, values=partial(filled_slots, number=2)),
-    FileColumn(
-        name="phi", unit="rad", lowest=-HALF_TURN_RAD, highest=HALF_TURN_RAD, values=partial(filled_slots, number=3)
-    ),
-)
-
-# %% ../../nbs/05_events/12_system.ipynb #22c8326d
-LABEL = FileColumn(name="process", unit="id", lowest=1.0, highest=len(PROCESSES))
-ARRAY_COLUMNS = {rows: EVENT_COLUMNS for rows, _ in FILE_SPLITS.values()}
-ARRAY_COLUMNS |= {label: (LABEL,) for _, label in FILE_SPLITS.values()}
-FILES = (
-    FileKind(
-        title="events",
-        key="data.path",
-        needs={rows: COLUMNS for rows, _ in FILE_SPLITS.values()},
-        columns=ARRAY_COLUMNS,
-    ),
-    *(
-        FileKind(
-            title=f"{split} events", key=f"data.path.{split}", needs={rows: COLUMNS, label: None}, columns=ARRAY_COLUMNS
-        )
-        for split, (rows, label) in FILE_SPLITS.items()
-    ),
-)
+__all__ = ['TERMS', 'SYSTEM']
 
 # %% ../../nbs/05_events/12_system.ipynb #05f00002
 TERMS = Terms(

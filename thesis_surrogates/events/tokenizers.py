@@ -102,6 +102,11 @@ class KMeansTokenizer:
     type_scale: float
     centres: torch.Tensor  # [K, 11]
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens, one for each centre."""
+        return len(self.centres)
+
     def points(self, features: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
         """Points `[..., 11]` of features `[..., 4]` and types `[...]`."""
         one_hot = torch.nn.functional.one_hot((types - 1).clamp(min=0), PHOTON).to(features.dtype)
@@ -155,7 +160,6 @@ def tokenizer_predictions(
     tokenizer: BinnedTokenizer | KMeansTokenizer, factor: float = 1.0
 ) -> Callable[[Tensors], Tensors]:
     """A function from a split to what `events.metrics.score` takes; `factor` multiplies the momentum sum."""
-    vocabulary = tokenizer.vocabulary if isinstance(tokenizer, BinnedTokenizer) else len(tokenizer.centres)
 
     def predict(split: Tensors) -> Tensors:
         split = to_device(split, "cpu")
@@ -167,8 +171,8 @@ def tokenizer_predictions(
             "types": types,
             "met": met,
             "codes": codes,
-            "vocabulary": torch.tensor(vocabulary),
-            "bits": torch.tensor(math.log2(vocabulary)),
+            "vocabulary": torch.tensor(tokenizer.vocabulary),
+            "bits": torch.tensor(math.log2(tokenizer.vocabulary)),
         }
 
     return predict

@@ -9,16 +9,15 @@ import torch
 
 from ..core.data import Data, Tensors, TensorSource
 from ..core.plan import Plan, mean_loss, supervised_plan
-from .bottlenecks import VectorQuantizer
 from .data import feature_moments, met_scale
 from .losses import BATCH_KEYS, EventsTrain
-from .models import Autoencoder, AutoencoderConfig
+from .models import AutoencoderConfig, EventNetwork
 
 # %% auto #0
 __all__ = ['START_EVENTS', 'fit_scalers', 'start_codebook', 'update_codebook', 'plan']
 
 # %% ../../nbs/05_events/09_training.ipynb #305ca9ab
-def fit_scalers(model: Autoencoder, data: Data) -> None:
+def fit_scalers(model: EventNetwork, data: Data) -> None:
     """Take mean, deviation and the spread of the missing momentum from the training split."""
     model.scaler.fit(*feature_moments(data.splits["train"]))
     model.met_scale.copy_(met_scale(data.splits["train"]))
@@ -27,33 +26,28 @@ def fit_scalers(model: Autoencoder, data: Data) -> None:
 START_EVENTS = 2_500  # events whose latents place the codes at the start
 
 
-def start_codebook(model: Autoencoder, train: Tensors) -> None:
+def start_codebook(model: EventNetwork, train: Tensors) -> None:
     """Place the codes at the k-means centres of the present latents of some training events."""
-    assert isinstance(model.bottleneck, VectorQuantizer)
     features, types = train["features"][:START_EVENTS], train["types"][:START_EVENTS]
-    real = types != 0
-    clean = torch.where(real[..., None], model.scaler(features), torch.zeros_like(features))
-    model.bottleneck.start(model.encoder(clean, types)[real])
+    model.bottleneck.start(model.make_latents(features, types)[types != 0])
 
 
-def update_codebook(model: Autoencoder, step: int) -> None:
+def update_codebook(model: EventNetwork, step: int) -> None:
     """Let the codes follow the particles of the last step."""
-    assert isinstance(model.bottleneck, VectorQuantizer)
     model.bottleneck.update(step)
 
 # %% ../../nbs/05_events/09_training.ipynb #6695e603
-def plan(model: Autoencoder, data: Data, config: AutoencoderConfig, train: EventsTrain, seed: int) -> Plan:
+def plan(model: EventNetwork, data: Data, config: AutoencoderConfig, train: EventsTrain, seed: int) -> Plan:
     """Fill the scales; then one phase over the training split, in which a codebook gets its two hooks."""
     fit_scalers(model, data)
     splits = {name: {key: split[key] for key in BATCH_KEYS} for name, split in data.splits.items()}
     loss_terms = config.loss(train.weights)
 
-    def k_means_start(model: Autoencoder) -> None:
+    def k_means_start(model: EventNetwork) -> None:
         start_codebook(model, splits["train"])
 
-    quantized = isinstance(model.bottleneck, VectorQuantizer)
-    if isinstance(model.bottleneck, VectorQuantizer):
-        model.bottleneck.seed = seed
+    model.bottleneck.seed = seed
+    quantized = model.bottleneck.vocabulary > 0
     return supervised_plan(
         loss_terms=loss_terms,
         source=TensorSource(splits["train"], train.batch_size, seed),

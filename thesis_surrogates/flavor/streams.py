@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import h5py
 import numpy as np
 from pydantic import Field
 
 from ..core.config import StrictModel
 from ..core.errors import DataError
 from ..core.files import atomic
-from ..core.hdf5 import read_hdf5, write_hdf5
+from ..core.hdf5 import add_scalars, present_names, read_hdf5, write_hdf5
 
 # %% auto #0
 __all__ = ['Arrays', 'INITIAL', 'FINAL', 'RATE', 'STABLE', 'FIELDS', 'Action', 'ON_THE_CONE', 'ROUNDING', 'LAWS', 'write_streams',
@@ -44,10 +43,7 @@ def write_streams(
             {prefix + name: array for prefix, arrays in streams.items() for name, array in arrays.items()},
             attrs,
         )
-        with h5py.File(partial, "r+") as file:
-            for prefix, arrays in streams.items():
-                if FINAL in arrays:
-                    file[f"{prefix}nf"] = np.int64(3)
+        add_scalars(partial, {f"{prefix}nf": np.int64(3) for prefix, arrays in streams.items() if FINAL in arrays})
 
 
 def write_asymptotic(path: str | Path, arrays: Arrays, attrs: Mapping[str, Any] | None = None) -> None:
@@ -229,23 +225,23 @@ def clean(
 # %% ../../nbs/04_flavor/05_streams.ipynb #a6a01aaf
 def _groups(path: Path, prefix: str) -> tuple[np.ndarray | None, str]:
     """Group labels [sim] of a stream, and where they come from."""
-    with h5py.File(path, "r") as file:
-        if f"{prefix}group" in file:
-            group = file[f"{prefix}group"][()].reshape(-1)
-            if group.dtype.kind not in "biuf" or not np.isfinite(group).all():
-                raise DataError(f"{path}: 'group' holds {group[0]!r} ({group.dtype}); number the groups, 0, 1, ...")
-            return group, "the dataset `group`"
-        if f"{prefix}directorynames" not in file:
-            return None, "none"
-        names = [str(name, "utf-8") for name in file[f"{prefix}directorynames"][()].reshape(-1)]
-    groups = grid_groups(names)
+    places = [f"{prefix}group", f"{prefix}directorynames"]
+    present = present_names(path, places)[:1]  # numbers before names
+    if not present:
+        return None, "none"
+    labels = read_hdf5(path, present)[0][present[0]].reshape(-1)
+    if present == places[:1]:
+        if labels.dtype.kind not in "biuf" or not np.isfinite(labels).all():
+            raise DataError(f"{path}: 'group' holds {labels[0]!r} ({labels.dtype}); number the groups, 0, 1, ...")
+        return labels, "the dataset `group`"
+    groups = grid_groups([str(name, "utf-8") for name in labels])
     return groups, "directorynames" if groups is not None else "none: directorynames have no place in a grid"
 
 
 def _check_flavors(path: Path, prefix: str) -> None:
     """Raise DataError if the file says that it has another number of flavors than three."""
-    with h5py.File(path, "r") as file:
-        flavors = np.unique(file[f"{prefix}nf"][()]) if f"{prefix}nf" in file else np.array([3])
+    present = present_names(path, [f"{prefix}nf"])
+    flavors = np.unique(read_hdf5(path, present)[0][present[0]]) if present else np.array([3])
     if flavors.tolist() != [3]:
         raise DataError(f"{path}: nf is {', '.join(map(str, flavors))}; this package handles 3 flavors")
 

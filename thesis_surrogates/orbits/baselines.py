@@ -25,8 +25,8 @@ from .runge_kutta import Field
 from .solvers import Solution, solve
 
 # %% auto #0
-__all__ = ['RTOL', 'ATOL', 'Propagate', 'wanted_times', 'fly', 'roll_out', 'adaptive_propagation', 'accelerations',
-           'predict_orbits', 'no_force', 'exact_field', 'by_kepler', 'by_dop853', 'contender', 'by_correction',
+__all__ = ['RTOL', 'ATOL', 'Propagate', 'wanted_times', 'fly_orbits', 'roll_out', 'adaptive_propagation', 'accelerations',
+           'predict_orbits', 'no_force', 'exact_field', 'by_kepler', 'by_dop853', 'make_contender', 'by_correction',
            'surrogate', 'baselines']
 
 # %% ../../nbs/03_orbits/18_baselines.ipynb #54a9e6cd
@@ -39,7 +39,7 @@ def wanted_times(orbits: Tensors) -> Tensor:
     return torch.cat([orbits["time"], orbits["period"][:, None]], 1)
 
 
-def fly(propagate: Propagate, orbits: Tensors) -> Tensors:
+def fly_orbits(propagate: Propagate, orbits: Tensors) -> Tensors:
     """The `rollout` [N, T + 1, 6] at the wanted times and, where a solver flies, its counts of steps [N]."""
     require_normalized(orbits["state"])
     order = wanted_times(orbits).argsort(1)
@@ -51,7 +51,7 @@ def fly(propagate: Propagate, orbits: Tensors) -> Tensors:
 
 def roll_out(propagate: Propagate, orbits: Tensors) -> Tensor:
     """States [N, T + 1, 6] at the wanted times, from `propagate(start [N, 6], increasing times [N, T + 1])`."""
-    return fly(propagate, orbits)["rollout"]
+    return fly_orbits(propagate, orbits)["rollout"]
 
 # %% ../../nbs/03_orbits/18_baselines.ipynb #415fa8eb
 def adaptive_propagation(field: Field) -> Propagate:
@@ -67,7 +67,7 @@ def accelerations(field: Field, states: Tensor, rows: int = 65536) -> Tensor:
 
 def predict_orbits(field: Field, propagate: Propagate, orbits: Tensors) -> Tensors:
     """What `score` compares: acceleration at the true states, the rollout, and the acceleration along it."""
-    flown = fly(propagate, orbits)
+    flown = fly_orbits(propagate, orbits)
     return {
         "acceleration": accelerations(field, orbits["state"]),
         "rollout_acceleration": accelerations(field, flown["rollout"][:, :-1]),
@@ -101,7 +101,7 @@ def by_dop853(start: Tensor, times: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(paths)).to(start.device)
 
 # %% ../../nbs/03_orbits/18_baselines.ipynb #3abcea7c
-def contender(
+def make_contender(
     name: str,
     kind: Kind,
     field: Field,
@@ -134,14 +134,14 @@ def by_correction(train: Tensors) -> Contender:
         return torch.from_numpy(propagate_kepler(start.cpu().numpy(), times.cpu().numpy(), mu)).to(start.device)
 
     note = f"knows the law; six numbers of {len(state)} orbits and mu from the measured training samples"
-    return contender("differential correction", "baseline", field, propagate, note=note)
+    return make_contender("differential correction", "baseline", field, propagate, note=note)
 
 # %% ../../nbs/03_orbits/18_baselines.ipynb #2e9ac742
 def surrogate(model: NeuralField, data: Data) -> Contender:
     """The trained field, in double precision, rolled out adaptively."""
     field = copy.deepcopy(model).double().eval()
     note, (assumes, warning) = f"adaptive 5(4), rtol {RTOL:g}", tell_assumptions(model)
-    return contender(
+    return make_contender(
         "surrogate",
         "surrogate",
         field,
@@ -155,15 +155,19 @@ def surrogate(model: NeuralField, data: Data) -> Contender:
 def baselines(data: Data) -> tuple[Contender, ...]:
     """Nothing, three ways to follow the exact law, which are references, and a fit where orbits are measured."""
     return (
-        contender("no force", "nothing", no_force, adaptive_propagation(no_force), 0, "straight lines", "no force"),
-        contender(
+        make_contender(
+            "no force", "nothing", no_force, adaptive_propagation(no_force), 0, "straight lines", "no force"
+        ),
+        make_contender(
             "exact field",
             "reference",
             exact_field,
             adaptive_propagation(exact_field),
             note=f"adaptive 5(4), rtol {RTOL:g}",
         ),
-        contender("DOP853", "reference", exact_field, by_dop853, note=f"scipy, one orbit at a time, rtol {RTOL:g}"),
-        contender("Kepler", "reference", exact_field, by_kepler, note="closed form"),
+        make_contender(
+            "DOP853", "reference", exact_field, by_dop853, note=f"scipy, one orbit at a time, rtol {RTOL:g}"
+        ),
+        make_contender("Kepler", "reference", exact_field, by_kepler, note="closed form"),
         *((by_correction(data.splits["train"]),) if "observed" in data.meta else ()),
     )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import AfterValidator, Field, model_validator
 
-from ..core.config import DataConfig, digest, unless_default
+from ..core.config import DataConfig, hash_canonical, unless_default
 from ..core.data import Data, Tensors, numpy_rng, split_by_group
 from ..core.data_files import SPLITS, Files, SplitFiles, files_of, fingerprint_files, refuse_shared_rows
 from ..core.errors import DataError
@@ -326,7 +326,7 @@ def load_data(config: OrbitsData, path: Path) -> Data:
     if config.noise or config.missing:
         meta["observed"] = {"noise": config.noise, "missing": config.missing}
         prints.append({**meta["observed"], "seed": config.seed})
-    return Data(splits=splits, fingerprint=prints[0] if len(prints) == 1 else digest(prints, 64), meta=meta)
+    return Data(splits=splits, fingerprint=prints[0] if len(prints) == 1 else hash_canonical(prints, 64), meta=meta)
 
 
 def units_of(data: Data) -> Normalization2BP:

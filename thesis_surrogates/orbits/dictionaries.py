@@ -19,7 +19,7 @@ from ..core.hdf5 import read_hdf5
 from .kepler import Array
 
 # %% auto #0
-__all__ = ['pad_orbits', 'nest', 'read_dictionary', 'collect_orbits', 'read_dictionaries', 'read_orbits', 'read_split']
+__all__ = ['pad_orbits', 'nest_paths', 'read_dictionary', 'collect_orbits', 'read_dictionaries', 'read_orbits', 'read_split']
 
 # %% ../../nbs/03_orbits/07_dictionaries.ipynb #fe4b9b1f
 def pad_orbits(times: Sequence[Array], states: Sequence[Array]) -> dict[str, Array]:
@@ -33,7 +33,7 @@ def pad_orbits(times: Sequence[Array], states: Sequence[Array]) -> dict[str, Arr
     return {"time": time, "state": state, "mask": mask}
 
 # %% ../../nbs/03_orbits/07_dictionaries.ipynb #aefa452f
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nest_paths(flat: Mapping[str, Any]) -> dict[str, Any]:
     """A dictionary of dictionaries from names that are paths, such as `orbit_0/t`."""
     found: dict[str, Any] = {}
     for name, value in flat.items():
@@ -54,7 +54,7 @@ def read_dictionary(path: Path) -> dict[str, Any]:
             found = json.loads(path.read_text(encoding="utf-8"))
         else:
             with np.load(path, allow_pickle=False) as arrays:
-                found = nest(dict(arrays))
+                found = nest_paths(dict(arrays))
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         names = "t and y as arrays under names such as orbit_0/t, without pickles"
         raise DataError(f"{path}: not a readable {path.suffix[1:]} file of orbits ({error}); write {names}") from None

@@ -5,16 +5,12 @@
 # %% ../../nbs/03_orbits/20_system.ipynb #8d2d3604
 from __future__ import annotations
 
-from operator import itemgetter
-
-import numpy as np
-
-from ..core.system import FileColumn, FileKind, Symbol, System
+from ..core.system import System
 from ..core.verdict import Terms
 from .baselines import baselines
+from .columns import FILES, SYMBOLS
 from .data import PRESETS, OrbitsData, load_data, make_data
 from .figures import figures
-from .kepler import EARTH_MU_KM3_S2, EARTH_RADIUS_KM
 from .metrics import score
 from .models import MODELS
 from .networks.latent.judging import deploy, surrogate
@@ -22,77 +18,7 @@ from .study.drawn.book import draw, redraw, study
 from .training import OrbitsTrain, plan
 
 # %% auto #0
-__all__ = ['SYMBOLS', 'KM', 'KM_S', 'STATE_COLUMNS', 'ELEMENTS', 'ROLES', 'ARRAYS', 'FILES', 'SYSTEM', 'distance_km',
-           'specific_energy', 'file_of']
-
-# %% ../../nbs/03_orbits/20_system.ipynb #becd45d5
-SYMBOLS = (
-    Symbol(paper="r, v", code="state", unit="km, km/s", shape="[..., 6]", meaning="position and velocity"),
-    Symbol(paper="a", code="acceleration", unit="km/s^2", shape="[..., 3]", meaning="what the network learns"),
-    Symbol(paper="mu", code="mu_km3_s2", unit="km^3/s^2", shape="", meaning="gravitational parameter"),
-    Symbol(paper="l*, t*", code="length_km, time_s", unit="km, s", shape="", meaning="natural units, mu = 1"),
-    Symbol(paper="a, e", code="semi_major_axis, eccentricity", unit="l*, 1", shape="[N]", meaning="size and shape"),
-    Symbol(paper="L", code="segment_length_strategy", unit="1", shape="", meaning="samples in a segment"),
-    Symbol(paper="epsilon", code="acceleration_error_percent", unit="%", shape="", meaning="100 |a - a_hat| / |a|"),
-    Symbol(paper="theta", code="theta_deg", unit="deg", shape="", meaning="angle between a and a_hat"),
-)
-
-# %% ../../nbs/03_orbits/20_system.ipynb #4718da22
-KM, KM_S = next(symbol.unit for symbol in SYMBOLS if symbol.code == "state").split(", ")
-
-
-def distance_km(state: np.ndarray) -> np.ndarray:
-    """Distances [km] from the centre of states [..., 6]."""
-    return np.linalg.norm(state[..., :3], axis=-1)
-
-
-def specific_energy(state: np.ndarray) -> np.ndarray:
-    """Energies [km^2/s^2] of states [..., 6] around the Earth; what is not negative is not bound."""
-    with np.errstate(divide="ignore"):
-        energy = (state[..., 3:] ** 2).sum(-1) / 2 - EARTH_MU_KM3_S2 / distance_km(state)
-    return np.where(np.isfinite(state).all(-1), energy, np.nan)
-
-
-STATE_COLUMNS = (
-    *(FileColumn(name="xyz"[k], unit=KM, values=itemgetter((..., k))) for k in range(3)),
-    *(FileColumn(name=f"v{'xyz'[k]}", unit=KM_S, values=itemgetter((..., k + 3))) for k in range(3)),
-    FileColumn(name="r", unit=KM, lowest=EARTH_RADIUS_KM, values=distance_km),
-    FileColumn(name="energy", unit="km^2/s^2", highest=0.0, values=specific_energy),
-)
-
-# %% ../../nbs/03_orbits/20_system.ipynb #d16c1e7f
-ELEMENTS = (
-    FileColumn(name="a", unit=KM, lowest=0.0, values=itemgetter((..., 0))),
-    FileColumn(name="e", unit="1", lowest=0.0, highest=1.0, values=itemgetter((..., 1))),
-    *(
-        FileColumn(name=name, unit="rad", values=itemgetter((..., k + 2)))
-        for k, name in enumerate(("inclination", "node", "periapsis", "anomaly"))
-    ),
-)
-ROLES = ("train", "test")
-ARRAYS: dict[str, tuple[FileColumn, ...]] = {
-    "time": (FileColumn(name="t", unit="s"),),
-    "state": STATE_COLUMNS,
-    "elements": ELEMENTS,
-    "mask": (FileColumn(name="real", unit="1", lowest=0.0, highest=1.0),),
-}
-
-
-def file_of(title: str, key: str, roles: tuple[str, ...]) -> FileKind:
-    """A file that holds the orbits of some roles."""
-    return FileKind(
-        title=title,
-        key=key,
-        needs={f"{role}_{name}": width for role in roles for name, width in (("time", None), ("state", 6))},
-        columns={f"{role}_{name}": columns for role in ROLES for name, columns in ARRAYS.items()},
-        real={f"{role}_{name}": f"{role}_mask" for role in ROLES for name in ("time", "state")},
-    )
-
-
-FILES = (
-    file_of("orbits", "data.path", ROLES),
-    *(file_of(f"{role} orbits", f"data.path.{role}", (role,)) for role in ROLES),
-)
+__all__ = ['SYSTEM']
 
 # %% ../../nbs/03_orbits/20_system.ipynb #8e0488d4
 SYSTEM = System(

@@ -36,7 +36,7 @@ from thesis_surrogates.orbits.segments import (
 from .solvers import Gradient, Method
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'STRATEGIES', 'SHARE_WARNED', 'SHARE_ALLOWED', 'phase_epochs', 'derive', 'later_key', 'fill_weights',
+__all__ = ['WEIGHTS', 'STRATEGIES', 'SHARE_WARNED', 'SHARE_ALLOWED', 'phase_epochs', 'derive_value', 'later_key', 'fill_weights',
            'OrbitsTrain', 'share_segments', 'phase_tensors', 'check_window', 'judge_divergence', 'validation',
            'fit_scalers', 'path_loss', 'make_update', 'plan']
 
@@ -48,13 +48,13 @@ def phase_epochs(steps: int, validate_every: int) -> int:
     return -(-steps // validate_every)
 
 
-def derive(values: dict[str, Any], path: tuple[str, ...], value: Any, source: str) -> dict[str, Any]:
+def derive_value(values: dict[str, Any], path: tuple[str, ...], value: Any, source: str) -> dict[str, Any]:
     """`values` with the derived `value` at `path`; ValueError if something else was given there."""
     key, *rest = path
     if rest:
         given = values.get(key, {})
         inner = given.model_dump() if isinstance(given, OptimizerConfig) else dict(given)
-        return {**values, key: derive(inner, tuple(rest), value, source)}
+        return {**values, key: derive_value(inner, tuple(rest), value, source)}
     if key in values and values[key] != value:
         raise ValueError(f"{key} is {values[key]}, but {source} gives {value}; leave {key} out")
     return {**values, key: value}
@@ -124,8 +124,8 @@ class OrbitsTrain(TrainConfig):
         except TypeError:  # an entry is not a number: the check of the fields says which
             return values
         default = {"optimizer": {"name": "adam", "weight_decay": 0.0}, **values, **lists}
-        values = derive(fill_weights(default), ("epochs",), epochs, "steps_strategy")
-        return derive(values, ("optimizer", "learning_rate"), phases[0].learning_rate, "lr_strategy")
+        values = derive_value(fill_weights(default), ("epochs",), epochs, "steps_strategy")
+        return derive_value(values, ("optimizer", "learning_rate"), phases[0].learning_rate, "lr_strategy")
 
     @field_validator("loss")
     @classmethod

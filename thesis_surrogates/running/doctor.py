@@ -15,10 +15,10 @@ from importlib import metadata
 from pathlib import Path
 
 from ..core.recorder import PACKAGES
-from .registry import SYSTEMS, experiments_folder, suites
+from .registry import SYSTEMS, experiments_folder, list_suites
 
 # %% auto #0
-__all__ = ['PYTHONS', 'Check', 'examine']
+__all__ = ['PYTHONS', 'Check', 'examine_machine']
 
 # %% ../../nbs/06_running/16_doctor.ipynb #f70ea720
 PYTHONS = ((3, 10), (3, 13))  # oldest and newest that set-up accepts, as in pyproject.toml
@@ -53,7 +53,7 @@ def _accelerator() -> Check:
     return Check("GPU", found, torch.cuda.is_available(), needed=False)
 
 # %% ../../nbs/06_running/16_doctor.ipynb #f9d4fe4c
-def examine(folder: str | Path = ".") -> list[Check]:
+def examine_machine(folder: str | Path = ".") -> list[Check]:
     """All checks; `folder` is where runs would be written."""
     free = shutil.disk_usage(folder).free / 1e9
     compilers = [name for name in ("c++", "g++", "clang++") if shutil.which(name)]
@@ -63,8 +63,8 @@ def examine(folder: str | Path = ".") -> list[Check]:
     site = "found" if shutil.which("quarto") else "not on the PATH; the site is built with pandoc"
     compiler = compilers[0] if compilers else "none; train.compile will be refused"
     try:
-        found = f"{len(list(experiments_folder().glob('*.ipynb')))} notebooks, {len(suites())} suites"
-        templates = Check("templates", found, bool(suites()))
+        found = f"{len(list(experiments_folder().glob('*.ipynb')))} notebooks, {len(list_suites())} suites"
+        templates = Check("templates", found, bool(list_suites()))
     except ValueError as error:
         templates = Check("templates", str(error), False)
     return [

@@ -27,7 +27,7 @@ from ..core.files import atomic
 from ..core.known_scores import known_scores, scores_place
 from ..core.models import count_parameters
 from ..core.plan import Callback, Plan
-from ..core.recorder import open_run, prepare_run, provenance
+from ..core.recorder import RunRecorder, open_run, prepare_run, provenance
 from ..core.run_files import RunFiles
 from ..core.surrogate import Surrogate
 from ..core.system import System
@@ -38,10 +38,10 @@ from .epoch_bar import EpochBar, bar_is_shown
 from .registry import get_system, load_run, report_useless_keys, resolve, useless_keys_of
 
 # %% auto #0
-__all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'threads', 'new_model', 'check_fingerprint',
-           'place_of_scores', 'score_baselines', 'Extras', 'evaluate', 'on_sets', 'evaluation_events', 'write_views',
-           'prepare_training', 'train_and_evaluate', 'run', 'trained_model', 'origin_of', 'load_surrogate',
-           'draw_figures', 'check_device', 'writer_of', 'export_surrogate']
+__all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'use_threads', 'new_model', 'prepare_training',
+           'check_fingerprint', 'place_of_scores', 'score_baselines', 'Extras', 'evaluate', 'on_sets',
+           'evaluation_events', 'record_evaluation', 'write_views', 'train_and_evaluate', 'run', 'trained_model',
+           'origin_of', 'load_surrogate', 'draw_figures', 'check_device', 'writer_of', 'export_surrogate']
 
 # %% ../../nbs/06_running/04_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
@@ -80,7 +80,7 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def threads(number: int) -> Iterator[None]:
+def use_threads(number: int) -> Iterator[None]:
     """Use this many CPU threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
@@ -98,6 +98,12 @@ def new_model(config: RunConfig) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return config.model.build(config.data)
+
+
+def prepare_training(system: System, config: RunConfig, data: Data, device: torch.device) -> tuple[nn.Module, Plan]:
+    """The untrained model of a run, and how it is trained."""
+    model = new_model(config).to(device)
+    return model, system.plan(model, data.to(device), config.model, config.train, config.seed)
 
 # %% ../../nbs/06_running/04_execution.ipynb #bec7a898
 def check_fingerprint(run_dir: Path, data: Data) -> None:
@@ -187,6 +193,25 @@ def evaluation_events(
     event = {**ON_TEST, "headline": system.terms.headline, "rows": rows} | ({"beside": True} if beside else {})
     return {"evaluated": event} | ({"tabulated": {"split": "test", "rows": tables}} if tables else {})
 
+# %% ../../nbs/06_running/04_execution.ipynb #4e51bc8e
+def record_evaluation(
+    recorder: RunRecorder,
+    config: RunConfig,
+    model: nn.Module,
+    data: Data,
+    run_dir: Path,
+    data_dir: str | Path,
+    others: Callable[[], int],
+    extras: Extras,
+) -> None:
+    """Write the comparison on the test split, and on the further sets of a run, into its facts."""
+    system = get_system(config.system)
+    place = place_of_scores(system, config, data, data_dir)
+    for moment, event in evaluation_events(system, model, data, run_dir, place, others, extras).items():
+        recorder.event(moment, event)
+    if config.evaluate_on:
+        recorder.event("evaluated_on", on_sets(system, config, model, data, data_dir))
+
 # %% ../../nbs/06_running/04_execution.ipynb #0555e0c7
 def write_views(run_dir: str | Path) -> list[Path]:
     """Write the files of a run directory that its system derives from facts; returns their paths.
@@ -207,12 +232,6 @@ def write_views(run_dir: str | Path) -> list[Path]:
     return written
 
 # %% ../../nbs/06_running/04_execution.ipynb #d2ea1b0b
-def prepare_training(system: System, config: RunConfig, data: Data, device: torch.device) -> tuple[nn.Module, Plan]:
-    """The untrained model of a run, and how it is trained."""
-    model = new_model(config).to(device)
-    return model, system.plan(model, data.to(device), config.model, config.train, config.seed)
-
-
 def train_and_evaluate(
     config: RunConfig,
     run_dir: Path,
@@ -227,7 +246,7 @@ def train_and_evaluate(
     system = get_system(config.system)
     known = {**(extras.provenance or provenance(device=str(device), threads=config.train.threads))}
     with ExitStack() as stack:
-        stack.enter_context(threads(config.train.threads))
+        stack.enter_context(use_threads(config.train.threads))
         stack.enter_context(torch.random.fork_rng())  # also what a system draws for its views is put back
         others = stack.enter_context(announce_training())
         new = not RunFiles(run_dir).config.exists()  # what cannot be read or planned leaves no directory behind
@@ -249,11 +268,7 @@ def train_and_evaluate(
             budget_seconds=budget_seconds,
         )
         if result.status == "done":
-            place = place_of_scores(system, config, data, data_dir)
-            for moment, event in evaluation_events(system, model.cpu(), data, run_dir, place, others, extras).items():
-                recorder.event(moment, event)
-            if config.evaluate_on:
-                recorder.event("evaluated_on", on_sets(system, config, model, data, data_dir))
+            record_evaluation(recorder, config, model.cpu(), data, run_dir, data_dir, others, extras)
             write_views(run_dir)
         recorder.finish("done" if result.status == "done" else "paused")
 
@@ -331,7 +346,7 @@ def draw_figures(run_dir: str | Path, data_dir: str | Path = "data") -> None:
     system, config, model = trained_model(run_dir)
     data = read_dataset(system, config.data, ensure_dataset(system, config.data, data_dir))
     check_fingerprint(Path(run_dir), data)
-    with threads(config.train.threads):
+    with use_threads(config.train.threads):
         place = place_of_scores(system, config, data, data_dir)
         evaluate(system, model, data, Path(run_dir) / "figures", place, extras=Extras(costs=False))
 

@@ -13,16 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 
 from ..core.errors import DataError, SurrogatesError
-from ..core.hdf5 import UNREADABLE
+from ..core.hdf5 import UNREADABLE, is_hdf5, walk_hdf5
 from ..core.system import FileColumn
 
 # %% auto #0
-__all__ = ['DAMAGE', 'FileArray', 'by_rows', 'npz_array', 'first_line', 'is_number', 'text_array', 'open_hdf5', 'open_arrays',
+__all__ = ['DAMAGE', 'FileArray', 'by_rows', 'npz_array', 'first_line', 'is_number', 'text_array', 'npz_arrays', 'open_arrays',
            'ColumnSums']
 
 # %% ../../nbs/06_running/19_file_columns.ipynb #e6243cee
@@ -138,18 +137,11 @@ def text_array(path: Path) -> FileArray:
 DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, pd.errors.ParserError)
 
 
-def open_hdf5(file: h5py.File) -> tuple[dict[str, FileArray], dict[str, Any]]:
-    """All arrays of an HDF5 file, and the attributes of its root, its groups and its arrays, by their place."""
-    arrays: dict[str, FileArray] = {}
-    attributes: dict[str, Any] = dict(file.attrs)
-
-    def visit(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset):
-            arrays[name] = by_rows(node)
-        attributes.update({f"{name}/{key}": value for key, value in node.attrs.items()})
-
-    file.visititems(visit)
-    return arrays, attributes
+def npz_arrays(path: Path) -> dict[str, FileArray]:
+    """All arrays of a NumPy archive by their name."""
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith(".npy")]
+    return {name.removesuffix(".npy"): npz_array(path, name) for name in members}
 
 # %% ../../nbs/06_running/19_file_columns.ipynb #b804b7ba
 @contextlib.contextmanager
@@ -162,15 +154,13 @@ def open_arrays(path: Path) -> Iterator[tuple[str, dict[str, FileArray], dict[st
     names = {".h5": "HDF5", ".hdf5": "HDF5", ".npz": "NumPy archive", ".npy": "NumPy array"}
     form = names.get(path.suffix, "text")
     try:
-        if h5py.is_hdf5(path) or form == "HDF5":
+        if is_hdf5(path) or form == "HDF5":
             form = "HDF5"
-            with h5py.File(path, "r") as file:
-                yield (form, *open_hdf5(file))
+            with walk_hdf5(path) as (datasets, attributes):
+                yield form, {place: by_rows(dataset) for place, dataset in datasets.items()}, attributes
         elif zipfile.is_zipfile(path) or form == "NumPy archive":
             form = "NumPy archive"
-            with zipfile.ZipFile(path) as archive:
-                members = [name for name in archive.namelist() if name.endswith(".npy")]
-            yield form, {name.removesuffix(".npy"): npz_array(path, name) for name in members}, {}
+            yield form, npz_arrays(path), {}
         elif form == "NumPy array":
             yield form, {"array": by_rows(np.load(path, mmap_mode="r", allow_pickle=False))}, {}
         else:

@@ -25,12 +25,13 @@ from .file_columns import ColumnSums, FileArray, by_rows, open_arrays
 from .registry import SYSTEMS, get_system
 
 # %% auto #0
-__all__ = ['SHOWN_COLUMNS', 'PIECE_BYTES', 'CHECKED_BYTES', 'EXPORTS', 'shorten', 'Inspection', 'known_kinds', 'missing',
-           'kind_of', 'plain_columns', 'sum_columns', 'find_array', 'check_whole', 'inspect_arrays', 'count_faults',
-           'inspect_run', 'onnx_rows', 'port_row', 'report_beside', 'inspect_export', 'own_arrays', 'inspect_file']
+__all__ = ['SHOWN_COLUMNS', 'PIECE_BYTES', 'CHECKED_BYTES', 'EXPORTS', 'shorten_value', 'Inspection', 'known_kinds',
+           'name_missing', 'kind_of', 'plain_columns', 'sum_columns', 'find_array', 'check_whole', 'inspect_arrays',
+           'count_faults', 'inspect_run', 'onnx_rows', 'port_row', 'report_beside', 'inspect_export', 'own_arrays',
+           'inspect_file']
 
 # %% ../../nbs/06_running/20_inspection.ipynb #e7713f2e
-def shorten(value: Any, length: int = 100) -> str:
+def shorten_value(value: Any, length: int = 100) -> str:
     """One line of text about a value."""
     text = " ".join(str(value.tolist() if isinstance(value, np.ndarray | np.generic) else value).split())
     return text if len(text) <= length else f"{text[: length - 3]}..."
@@ -59,7 +60,7 @@ class Inspection:
             "size": f"{self.size_bytes:,} B",
             "fingerprint": self.fingerprint,
             "groups": ", ".join(self.groups),
-            **{f"attribute {name}": shorten(value) for name, value in self.attributes.items()},
+            **{f"attribute {name}": shorten_value(value) for name, value in self.attributes.items()},
             **{f"note {number}": note for number, note in enumerate(self.notes, 1)},
         }
         return {name: text for name, text in words.items() if text}
@@ -82,7 +83,7 @@ def known_kinds() -> Iterator[tuple[str, FileKind]]:
             yield name, kind
 
 
-def missing(kind: FileKind, arrays: Mapping[str, FileArray]) -> list[str]:
+def name_missing(kind: FileKind, arrays: Mapping[str, FileArray]) -> list[str]:
     """What a file lacks to be of a kind, in words."""
     shapes = {name.lower(): array.shape for name, array in arrays.items()}
     found = []
@@ -99,9 +100,9 @@ def kind_of(arrays: Mapping[str, FileArray]) -> tuple[str, FileKind | None, str]
     """System, kind, and what the nearest kind lacks where the file is of none."""
     kinds = sorted(known_kinds(), key=lambda pair: -len(pair[1].needs))
     for name, kind in kinds:
-        if not missing(kind, arrays):
+        if not name_missing(kind, arrays):
             return name, kind, ""
-    lacking = [(name, kind, missing(kind, arrays)) for name, kind in kinds]
+    lacking = [(name, kind, name_missing(kind, arrays)) for name, kind in kinds]
     for name, kind, words in sorted(lacking, key=lambda found: len(found[2]) / len(found[1].needs))[:1]:
         if len(words) < len(kind.needs):
             return "", None, f"not a file of {name} ({kind.title}): {'; '.join(words[:3])}"
@@ -154,7 +155,7 @@ def check_whole(kind: FileKind | None, path: Path) -> list[str]:
         if kind is not None and kind.check is not None and path.stat().st_size <= CHECKED_BYTES:
             kind.check(path)
     except SurrogatesError as error:
-        return [shorten(f"cannot be used: {error}", 300)]
+        return [shorten_value(f"cannot be used: {error}", 300)]
     return []
 
 # %% ../../nbs/06_running/20_inspection.ipynb #1f658588
@@ -278,7 +279,7 @@ def inspect_export(path: Path) -> Inspection:
                 if (broken := archive.testzip()) is not None:
                     raise zipfile.BadZipFile(f"{broken} is damaged")
     except Exception as error:  # onnx and protobuf raise classes of their own
-        raise DataError(f"{path}: not a readable file of {form} ({shorten(error)}); export it again") from None
+        raise DataError(f"{path}: not a readable file of {form} ({shorten_value(error)}); export it again") from None
     left_out = ("inputs", "outputs", "batches", "sha256")
     return Inspection(
         path=path,

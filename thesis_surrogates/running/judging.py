@@ -27,8 +27,8 @@ from .datasets import check_sets, ensure_dataset, judge_on, named_data, read_dat
 from thesis_surrogates.running.execution import (
     check_fingerprint,
     place_of_scores,
-    threads,
     trained_model,
+    use_threads,
 )
 from .registry import get_system, resolve
 from .side_by_side import evaluate_runs
@@ -74,7 +74,7 @@ def add_sets(config: RunConfig, run_dir: Path, data_dir: str | Path) -> Run:
         return record
     system, _, model = trained_model(run_dir)
     check_sets(system, config)
-    with threads(config.train.threads):
+    with use_threads(config.train.threads):
         own = own_data(system, config, run_dir, data_dir)
         asked = config.model_copy(update={"evaluate_on": tuple(missing)})
         rows = [*record.evaluated_on, *evaluate_sets(system, asked, model, own, data_dir)]
@@ -117,7 +117,7 @@ def judge_run(run_dir: str | Path, data_dir: str | Path = "data") -> list[dict[s
     """
     system, config, model = trained_model(run_dir)
     rows = []
-    with threads(config.train.threads):
+    with use_threads(config.train.threads):
         own = own_data(system, config, run_dir, data_dir)
         for name, data in judging_sets(system, config, own, data_dir):
             rows += score_on(system, model, data, name, place_of_scores(system, config, data, data_dir))

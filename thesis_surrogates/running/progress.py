@@ -20,10 +20,10 @@ from ..core.config import RunConfig
 from .sweeps import Job, Watcher, sweep
 
 # %% auto #0
-__all__ = ['clock', 'time_left', 'count_ended', 'draw_bars', 'changed_lines', 'status_line', 'show_sweep', 'sweep_visibly']
+__all__ = ['format_clock', 'time_left', 'count_ended', 'draw_bars', 'changed_lines', 'status_line', 'show_sweep', 'sweep_visibly']
 
 # %% ../../nbs/06_running/10_progress.ipynb #de98f432
-def clock(seconds: float | None) -> str:
+def format_clock(seconds: float | None) -> str:
     """Seconds as h:mm:ss; a dash when unknown."""
     return "-" if seconds is None else str(timedelta(seconds=round(seconds)))
 
@@ -52,11 +52,11 @@ def draw_bars(bars: Progress, tasks: dict[Path | None, TaskID], jobs: Sequence[J
             continue
         if job.run_dir not in tasks:
             tasks[job.run_dir] = bars.add_task(job.label, text="", total=None)
-        words = f"{job.state}  {clock(job.seconds_left)} left" if job.state == "running" else job.state
+        words = f"{job.state}  {format_clock(job.seconds_left)} left" if job.state == "running" else job.state
         bars.update(tasks[job.run_dir], completed=job.epoch, total=job.epochs or None, text=words)
     if None not in tasks:
         tasks[None] = bars.add_task("all runs", text="", total=len(jobs))
-    bars.update(tasks[None], completed=count_ended(jobs), text=f"about {clock(time_left(jobs, workers))} left")
+    bars.update(tasks[None], completed=count_ended(jobs), text=f"about {format_clock(time_left(jobs, workers))} left")
 
 # %% ../../nbs/06_running/10_progress.ipynb #0bef9976
 def changed_lines(jobs: Sequence[Job], states: dict[Path, str]) -> list[str]:
@@ -70,7 +70,7 @@ def changed_lines(jobs: Sequence[Job], states: dict[Path, str]) -> list[str]:
 def status_line(jobs: Sequence[Job], workers: int) -> str:
     """Epochs of the running jobs, and the time that is left."""
     epochs = ", ".join(f"{job.label} {job.epoch}/{job.epochs or '?'}" for job in jobs if job.state == "running")
-    return f"[{count_ended(jobs)}/{len(jobs)}] {epochs}; about {clock(time_left(jobs, workers))} left"
+    return f"[{count_ended(jobs)}/{len(jobs)}] {epochs}; about {format_clock(time_left(jobs, workers))} left"
 
 # %% ../../nbs/06_running/10_progress.ipynb #0bef9978
 @contextmanager

@@ -17,14 +17,14 @@ import yaml
 from thesis_surrogates.core.config import (
     RunConfig,
     as_mapping,
-    canonical,
     check_run,
     merge,
     nearest,
-    nested,
+    nest_key,
     read_yaml,
     run_name,
     useless_keys,
+    write_canonical,
 )
 from ..core.errors import ConfigError
 from ..core.files import package_folder
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from thesis_surrogates.core.system import System
 
 # %% auto #0
-__all__ = ['SYSTEMS', 'OWN_SETS', 'get_system', 'refuse_unknown_sets', 'resolve', 'experiments_folder', 'suites', 'suite_path',
-           'split_target', 'named_runs', 'list_runs', 'check_runs', 'skips_invalid', 'load_suite',
-           'report_skipped_runs', 'suite_remedy', 'load_run', 'setting', 'report_useless_keys', 'useless_keys_of',
+__all__ = ['SYSTEMS', 'OWN_SETS', 'get_system', 'refuse_unknown_sets', 'resolve', 'experiments_folder', 'list_suites',
+           'suite_path', 'split_target', 'named_runs', 'list_runs', 'check_runs', 'skips_invalid', 'load_suite',
+           'report_skipped_runs', 'suite_remedy', 'load_run', 'read_setting', 'report_useless_keys', 'useless_keys_of',
            'read_settings', 'read_seeds']
 
 # %% ../../nbs/06_running/00_registry.ipynb #2adc70ee
@@ -107,7 +107,7 @@ def experiments_folder() -> Path:
     raise ConfigError("the templates of the experiments are not installed; install the package again")
 
 
-def suites(system: str | None = None) -> dict[str, Path]:
+def list_suites(system: str | None = None) -> dict[str, Path]:
     """All suite files that come with the package, as `system/name`."""
     folder = experiments_folder() / "suites"
     names = [system] if system else list(SYSTEMS)
@@ -122,7 +122,7 @@ def suite_path(name: str | Path) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    known = suites()
+    known = list_suites()
     if str(name) not in known:
         raise ConfigError(f"{name}: no such file and no such suite; {nearest(str(name), list(known))}")
     return known[str(name)]
@@ -228,12 +228,12 @@ def load_run(target: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     return runs[0]
 
 # %% ../../nbs/06_running/00_registry.ipynb #3c1f0a52
-def setting(config: RunConfig, key: str) -> str | None:
+def read_setting(config: RunConfig, key: str) -> str | None:
     """What stands at a dotted key, as text that can be compared; None where this model makes no use of the key."""
     if any(key == ignored or key.startswith(f"{ignored}.") for ignored in config.model.ignores):
         return None
     try:
-        return canonical(reduce(getitem, key.split("."), as_mapping(config)))
+        return write_canonical(reduce(getitem, key.split("."), as_mapping(config)))
     except (KeyError, TypeError):  # a key of another model
         return None
 
@@ -245,11 +245,11 @@ def report_useless_keys(configs: Sequence[RunConfig], suite: Sequence[RunConfig]
     """
     in_vain = [(config, useless_keys(config)) for config in configs]
     keys = {key for _, found in in_vain for key in found}
-    used = {(other.system, key, setting(other, key)) for other in (*configs, *suite) for key in keys}
+    used = {(other.system, key, read_setting(other, key)) for other in (*configs, *suite) for key in keys}
     lines: dict[tuple[str, str], list[str]] = {}
     for config, found in in_vain:
         for key, value in found.items():
-            if (config.system, key, canonical(value)) not in used:
+            if (config.system, key, write_canonical(value)) not in used:
                 lines.setdefault((config.model.name, f"{key} = {value!r}"), []).append(config.name)
     remarks: dict[tuple[str, str], list[str]] = {}
     for config in configs:
@@ -282,7 +282,7 @@ def read_settings(settings: Sequence[str] | None) -> dict[str, Any]:
         if not equals or not all(key.split(".")):
             raise ConfigError(f"--set {setting}: write it as key=value, e.g. train.epochs=3")
         try:
-            result = merge(result, nested(key, yaml.safe_load(value)))
+            result = merge(result, nest_key(key, yaml.safe_load(value)))
         except yaml.YAMLError as error:
             reason = getattr(error, "problem", None) or "not YAML"
             raise ConfigError(f"--set {setting}: the value cannot be read ({reason}); is a bracket missing?") from None

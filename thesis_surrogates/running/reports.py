@@ -24,7 +24,14 @@ from ..core.system import System
 from ..core.tables import comparison_table, format_table
 from ..core.verdict import Terms, decide
 from .execution import run_directory
-from .registry import SYSTEMS, experiments_folder, get_system, load_suite, suite_path, suites
+from thesis_surrogates.running.registry import (
+    SYSTEMS,
+    experiments_folder,
+    get_system,
+    list_suites,
+    load_suite,
+    suite_path,
+)
 from .templates import execute_notebook
 
 # %% auto #0
@@ -35,7 +42,7 @@ __all__ = ['SHOWN_RUNS', 'SHOWN_ROWS', 'is_suite', 'runs_of', 'label_of', 'by_sy
 # %% ../../nbs/06_running/11_reports.ipynb #bd2d34b9
 def is_suite(target: str | Path) -> bool:
     """Whether a target names a suite rather than a folder of runs."""
-    return str(target) in suites() or Path(target).suffix in (".yaml", ".yml")
+    return str(target) in list_suites() or Path(target).suffix in (".yaml", ".yml")
 
 
 def runs_of(target: str | Path, out: str | Path = "outputs/runs") -> list[Path]:
@@ -49,7 +56,7 @@ def runs_of(target: str | Path, out: str | Path = "outputs/runs") -> list[Path]:
         found = [path for path in wanted if (path / "config.yaml").is_file()]
         remedy = f"execute the suite first: surrogates sweep {target}"
     elif not Path(target).exists():
-        raise ConfigError(f"{target}: no such folder and no such suite; {nearest(str(target), list(suites()))}")
+        raise ConfigError(f"{target}: no such folder and no such suite; {nearest(str(target), list(list_suites()))}")
     else:
         found, remedy = find_runs(target), "give a run directory, a folder that holds some, or a suite"
     if not found:

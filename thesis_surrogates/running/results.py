@@ -40,7 +40,7 @@ from thesis_surrogates.core.verdict import (
     name_of,
     verdict_sentence,
 )
-from .registry import SYSTEMS, get_system, load_suite, resolve, suites
+from .registry import SYSTEMS, get_system, list_suites, load_suite, resolve
 
 # %% auto #0
 __all__ = ['OLDER_WORDS', 'SUMMARY_COLUMNS', 'published_folder', 'recipe_of', 'read_system', 'published_runs', 'unknown_kinds',
@@ -140,7 +140,7 @@ def suite_runs(system: str, suite: str, folder: str | Path | None) -> list[Run]:
 def suites_by_recipe(system: str) -> dict[str, list[str]]:
     """Hash of each configuration in the suites of a system, the seed aside -> the suites that hold it."""
     found: dict[str, list[str]] = {}
-    for name in suites(system):
+    for name in list_suites(system):
         for recipe in dict.fromkeys(map(recipe_hash, load_suite(name))):
             found.setdefault(recipe, []).append(name.split("/")[-1])
     return found
@@ -315,7 +315,7 @@ SUMMARY_COLUMNS = {"tracks": "frontier", "orbits": "goals"}
 def summary_suite_table(system: str, folder: str | Path | None) -> pd.DataFrame:
     """Comparison table of the suite that stands for a system; of all its published runs where it has no such suite."""
     suite = SUMMARY_COLUMNS.get(system, "comparison")
-    return published_table(system, folder, suite if f"{system}/{suite}" in suites(system) else None)
+    return published_table(system, folder, suite if f"{system}/{suite}" in list_suites(system) else None)
 
 
 def summary(folder: str | Path | None) -> pd.DataFrame:

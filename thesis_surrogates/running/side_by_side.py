@@ -21,7 +21,7 @@ from ..core.recorder import append_event
 from ..core.system import System
 from .beside import BESIDE, announce_training, evaluate_alone
 from .datasets import ensure_dataset, files_of_dataset, read_dataset
-from .execution import ON_TEST, place_of_scores, threads, trained_model
+from .execution import ON_TEST, place_of_scores, trained_model, use_threads
 
 # %% auto #0
 __all__ = ['rows_of_run', 'warn_of_missing_costs', 'record_together', 'evaluate_runs']
@@ -78,7 +78,7 @@ def evaluate_runs(
     for members in groups.values():
         _, system, config, _ = members[0]
         data = read_dataset(system, config.data, ensure_dataset(system, config.data, data_dir))
-        with threads(config.train.threads):
+        with use_threads(config.train.threads):
             models = [replace(system.surrogate(model, data), name=run_dir.name) for run_dir, _, _, model in members]
             test, baselines = data.splits["test"], system.baselines(data)
             known = place_of_scores(system, config, data, data_dir)

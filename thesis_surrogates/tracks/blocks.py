@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from ..core.errors import DataError
-from ..core.hdf5 import UNREADABLE, read_hdf5
+from ..core.hdf5 import count_rows, present_names, read_hdf5
 from .data import ALONG, COLUMNS
 
 # %% auto #0
-__all__ = ['BLOCK', 'rows_in', 'blocks', 'column_names', 'read_spread', 'check_columns']
+__all__ = ['BLOCK', 'rows_in', 'read_blocks', 'column_names', 'read_spread', 'check_columns']
 
 # %% ../../nbs/02_tracks/11_blocks.ipynb #e50fc214
 BLOCK = 65_536  # rows held at once
@@ -24,14 +23,10 @@ BLOCK = 65_536  # rows held at once
 
 def rows_in(path: Path) -> int:
     """Number of tracks in an HDF5 file."""
-    try:
-        with h5py.File(path, "r") as file:
-            return len(file["state"])
-    except (OSError, KeyError) as error:
-        raise DataError(f"{path}: not a dataset of tracks ({error}); {UNREADABLE}") from None
+    return count_rows(path, "state")
 
 # %% ../../nbs/02_tracks/11_blocks.ipynb #a1c00e2e
-def blocks(
+def read_blocks(
     path: Path, names: Iterable[str], first: int = 0, last: int | None = None
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Number of the first row, and the columns, of each block of the rows `first` to `last`."""
@@ -42,8 +37,7 @@ def blocks(
 
 def column_names(path: Path, optional: Iterable[str] = ALONG) -> list[str]:
     """The columns that a file holds, with those of the optional ones that it has."""
-    with h5py.File(path, "r") as file:
-        return [*COLUMNS, *(name for name in optional if name in file)]
+    return [*COLUMNS, *present_names(path, optional)]
 
 # %% ../../nbs/02_tracks/11_blocks.ipynb #6c91003d
 def read_spread(
@@ -54,7 +48,7 @@ def read_spread(
     if count >= last - first:
         return read_hdf5(path, names, slice(first, last))[0]
     wanted, pieces = np.linspace(first, last, count, endpoint=False).astype(np.int64), []
-    for start, columns in blocks(path, names, first, last):
+    for start, columns in read_blocks(path, names, first, last):
         here = wanted[slice(*np.searchsorted(wanted, [start, start + BLOCK]))] - start
         pieces.append({name: array[here] for name, array in columns.items()})
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}

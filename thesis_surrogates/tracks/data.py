@@ -23,8 +23,8 @@ from .propagation import propagate
 
 # %% auto #0
 __all__ = ['CHUNK', 'COLUMNS', 'ALONG', 'OPTIONAL', 'draw_box', 'is_accepted', 'from_collisions', 'draw_tracks', 'straight_line',
-           'label_tracks', 'follow', 'trajectories', 'chunk_tracks', 'take', 'rows_for', 'check_yield', 'generate',
-           'columns_of', 'label_note', 'tensors_of', 'field_of']
+           'label_tracks', 'follow_tracks', 'trajectories', 'chunk_tracks', 'take_accepted', 'rows_for', 'check_yield',
+           'generate', 'columns_of', 'label_note', 'tensors_of', 'field_of']
 
 # %% ../../nbs/02_tracks/10_data.ipynb #0c95156e
 CHUNK = 20_000  # tracks drawn at once; part of the identity of a dataset
@@ -96,7 +96,7 @@ def label_tracks(config: TracksData, inputs: np.ndarray, field: MagneticField) -
     return target, is_accepted(config, target)
 
 # %% ../../nbs/02_tracks/10_data.ipynb #8b6e4eec
-def follow(config: TracksData, inputs: np.ndarray, fractions: np.ndarray, field: MagneticField) -> np.ndarray:
+def follow_tracks(config: TracksData, inputs: np.ndarray, fractions: np.ndarray, field: MagneticField) -> np.ndarray:
     """States [N, n, 4] at z0 + fraction dz, for fractions [N, n] that increase along each leg."""
     state, z, stations = inputs[:, :4], inputs[:, 5], []
     for fraction in fractions.T:
@@ -121,7 +121,7 @@ def trajectories(config: TracksData, inputs: np.ndarray, field: MagneticField, p
     fractions = np.tile(np.linspace(0, 1, planes), (len(inputs), 1))
     z = inputs[:, 5:6] + fractions * inputs[:, 6:7]
     charge = np.broadcast_to(inputs[:, 4:5], z.shape)
-    return np.concatenate([z[..., None], follow(config, inputs, fractions, field), charge[..., None]], axis=2)
+    return np.concatenate([z[..., None], follow_tracks(config, inputs, fractions, field), charge[..., None]], axis=2)
 
 # %% ../../nbs/02_tracks/10_data.ipynb #7f02c2ed
 def chunk_tracks(config: TracksData, number: int, field: MagneticField, rows: int = CHUNK) -> dict[str, np.ndarray]:
@@ -135,13 +135,13 @@ def chunk_tracks(config: TracksData, number: int, field: MagneticField, rows: in
             numpy_rng(config.seed, "collocation", number).random((CHUNK, config.collocation), dtype=np.float32), axis=1
         )
         piece["fraction"] = fractions[index].astype(np.float64)
-        piece["along"] = follow(config, piece["inputs"], piece["fraction"], field)
+        piece["along"] = follow_tracks(config, piece["inputs"], piece["fraction"], field)
     if config.trajectories:
         piece["trajectory"] = trajectories(config, piece["inputs"], field, config.trajectories)
     return piece
 
 # %% ../../nbs/02_tracks/10_data.ipynb #a1c00e26
-def take(piece: Mapping[str, np.ndarray], wanted: int) -> tuple[dict[str, np.ndarray], int]:
+def take_accepted(piece: Mapping[str, np.ndarray], wanted: int) -> tuple[dict[str, np.ndarray], int]:
     """At most the first `wanted` tracks of a chunk, and how many had to be drawn for them."""
     read = min(int(piece["drawn"]), rows_for(wanted))
     count = min(int(np.searchsorted(piece["index"], read)), wanted)
@@ -173,7 +173,7 @@ def generate(config: TracksData, field: MagneticField | None = None) -> Iterator
     found = drawn = number = 0
     while found < config.n_tracks:
         wanted = config.n_tracks - found
-        piece, looked_at = take(chunk_tracks(config, number, field, rows_for(wanted)), wanted)
+        piece, looked_at = take_accepted(chunk_tracks(config, number, field, rows_for(wanted)), wanted)
         number, found, drawn = number + 1, found + len(piece["inputs"]), drawn + looked_at
         check_yield(config, found, drawn)
         yield piece | {"drawn": np.array(looked_at)}

@@ -14,13 +14,13 @@ from ..core.config import DataConfig, unless_default
 from ..core.data_files import Files
 
 # %% auto #0
-__all__ = ['MOMENTUM_BANDS_GEV', 'PRESETS', 'TracksData', 'check_consistency', 'first_planes', 'input_ranges']
+__all__ = ['MOMENTUM_BANDS_GEV', 'PRESETS', 'TracksLegs', 'TracksPopulation', 'TracksLabels', 'TracksData', 'check_consistency',
+           'first_planes', 'input_ranges']
 
 # %% ../../nbs/02_tracks/09_data_config.ipynb #55bab199
-class TracksData(DataConfig):
-    """A dataset of propagated tracks; by default the leg from the vertex detector's end to the first SciFi station."""
+class TracksLegs(DataConfig):
+    """Where tracks come from, through which field they go, and from which plane to which."""
 
-    reading: ClassVar[frozenset[str]] = frozenset({"max_samples", "stream"})
     path: Files | None = Field(default=None, description="files of your own instead of generated tracks")  # type: ignore[assignment]
     n_tracks: int = Field(default=300_000, ge=20, description="tracks in the file, after rejection")
     field: Literal["uniform", "gaussian", "dipole", "lhcb_like", "grid"] = "lhcb_like"
@@ -33,6 +33,11 @@ class TracksData(DataConfig):
     z_high: float = Field(default=13900.0, description="variable legs: no plane lies behind this [mm]")
     dz_low: float = Field(default=25.0, gt=0, description="variable legs: shortest leg, log-uniform, both signs [mm]")
     dz_high: float = Field(default=10000.0, gt=0, description="variable legs: longest leg [mm]")
+
+# %% ../../nbs/02_tracks/09_data_config.ipynb #55bab1a1
+class TracksPopulation(TracksLegs):
+    """Which tracks there are at the first plane."""
+
     p_low: float = Field(default=3.0, gt=0, description="smallest momentum, log-uniform [GeV]")
     p_high: float = Field(default=100.0, gt=0, description="largest momentum [GeV]")
     x_half: float = Field(default=300.0, ge=0, description="x is uniform in plus or minus this [mm]")
@@ -67,6 +72,11 @@ class TracksData(DataConfig):
         exclude_if=unless_default(None),
         description="variable legs: first planes to here; null is z_high [mm]",
     )
+
+# %% ../../nbs/02_tracks/09_data_config.ipynb #55bab1a4
+class TracksLabels(TracksPopulation):
+    """Which tracks are kept, what is stored of each, and how exactly it is followed."""
+
     largest_position: float = Field(
         default=5000.0, gt=0, description="tracks that end beyond this |x| or |y| are rejected [mm]"
     )
@@ -83,6 +93,12 @@ class TracksData(DataConfig):
     label_method: Literal["rk4", "cash_karp"] = "rk4"
     label_step: float = Field(default=20.0, gt=0, description="largest step of the label [mm]")
     label_tolerance: float = Field(default=1e-8, gt=0, description="cash_karp labels: error per step [mm]")
+
+# %% ../../nbs/02_tracks/09_data_config.ipynb #55bab1a5
+class TracksData(TracksLabels):
+    """A dataset of propagated tracks; by default the leg from the vertex detector's end to the first SciFi station."""
+
+    reading: ClassVar[frozenset[str]] = frozenset({"max_samples", "stream"})
     max_samples: int | None = Field(
         default=None,
         ge=20,

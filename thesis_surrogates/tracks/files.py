@@ -27,7 +27,7 @@ from ..core.errors import DataError
 from ..core.files import file_fingerprint
 from ..core.hdf5 import Hdf5Source, read_hdf5
 from ..core.system import HDF5_FORMATS
-from .blocks import blocks, check_columns, column_names, read_spread, rows_in
+from .blocks import check_columns, column_names, read_blocks, read_spread, rows_in
 from .data import COLUMNS, TracksData, tensors_of
 from .exchange.npz import npz_metadata, read_npz
 
@@ -154,7 +154,7 @@ def split_borders(config: TracksData, path: Path) -> tuple[int, int, int, int]:
     rows, before = rows_in(path), None
     wanted = [round(share * rows) for share in np.cumsum(list(split_shares(config).values()))[:2]]
     borders: list[int] = []
-    for start, columns in blocks(path, ["group"]):
+    for start, columns in read_blocks(path, ["group"]):
         group = columns["group"] if before is None else np.r_[before, columns["group"]]
         if (np.diff(group) < 0).any():
             raise DataError(
@@ -176,7 +176,7 @@ def load_stream(config: TracksData, path: Path) -> Data:
     """Check a whole file by blocks, and hold a part of each split; `train_source` streams the training rows."""
     attrs, names = read_hdf5(path, [])[1], column_names(path)
     check_made(attrs, config, path.name)
-    for start, columns in blocks(path, COLUMNS):
+    for start, columns in read_blocks(path, COLUMNS):
         check_columns(columns, path.name, start)
         check_planes(columns, config, path.name)
     borders = split_borders(config, path)

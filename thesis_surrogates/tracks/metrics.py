@@ -14,7 +14,7 @@ from ..core.data import Tensors
 from ..core.metrics import quantile_summary
 
 # %% auto #0
-__all__ = ['BANDS_GEV', 'TARGETS', 'GOALS', 'score', 'verdict']
+__all__ = ['BANDS_GEV', 'TARGETS', 'GOALS', 'score', 'judge_limits']
 
 # %% ../../nbs/02_tracks/16_metrics.ipynb #77b8ec86
 BANDS_GEV: Mapping[str, tuple[float, float]] = {"low": (0.0, 5.0), "mid": (5.0, 20.0), "high": (20.0, np.inf)}  # GeV
@@ -57,6 +57,6 @@ GOALS: Mapping[
 }
 
 
-def verdict(metrics: Mapping[str, float], limits: Mapping[str, float] = TARGETS) -> dict[str, bool]:
+def judge_limits(metrics: Mapping[str, float], limits: Mapping[str, float] = TARGETS) -> dict[str, bool]:
     """Which of the limits (the study's targets by default) are met; NaN meets none."""
     return {name: bool(metrics[name] < limit) for name, limit in limits.items()}

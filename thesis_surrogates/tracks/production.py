@@ -24,7 +24,7 @@ from thesis_surrogates.tracks.data import (
     columns_of,
     label_note,
     rows_for,
-    take,
+    take_accepted,
 )
 from .exchange.npz import to_npz
 from .field import make_field
@@ -50,7 +50,7 @@ def take_tracks(chunk: StoredPart, wanted: int) -> tuple[int, int]:
     """Tracks that serve when `wanted` are missing, and how many were drawn for them."""
     if chunk.rows <= wanted and chunk.drawn <= rows_for(wanted):
         return chunk.rows, chunk.drawn
-    piece, drawn = take(chunk.read(), wanted)
+    piece, drawn = take_accepted(chunk.read(), wanted)
     return len(piece["inputs"]), drawn
 
 

@@ -5,23 +5,14 @@
 # %% ../../nbs/02_tracks/20_system.ipynb #f303369f
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
-from operator import itemgetter
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from ..core.comparison import Scores
-from ..core.data import Data
-from ..core.system import FileColumn, FileKind, Symbol, System
+from ..core.system import System
 from ..core.verdict import Terms
 from .baselines import baselines, surrogate
+from .columns import FILES, SYMBOLS
 from .data_config import PRESETS, TracksData
 from .exchange.merge_split import merge_files, split_file
 from .exchange.older_files import views
-from .field_map import read_binary_map, read_map
+from .figures import figures
 from .files import FORMATS, load_data
 from .losses import TracksTrain
 from .metrics import score
@@ -29,126 +20,8 @@ from .models import MODELS, deploy
 from .production import make_data
 from .training import plan
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
 # %% auto #0
-__all__ = ['SYMBOLS', 'UNIT', 'STATE', 'field_column', 'momentum_column', 'DATASET_COLUMNS', 'EXCHANGE_COLUMNS', 'MAP_AXES',
-           'MAP_FIELD', 'MAP_TABLE', 'FILES', 'SYSTEM', 'momentum_gev', 'binary_map_arrays', 'path_columns', 'figures']
-
-# %% ../../nbs/02_tracks/20_system.ipynb #013007b9
-SYMBOLS = (
-    Symbol(paper="x, y", code="state[:, :2]", unit="mm", shape="[N]", meaning="position of the track at a plane"),
-    Symbol(paper="t_x, t_y", code="state[:, 2:]", unit="1", shape="[N]", meaning="slopes dx/dz and dy/dz"),
-    Symbol(paper="q/p", code="q_over_p", unit="1/GeV", shape="[N]", meaning="charge over momentum"),
-    Symbol(paper="z_0", code="z_start", unit="mm", shape="[N]", meaning="first plane"),
-    Symbol(paper="Δz", code="dz", unit="mm", shape="[N]", meaning="signed length of the leg"),
-    Symbol(paper="B", code="bx, by, bz", unit="T", shape="[N]", meaning="magnetic field"),
-    Symbol(paper="κ", code="kappa", unit="1/(T mm)", shape="[N]", meaning="0.299792458e-3 q/p, curvature per tesla"),
-    Symbol(paper="ζ", code="zeta", unit="1", shape="[N, 1]", meaning="position along the leg, 0 to 1"),
-    Symbol(
-        paper="J",
-        code="jacobian",
-        unit="mixed",
-        shape="[N, 5, 5]",
-        meaning="derivative of the final with respect to the initial state",
-    ),
-)
-
-# %% ../../nbs/02_tracks/20_system.ipynb #eb33a089
-UNIT = {symbol.code: symbol.unit for symbol in SYMBOLS}
-STATE = (
-    *(FileColumn(name="xy"[k], unit=UNIT["state[:, :2]"], values=itemgetter((..., k))) for k in (0, 1)),
-    *(FileColumn(name=("tx", "ty")[k - 2], unit=UNIT["state[:, 2:]"], values=itemgetter((..., k))) for k in (2, 3)),
-)
-field_column = partial(FileColumn, unit=UNIT["bx, by, bz"], lowest=-50.0, highest=50.0)  # tesla; no magnet has more
-
-
-def momentum_gev(q_over_p: np.ndarray) -> np.ndarray:
-    """Momenta [GeV] of charges over momenta [1/GeV]; q/p = 0, which has no track, gives infinity."""
-    with np.errstate(divide="ignore"):
-        return 1 / np.abs(q_over_p)
-
-
-def binary_map_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a binary field map, under the names that the .npz form has."""
-    axes, values = read_binary_map(path)
-    return {**dict(zip("xyz", axes, strict=True)), "field": values}
-
-
-def path_columns(q_over_p: str) -> tuple[FileColumn, ...]:
-    """Columns of tracks on their way [N, n, 6], with the unit of q/p."""
-    units = {"z": UNIT["z_start"], **{column.name: column.unit for column in STATE}, "q/p": q_over_p}
-    return tuple(
-        FileColumn(name=name, unit=unit, values=itemgetter((..., k))) for k, (name, unit) in enumerate(units.items())
-    )
-
-# %% ../../nbs/02_tracks/20_system.ipynb #412437e5
-# GeV; less does not leave the magnet, more no collider has
-momentum_column = partial(FileColumn, name="p", unit="GeV", lowest=0.05, highest=1e5)
-DATASET_COLUMNS = {
-    "state": STATE,
-    "target": STATE,
-    "q_over_p": (
-        FileColumn(name="q/p", unit=UNIT["q_over_p"]),
-        momentum_column(values=momentum_gev),
-    ),
-    "z_start": (FileColumn(name="z0", unit=UNIT["z_start"]),),
-    "dz": (FileColumn(name="dz", unit=UNIT["dz"]),),
-    "group": (FileColumn(name="particle", unit="1"),),
-    "fraction": (FileColumn(name="zeta", unit=UNIT["zeta"], lowest=0.0, highest=1.0),),
-    "along": STATE,
-    "trajectory": path_columns(UNIT["q_over_p"]),
-}
-EXCHANGE_COLUMNS = {
-    "X": (
-        *STATE,
-        FileColumn(name="q/p", unit="1/MeV", values=itemgetter((..., 4))),
-        momentum_column(values=lambda rows: momentum_gev(1e3 * rows[..., 4])),
-        FileColumn(name="dz", unit=UNIT["dz"], values=itemgetter((..., 5))),
-    ),
-    "Y": STATE,
-    "z_frac": (FileColumn(name="zeta", unit=UNIT["zeta"], lowest=0.0, highest=1.0),),
-    "Y_col": STATE,
-    "T": path_columns("1/MeV"),
-    "P": (momentum_column(),),
-    "Z": (FileColumn(name="z", unit=UNIT["z_start"]),),
-    "group": DATASET_COLUMNS["group"],
-}
-
-# %% ../../nbs/02_tracks/20_system.ipynb #802748e5
-MAP_AXES = {name: (FileColumn(name=name, unit=UNIT["z_start"]),) for name in "xyz"}
-MAP_FIELD = tuple(field_column(name=f"B{'xyz'[k]}", values=itemgetter((..., k))) for k in range(3))
-MAP_TABLE = (
-    *(FileColumn(name="xyz"[k], unit=UNIT["z_start"], values=itemgetter((..., k))) for k in range(3)),
-    *(field_column(name=f"B{'xyz'[k]}", values=itemgetter((..., k + 3))) for k in range(3)),
-)
-FILES = (
-    FileKind(
-        title="tracks",
-        key="data.path",
-        needs={"state": 4, "target": 4, "q_over_p": None, "z_start": None, "dz": None, "group": None},
-        columns=DATASET_COLUMNS,
-    ),
-    FileKind(title="tracks", key="data.path", needs={"X": 6, "Y": 4}, columns=EXCHANGE_COLUMNS),
-    FileKind(
-        title="field map",
-        key="data.field_map",
-        needs={"x": None, "y": None, "z": None, "field": 3},
-        columns={**MAP_AXES, "field": MAP_FIELD},
-        readers={".bin": binary_map_arrays},
-        check=read_map,
-    ),
-    FileKind(title="field map", key="data.field_map", needs={"table": 6}, columns={"table": MAP_TABLE}, check=read_map),
-)
-
-# %% ../../nbs/02_tracks/20_system.ipynb #776ef846
-def figures(scores: Mapping[str, Scores], data: Data) -> Iterator[tuple[str, Figure, pd.DataFrame]]:
-    """Name, figure and table of every figure of a run."""
-    from thesis_surrogates.tracks.figures import figures as draw
-
-    yield from draw(scores, data)
+__all__ = ['SYSTEM']
 
 # %% ../../nbs/02_tracks/20_system.ipynb #4c7d8c46
 SYSTEM = System(

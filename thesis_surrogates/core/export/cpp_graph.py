@@ -14,14 +14,14 @@ from thesis_surrogates.core.export.cpp_operations import (
     ELEMENTWISE,
     PAIRWISE,
     REDUCTIONS,
-    attributes,
-    constant,
     no_translation,
-    reduce,
-    softmax,
+    read_attributes,
+    read_constant,
     translate_simple,
+    write_reduction,
+    write_softmax,
 )
-from .cpp_products import look_up, product
+from .cpp_products import look_up, write_product
 from .cpp_program import Addresses, Program, Value
 from .deployable import ExportError
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
 # %% auto #0
-__all__ = ['MOVES', 'evaluate_node', 'data_places', 'move', 'step', 'needed_nodes', 'translate']
+__all__ = ['MOVES', 'evaluate_node', 'data_places', 'translate_move', 'translate_node', 'needed_nodes', 'translate_graph']
 
 # %% ../../../nbs/01_core/export/04_cpp_graph.ipynb #b22956cc
 def evaluate_node(node: NodeProto, given: Sequence[np.ndarray | None], opset: int) -> list[np.ndarray]:
@@ -61,42 +61,42 @@ def data_places(node: NodeProto) -> set[int]:
     return {0, 2} if node.op_type.startswith("Scatter") else {0}
 
 
-def move(program: Program, node: NodeProto, given: Sequence[Value | None], opset: int) -> list[Value]:
+def translate_move(program: Program, node: NodeProto, given: Sequence[Value | None], opset: int) -> list[Value]:
     """Results of a node of MOVES, by address; ExportError where it computes too, or where its places are computed."""
-    reduction = attributes(node).get("reduction", b"none").decode()
+    reduction = read_attributes(node).get("reduction", b"none").decode()
     if reduction != "none":
         raise no_translation(program, node, f"with the reduction {reduction!r}")
     places = data_places(node)
     kind = next(value.kind for value in given if isinstance(value, Addresses))
     inputs = [
-        program.cells(value).at if place in places and value is not None else constant(program, node, given, place)
+        program.cells(value).at if place in places and value is not None else read_constant(program, node, given, place)
         for place, value in enumerate(given)
     ]
     return [Addresses(at, kind) for at in evaluate_node(node, inputs, opset)]
 
 # %% ../../../nbs/01_core/export/04_cpp_graph.ipynb #9c12dade
-def step(program: Program, node: NodeProto, given: Sequence[Value | None], opset: int) -> Sequence[Value]:
+def translate_node(program: Program, node: NodeProto, given: Sequence[Value | None], opset: int) -> Sequence[Value]:
     """Results of one node; ExportError when there is no translation."""
     op = node.op_type
     if op == "Shape":
-        known = attributes(node)
+        known = read_attributes(node)
         shape = given[0].shape if isinstance(given[0], np.ndarray) else given[0].at.shape  # type: ignore[union-attr]
         return [np.array(shape[known.get("start", 0) : known.get("end", len(shape))], dtype=np.int64)]
     if all(value is None or isinstance(value, np.ndarray) for value in given):
         return evaluate_node(node, [None if value is None else np.asarray(value) for value in given], opset)
     computed = [place for place, value in enumerate(given) if isinstance(value, Addresses)]
     if op in MOVES and not (op in ("Gather", "GatherND") and 1 in computed):
-        return move(program, node, given, opset)
+        return translate_move(program, node, given, opset)
     if op in ELEMENTWISE or op in PAIRWISE or op in ("Clip", "BatchNormalization"):
         return [translate_simple(program, node, given)]
     if op in REDUCTIONS:
-        return [reduce(program, node, given)]
+        return [write_reduction(program, node, given)]
     if op in ("Softmax", "LogSoftmax"):
-        return [softmax(program, node, given)]
+        return [write_softmax(program, node, given)]
     if op in ("Gather", "GatherND"):
         return [look_up(program, node, given)]
     if op in ("Gemm", "MatMul"):
-        return [product(program, node, given)]
+        return [write_product(program, node, given)]
     raise no_translation(program, node, "for these inputs")
 
 # %% ../../../nbs/01_core/export/04_cpp_graph.ipynb #0dedc0de
@@ -110,7 +110,7 @@ def needed_nodes(graph: GraphProto) -> list[NodeProto]:
     return kept[::-1]
 
 # %% ../../../nbs/01_core/export/04_cpp_graph.ipynb #a636ef57
-def translate(
+def translate_graph(
     graph: ModelProto,
     shapes: Mapping[str, Sequence[int]],
     model: str,
@@ -140,6 +140,6 @@ def translate(
             raise ExportError(
                 f"{model}: the operation {node.domain}.{node.op_type} is not one of ONNX's own; export as onnx"
             )
-        results = step(program, node, [values[name] if name else None for name in node.input], opset)
+        results = translate_node(program, node, [values[name] if name else None for name in node.input], opset)
         values.update(zip(node.output, results, strict=False))
     return program, [program.cells(values[item.name]) for item in graph.graph.output]

@@ -26,15 +26,15 @@ from thesis_surrogates.core.export.cpp_compiler import (
     row_program,
     run_rows,
 )
-from .cpp_graph import translate
-from .cpp_program import Addresses, Program, scatter
+from .cpp_graph import translate_graph
+from .cpp_program import Addresses, Program, scatter_tensor
 from thesis_surrogates.core.export.deployable import (
     Deployable,
     EntryPoint,
     ExportError,
     all_entry_points,
     as_tuple,
-    call,
+    compute_outputs,
     describe,
 )
 from .onnx import Originals, Parity, checked_export, load_graphs, write_onnx
@@ -231,10 +231,10 @@ def read_graph_file(
         del graph.graph.output[:]
         graph.graph.output.extend(chosen)
     shapes = {item.name: (1, *tensor.shape[1:]) for item, tensor in zip(graph.graph.input, examples, strict=True)}
-    program, results = translate(graph, shapes, name, program)
+    program, results = translate_graph(graph, shapes, name, program)
     start = 0
     for cells in results:
-        scatter(program, cells, "out", start)
+        scatter_tensor(program, cells, "out", start)
         start += cells.at.size
     return program, dict(zip(outputs, results, strict=True))
 
@@ -263,7 +263,7 @@ def read_entry(
     path = folder / f"{id(whole)}.onnx"
     if not path.exists():
         whole = copy.deepcopy(whole).cpu().eval()
-        names = [f"result_{k}" for k in range(len(as_tuple(call(whole, examples))))]
+        names = [f"result_{k}" for k in range(len(as_tuple(compute_outputs(whole, examples))))]
         write_onnx(whole, examples, path, list(entry.inputs), names, 18)
     return read_graph_file(path, examples, entry.outputs, name_of(whole), program, places)
 

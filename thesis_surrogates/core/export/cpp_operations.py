@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cpp_program import Addresses, Program, Value, literal, read
+from .cpp_program import Addresses, Program, Value, read_number, write_literal
 from .deployable import ExportError
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
 # %% auto #0
-__all__ = ['ARITHMETIC', 'COMPARISONS', 'ELEMENTWISE', 'PAIRWISE', 'DEFAULTS', 'TRUTH', 'REDUCTIONS', 'attributes',
-           'no_translation', 'constant', 'elementwise', 'power', 'clip', 'normalize_batch', 'translate_simple',
-           'reduce', 'softmax']
+__all__ = ['ARITHMETIC', 'COMPARISONS', 'ELEMENTWISE', 'PAIRWISE', 'DEFAULTS', 'TRUTH', 'REDUCTIONS', 'read_attributes',
+           'no_translation', 'read_constant', 'write_elementwise', 'write_power', 'write_clip', 'normalize_batch',
+           'translate_simple', 'write_reduction', 'write_softmax']
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #057aea2e
 ARITHMETIC: Mapping[str, str] = {  # {0}, {1}, ... are the inputs
@@ -94,7 +94,7 @@ REDUCTIONS: Mapping[str, tuple[str, str, str]] = {  # start, step with {x}, resu
 }
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #a7157895
-def attributes(node: NodeProto) -> dict[str, Any]:
+def read_attributes(node: NodeProto) -> dict[str, Any]:
     """The attributes of a node as Python values."""
     from onnx import helper
 
@@ -109,7 +109,7 @@ def no_translation(program: Program, node: NodeProto, when: str) -> ExportError:
     )
 
 
-def constant(program: Program, node: NodeProto, given: Sequence[Value | None], place: int) -> np.ndarray | None:
+def read_constant(program: Program, node: NodeProto, given: Sequence[Value | None], place: int) -> np.ndarray | None:
     """An input that must be known while translating, None where it is left out; ExportError where it is computed."""
     from onnx import defs
 
@@ -120,13 +120,13 @@ def constant(program: Program, node: NodeProto, given: Sequence[Value | None], p
     return value
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #99480fa9
-def elementwise(
+def write_elementwise(
     program: Program, expression: str, given: Sequence[Value], kind: np.dtype, hint: str, **words: str
 ) -> Addresses:
     """One loop over the common shape of the inputs."""
     addresses = np.broadcast_arrays(*(program.cells(value).at for value in given))
     texts = [
-        read(program, Addresses(at, program.cells(value).kind), hint)
+        read_number(program, Addresses(at, program.cells(value).kind), hint)
         for at, value in zip(addresses, given, strict=True)
     ]
     result = program.buffer(addresses[0].shape, kind, hint)
@@ -135,7 +135,7 @@ def elementwise(
     return result
 
 
-def power(exponent: Value) -> str:
+def write_power(exponent: Value) -> str:
     """The expression of a power, by multiplication where the exponent is one small whole number."""
     if isinstance(exponent, np.ndarray) and exponent.size and (exponent == exponent.flat[0]).all():
         value = float(exponent.flat[0])
@@ -146,42 +146,42 @@ def power(exponent: Value) -> str:
     return ELEMENTWISE["Pow"]
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #b437292d
-def clip(program: Program, node: NodeProto, given: Sequence[Value | None], kind: np.dtype) -> Addresses:
+def write_clip(program: Program, node: NodeProto, given: Sequence[Value | None], kind: np.dtype) -> Addresses:
     """A `Clip`: values between two limits, of which each may be missing."""
-    low, high = (constant(program, node, given, place) for place in (1, 2))
+    low, high = (read_constant(program, node, given, place) for place in (1, 2))
     limits = (np.asarray(-np.inf if low is None else low), np.asarray(np.inf if high is None else high))
     text = "({0} < {1} ? {1} : {2} < {0} ? {2} : {0})"
-    return elementwise(program, text, (given[0], *limits), kind, node.output[0])  # type: ignore[arg-type]
+    return write_elementwise(program, text, (given[0], *limits), kind, node.output[0])  # type: ignore[arg-type]
 
 
 def normalize_batch(program: Program, node: NodeProto, given: Sequence[Value | None], kind: np.dtype) -> Addresses:
     """A `BatchNormalization` with its stored moments: one factor and one shift for each feature."""
-    scale, bias, mean, variance = (np.asarray(constant(program, node, given, k), np.float64) for k in (1, 2, 3, 4))
-    factor = scale / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
+    scale, bias, mean, variance = (np.asarray(read_constant(program, node, given, k), np.float64) for k in (1, 2, 3, 4))
+    factor = scale / np.sqrt(variance + read_attributes(node).get("epsilon", 1e-5))
     cells = program.cells(given[0])  # type: ignore[arg-type]
     shape = (-1, *[1] * (cells.at.ndim - 2))
     shift = np.asarray(bias - mean * factor, np.float32).reshape(shape)
     inputs = (cells, np.asarray(factor, np.float32).reshape(shape), shift)
-    return elementwise(program, "{0} * {1} + {2}", inputs, kind, node.output[0])
+    return write_elementwise(program, "{0} * {1} + {2}", inputs, kind, node.output[0])
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #30da66b9
 def translate_simple(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
     """A node of the table ELEMENTWISE or PAIRWISE, `Clip` or `BatchNormalization`."""
     from onnx import helper
 
-    known, op, hint = attributes(node), node.op_type, node.output[0]
+    known, op, hint = read_attributes(node), node.op_type, node.output[0]
     present = [value for value in given if value is not None]
     kind = np.dtype(bool) if op in TRUTH else program.cells(present[1 if op == "Where" else 0]).kind
     if op in PAIRWISE:
         result = present[0]
         for value in present[1:]:
-            result = elementwise(program, PAIRWISE[op], (result, value), kind, hint)
+            result = write_elementwise(program, PAIRWISE[op], (result, value), kind, hint)
         return program.cells(result)
     if op == "Clip":
-        return clip(program, node, given, kind)
+        return write_clip(program, node, given, kind)
     if op == "BatchNormalization":
         return normalize_batch(program, node, given, kind)
-    expression = power(present[1]) if op == "Pow" else ELEMENTWISE[op]
+    expression = write_power(present[1]) if op == "Pow" else ELEMENTWISE[op]
     if op == "Cast":
         source, kind = kind, np.dtype(helper.tensor_dtype_to_np_dtype(known["to"]))
         expression = (
@@ -189,23 +189,25 @@ def translate_simple(program: Program, node: NodeProto, given: Sequence[Value | 
         )
     if op == "Div" and kind.kind in "iu":
         expression = "std::trunc({0} / {1})"
-    return elementwise(program, expression, present, kind, hint, alpha=literal(known.get("alpha", DEFAULTS.get(op, 0))))
+    return write_elementwise(
+        program, expression, present, kind, hint, alpha=write_literal(known.get("alpha", DEFAULTS.get(op, 0)))
+    )
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #64ca4ae6
-def reduce(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
+def write_reduction(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
     """A node of the table REDUCTIONS."""
-    known, op = attributes(node), node.op_type
+    known, op = read_attributes(node), node.op_type
     cells = program.cells(given[0])  # type: ignore[arg-type]
-    axes = known.get("axes", constant(program, node, given, 1))
+    axes = known.get("axes", read_constant(program, node, given, 1))
     if op.startswith("Arg"):
         axes = [known.get("axis", 0)]
     axes = [int(a) % cells.at.ndim for a in (range(cells.at.ndim) if axes is None or not len(axes) else axes)]
     moved = np.moveaxis(cells.at, axes, range(-len(axes), 0))
     shape, n = moved.shape[: -len(axes)], int(np.prod(moved.shape[-len(axes) :]))
-    number = read(program, Addresses(moved, cells.kind), node.output[0])
+    number = read_number(program, Addresses(moved, cells.kind), node.output[0])
     start, step, end = REDUCTIONS[op]
     result = program.buffer(shape, np.dtype(np.int64) if op.startswith("Arg") else cells.kind, node.output[0])
-    words = {"x": number(f"i * {n} + k"), "s": number(f"i * {n} + s"), "n": literal(n)}
+    words = {"x": number(f"i * {n} + k"), "s": number(f"i * {n} + s"), "n": write_literal(n)}
     program.loop(
         int(np.prod(shape)),
         f"{{ {'int' if op.startswith('Arg') else 'T'} s = {start.format(number(f'i * {n}'))}; "
@@ -215,11 +217,11 @@ def reduce(program: Program, node: NodeProto, given: Sequence[Value | None]) -> 
     return Addresses(at, result.kind)
 
 
-def softmax(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
+def write_softmax(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
     """`Softmax` or `LogSoftmax` along one axis; the largest entry is subtracted first."""
-    cells, axis = program.cells(given[0]), attributes(node).get("axis", -1)  # type: ignore[arg-type]
+    cells, axis = program.cells(given[0]), read_attributes(node).get("axis", -1)  # type: ignore[arg-type]
     moved = np.moveaxis(cells.at, axis, -1)
-    n, number = moved.shape[-1], read(program, Addresses(moved, cells.kind), node.output[0])
+    n, number = moved.shape[-1], read_number(program, Addresses(moved, cells.kind), node.output[0])
     result = program.buffer(moved.shape, cells.kind, node.output[0])
     y, x = f"{program.names[-1]}[i * {n} + k]", number(f"i * {n} + k")
     last = f"{y} /= s" if node.op_type == "Softmax" else f"{y} = {x} - m - std::log(s)"

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .cpp_operations import attributes, elementwise, no_translation
-from .cpp_program import Addresses, Program, Value, affine, copy_together, read
+from .cpp_operations import no_translation, read_attributes, write_elementwise
+from .cpp_program import Addresses, Program, Value, copy_together, find_affine, read_number
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
 # %% auto #0
-__all__ = ['look_up', 'look_up_many', 'product', 'affine_stride', 'general_product']
+__all__ = ['look_up', 'look_up_many', 'write_product', 'affine_stride', 'general_product']
 
 # %% ../../../nbs/01_core/export/03_cpp_products.ipynb #76adf0dd
 def look_up(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
     """`Gather` or `GatherND` with computed indices; negative ones count from the end."""
     data, index = program.cells(given[0]), program.cells(given[1])  # type: ignore[arg-type]
-    known = attributes(node)
+    known = read_attributes(node)
     if node.op_type == "GatherND":
         return look_up_many(program, data, index, known.get("batch_dims", 0), node.output[0])
     axis = known.get("axis", 0) % data.at.ndim
@@ -37,18 +37,20 @@ def look_up_many(program: Program, data: Addresses, index: Addresses, batch: int
     depth, shape = index.at.shape[-1], data.at.shape
     inner, outer = int(np.prod(shape[batch + depth :])), int(np.prod(index.at.shape[:-1]))
     result = program.buffer((*index.at.shape[:-1], *shape[batch + depth :]), data.kind, hint)
-    name, chosen = program.names[-1], read(program, index, hint)
+    name, chosen = program.names[-1], read_number(program, index, hint)
     terms = [f"i / {inner * outer // int(np.prod(shape[:batch]))} * {int(np.prod(shape[batch:]))}"] if batch else []
     for k in range(depth):
         one, length = chosen(f"i / {inner} * {depth} + {k}"), shape[batch + k]
         terms.append(f"detail::inside({one}, {length}) * {int(np.prod(shape[batch + k + 1 :]))}")
-    program.loop(result.at.size, f"{name}[i] = {read(program, data, hint)(' + '.join([*terms, f'i % {inner}']))};")
+    program.loop(
+        result.at.size, f"{name}[i] = {read_number(program, data, hint)(' + '.join([*terms, f'i % {inner}']))};"
+    )
     return result
 
 # %% ../../../nbs/01_core/export/03_cpp_products.ipynb #3ababc7f
-def product(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
+def write_product(program: Program, node: NodeProto, given: Sequence[Value | None]) -> Addresses:
     """`Gemm` or `MatMul`: rows [..., K] times [K, N]."""
-    known, hint = attributes(node), node.output[0]
+    known, hint = read_attributes(node), node.output[0]
     left, right = program.cells(given[0]), given[1]  # type: ignore[arg-type]
     if right is None:
         raise no_translation(program, node, "without a second factor")
@@ -63,7 +65,7 @@ def product(program: Program, node: NodeProto, given: Sequence[Value | None]) ->
     if not isinstance(right, np.ndarray) or right.ndim != 2 or isinstance(bias, Addresses) or many_rows:
         return general_product(program, Addresses(at, left.kind), program.cells(right), bias, hint)
     inner, outer, rows = right.shape[0], right.shape[1], at.size // right.shape[0]
-    x = read(
+    x = read_number(
         program,
         copy_together(program, Addresses(at, left.kind), hint) if affine_stride(at) != 1 else Addresses(at, left.kind),
     )
@@ -78,7 +80,7 @@ def product(program: Program, node: NodeProto, given: Sequence[Value | None]) ->
 
 def affine_stride(at: np.ndarray) -> int | None:
     """Stride of the addresses when they are one regular sequence of one buffer."""
-    line = affine(at.ravel())
+    line = find_affine(at.ravel())
     return None if line is None else 1 if at.size == 1 else line[1]
 
 # %% ../../../nbs/01_core/export/03_cpp_products.ipynb #7f7884ee
@@ -88,8 +90,8 @@ def general_product(program: Program, left: Addresses, right: Addresses, bias: V
     b = right.at[:, None] if right.at.ndim == 1 else right.at
     many = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     (m, n), inner = (a.shape[-2], b.shape[-1]), a.shape[-1]
-    x = read(program, Addresses(np.broadcast_to(a, (*many, m, inner)), left.kind), hint)
-    y = read(program, Addresses(np.broadcast_to(b, (*many, inner, n)), right.kind), hint)
+    x = read_number(program, Addresses(np.broadcast_to(a, (*many, m, inner)), left.kind), hint)
+    y = read_number(program, Addresses(np.broadcast_to(b, (*many, inner, n)), right.kind), hint)
     result = program.buffer((*many, m, n), left.kind, hint)
     first, second = x(f"(i / {n}) * {inner} + k"), y(f"(i / {m * n}) * {inner * n} + k * {n} + i % {n}")
     program.loop(
@@ -98,4 +100,4 @@ def general_product(program: Program, left: Addresses, right: Addresses, bias: V
     )
     at = result.at[..., 0, :] if left.at.ndim == 1 else result.at
     result = Addresses(at[..., 0] if right.at.ndim == 1 else at, left.kind)
-    return result if bias is None else elementwise(program, "{0} + {1}", (result, bias), left.kind, hint)
+    return result if bias is None else write_elementwise(program, "{0} + {1}", (result, bias), left.kind, hint)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 # %% auto #0
-__all__ = ['BUFFER', 'Value', 'Addresses', 'affine', 'literal', 'array_text', 'narrowest_type', 'Program', 'subscript', 'read',
-           'copy_together', 'scatter', 'walk']
+__all__ = ['BUFFER', 'Value', 'Addresses', 'find_affine', 'write_literal', 'array_text', 'narrowest_type', 'Program',
+           'write_subscript', 'read_number', 'copy_together', 'scatter_tensor', 'walk_places']
 
 # %% ../../../nbs/01_core/export/01_cpp_program.ipynb #388dc73d
 BUFFER = 1 << 32  # addresses of one buffer: number * BUFFER + place
@@ -30,7 +30,7 @@ class Addresses:
 Value = np.ndarray | Addresses  # known while translating, or not
 
 
-def affine(places: np.ndarray) -> tuple[int, int] | None:
+def find_affine(places: np.ndarray) -> tuple[int, int] | None:
     """Start and stride of places [n] that form a regular sequence, else None."""
     if len(places) < 2:
         return (int(places[0]), 0) if len(places) else (0, 0)
@@ -38,7 +38,7 @@ def affine(places: np.ndarray) -> tuple[int, int] | None:
     return (int(places[0]), int(steps[0])) if (steps == steps[0]).all() else None
 
 # %% ../../../nbs/01_core/export/01_cpp_program.ipynb #16ad9d87
-def literal(value: float) -> str:
+def write_literal(value: float) -> str:
     """One number as a C++ expression of the scalar type T."""
     if np.isnan(value):
         return "T(NAN)"
@@ -51,7 +51,7 @@ def array_text(values: np.ndarray, ctype: str, name: str) -> str:
     """A constant array [n] as one C++ declaration, eight numbers a line."""
     if ctype in ("float", "double"):
         suffix = "f" if ctype == "float" else ""
-        words = [literal(v) if not np.isfinite(v) else float(v).hex() + suffix for v in values]
+        words = [write_literal(v) if not np.isfinite(v) else float(v).hex() + suffix for v in values]
         words = [word.replace("T(", f"{ctype}(") for word in words]
     else:
         words = [str(int(v)) for v in values]
@@ -131,7 +131,7 @@ class Program:
         self.lines.append(f"for (int i = 0; i < {count}; ++i) {body}" if count > 1 else re.sub(r"\bi\b", "0", body))
 
 # %% ../../../nbs/01_core/export/01_cpp_program.ipynb #938b0955
-def subscript(name: str, start: int, stride: int) -> Callable[[str], str]:
+def write_subscript(name: str, start: int, stride: int) -> Callable[[str], str]:
     """name[start + stride * i] as a function of the text of i."""
 
     def text(i: str) -> str:
@@ -146,7 +146,7 @@ def subscript(name: str, start: int, stride: int) -> Callable[[str], str]:
     return text
 
 
-def read(program: Program, value: Value, hint: str = "c") -> Callable[[str], str]:
+def read_number(program: Program, value: Value, hint: str = "c") -> Callable[[str], str]:
     """The expression of number i (row-major) as a function of the text of i."""
     cells = program.cells(value)
     at = cells.at.ravel()
@@ -154,40 +154,40 @@ def read(program: Program, value: Value, hint: str = "c") -> Callable[[str], str
     if constant.all():
         numbers = program.numbers(at)
         if len(numbers) and ((numbers == numbers[0]).all() or np.isnan(numbers).all()):
-            return lambda i: literal(numbers[0])
+            return lambda i: write_literal(numbers[0])
         name = program.place(numbers, program.names[buffers[0]] or hint)
         return lambda i: f"T({name}[{i}])"
-    line = affine(at % BUFFER) if (buffers == buffers[0]).all() else None
+    line = find_affine(at % BUFFER) if (buffers == buffers[0]).all() else None
     if line is None:
-        return read(program, copy_together(program, cells, hint))
-    return subscript(program.names[buffers[0]], *line)
+        return read_number(program, copy_together(program, cells, hint))
+    return write_subscript(program.names[buffers[0]], *line)
 
 
 def copy_together(program: Program, cells: Addresses, hint: str) -> Addresses:
     """A copy of scattered numbers in one new buffer, in order."""
     target = program.buffer(cells.at.shape, cells.kind, hint)
-    scatter(program, cells, program.names[-1])
+    scatter_tensor(program, cells, program.names[-1])
     return target
 
 # %% ../../../nbs/01_core/export/01_cpp_program.ipynb #f94e18bc
-def scatter(program: Program, value: Value, target: str, start: int = 0) -> None:
+def scatter_tensor(program: Program, value: Value, target: str, start: int = 0) -> None:
     """Write a tensor in order to target[start], target[start + 1], ...: one loop for each source."""
     at = program.cells(value).at.ravel()
     source = np.where(np.isin(at // BUFFER, list(program.known)), -1, at // BUFFER)
     for number in np.unique(source):
         rows = np.flatnonzero(source == number)
-        here = walk(program, target, rows + start)
+        here = walk_places(program, target, rows + start)
         if number < 0:
-            there = read(program, program.numbers(at[rows]), f"{target}_c")
+            there = read_number(program, program.numbers(at[rows]), f"{target}_c")
         else:
-            there = walk(program, program.names[number], at[rows] % BUFFER)
+            there = walk_places(program, program.names[number], at[rows] % BUFFER)
         program.loop(len(rows), f"{here('i')} = {there('i')};")
 
 
-def walk(program: Program, name: str, places: np.ndarray) -> Callable[[str], str]:
+def walk_places(program: Program, name: str, places: np.ndarray) -> Callable[[str], str]:
     """name[places[i]], by arithmetic where the places are regular and by a table of places where not."""
-    line = affine(places)
+    line = find_affine(places)
     if line is not None:
-        return subscript(name, *line)
+        return write_subscript(name, *line)
     table = program.place(places, "at", index=True)
     return lambda i: f"{name}[{table}[{i}]]"

@@ -17,9 +17,9 @@ from ..errors import SurrogatesError
 from .row_guard import RowGuard
 
 # %% auto #0
-__all__ = ['Column', 'EntryPoint', 'KnownCase', 'Deployable', 'ExportError', 'all_entry_points', 'as_tuple', 'call', 'vocabulary',
-           'check_examples', 'ranges_of', 'random_states', 'with_broken_rows', 'signature', 'describe_tensor',
-           'describe', 'with_domain']
+__all__ = ['Column', 'EntryPoint', 'KnownCase', 'Deployable', 'ExportError', 'all_entry_points', 'as_tuple', 'compute_outputs',
+           'find_vocabulary', 'check_examples', 'ranges_of', 'random_states', 'with_broken_rows', 'describe_inputs',
+           'describe_tensor', 'describe', 'with_domain']
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #19c20174
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +87,13 @@ def as_tuple(value: Any) -> tuple[Tensor, ...]:
     return (value,) if isinstance(value, Tensor) else tuple(value)
 
 
-def call(module: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
+def compute_outputs(module: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
     """Outputs of the module, without gradients."""
     with torch.no_grad():
         return module(*inputs)
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #a81ec5e3
-def vocabulary(entry: EntryPoint) -> list[tuple[Tensor, Tensor] | None]:
+def find_vocabulary(entry: EntryPoint) -> list[tuple[Tensor, Tensor] | None]:
     """For each input of whole numbers the smallest and the largest of each place, if its columns have a range."""
     limits: list[tuple[Tensor, Tensor] | None] = []
     for name, example in entry.inputs.items():
@@ -114,10 +114,10 @@ def check_examples(entry: EntryPoint) -> tuple[nn.Module, tuple[Tensor, ...]]:
     if len(rows) != 1 or min(rows) < 2:
         raise ExportError(f"example inputs need one common batch of at least 2 rows, got {sorted(rows)}")
     module = copy.deepcopy(entry.module).cpu().eval()
-    given = len(as_tuple(call(module, examples)))
+    given = len(as_tuple(compute_outputs(module, examples)))
     if given != len(entry.outputs):
         raise ExportError(f"the module returns {given} outputs, but {len(entry.outputs)} are named: {entry.outputs}")
-    whole = RowGuard(module, examples, vocabulary(entry)) if entry.guarded else module
+    whole = RowGuard(module, examples, find_vocabulary(entry)) if entry.guarded else module
     return whole.eval(), examples
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #d08c209b
@@ -168,7 +168,7 @@ def with_broken_rows(states: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Tens
     return tuple(given), sound
 
 # %% ../../../nbs/01_core/export/08_deployable.ipynb #e443c14c
-def signature(inputs: Mapping[str, Tensor]) -> dict[str, str]:
+def describe_inputs(inputs: Mapping[str, Tensor]) -> dict[str, str]:
     """Type and shape of each input, the batch open: `float32[batch, 5]`."""
     return {
         name: f"{str(tensor.dtype).removeprefix('torch.')}[{', '.join(['batch', *map(str, tensor.shape[1:])])}]"
@@ -188,7 +188,7 @@ def describe(deployable: Deployable) -> dict[str, Any]:
     points = {}
     for name, entry in all_entry_points(deployable).items():
         module, examples = check_examples(entry)
-        results = as_tuple(call(module, examples))
+        results = as_tuple(compute_outputs(module, examples))
         named = [*entry.inputs.items(), *zip(entry.outputs, results, strict=True)]
         tensors = {key: describe_tensor(tensor, entry.columns.get(key, ())) for key, tensor in named}
         points[name] = {

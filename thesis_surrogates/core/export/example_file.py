@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .deployable import Deployable, all_entry_points, as_tuple, call
+from .deployable import Deployable, all_entry_points, as_tuple, compute_outputs
 from ..files import replace_text
 
 # %% auto #0
@@ -121,7 +121,7 @@ def example_text(deployable: Deployable, file: str) -> str:
     case = deployable.known
     assert case is not None
     given = [tensor.detach().cpu() for tensor in case.inputs.values()]
-    results, columns = as_tuple(call(deployable.module, list(case.inputs.values()))), []
+    results, columns = as_tuple(compute_outputs(deployable.module, list(case.inputs.values()))), []
     for name, result in zip(deployable.outputs, results, strict=True):
         size, named = result[0].numel(), deployable.columns.get(name, ())
         one = [(name, "")] if size == 1 else [(f"{name}_{k}", "") for k in range(size)]
@@ -151,7 +151,7 @@ def write_golden(deployable: Deployable, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, entry in all_entry_points(deployable).items():
         given = [tensor.detach().cpu().double() for tensor in entry.inputs.values()]
-        found = as_tuple(call(copy.deepcopy(entry.module).cpu().eval().double(), given))
+        found = as_tuple(compute_outputs(copy.deepcopy(entry.module).cpu().eval().double(), given))
         rows = np.concatenate([np.asarray(t.unsqueeze(-1).flatten(1), np.float64) for t in (*given, *found)], axis=1)
         counts = ((letter, sum(t[0].numel() for t in group)) for letter, group in (("in", given), ("out", found)))
         columns = ",".join(f"{letter}_{k}" for letter, count in counts for k in range(count))

@@ -27,11 +27,11 @@ from thesis_surrogates.core.export.deployable import (
     ExportError,
     all_entry_points,
     as_tuple,
-    call,
     check_examples,
+    compute_outputs,
     describe,
+    describe_inputs,
     random_states,
-    signature,
     with_broken_rows,
 )
 from .example_file import write_example
@@ -39,9 +39,9 @@ from ..files import atomic, file_fingerprint, replace_text
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['Originals', 'FLOATS', 'Parity', 'split_batches', 'compare', 'largest_difference', 'silence_exporter', 'compare_all',
-           'checked_export', 'open_batch', 'write_onnx', 'single_precision', 'OnnxFunction', 'load_onnx', 'load_graphs',
-           'export_onnx']
+__all__ = ['Originals', 'FLOATS', 'Parity', 'split_batches', 'compare_outputs', 'largest_difference', 'silence_exporter',
+           'compare_all', 'checked_export', 'open_batch', 'write_onnx', 'single_precision', 'OnnxFunction', 'load_onnx',
+           'load_graphs', 'export_onnx']
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #f8ba65ed
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def split_batches(states: int) -> tuple[int, ...]:
     return (*small, max(1, states - sum(small)))
 
 # %% ../../../nbs/01_core/export/00_onnx.ipynb #6585a114
-def compare(
+def compare_outputs(
     entry: EntryPoint,
     module: nn.Module,  # the original
     exported: Callable[..., Any],  # tensors in, tensor or tensors out
@@ -83,7 +83,7 @@ def compare(
     sound: list[Tensor] = []
     for seed, rows in enumerate(split_batches(states)):
         inputs, whole = with_broken_rows(random_states(entry, rows, seed))
-        truth, answer = as_tuple(call(module, inputs)), as_tuple(call(exported, inputs))
+        truth, answer = as_tuple(compute_outputs(module, inputs)), as_tuple(compute_outputs(exported, inputs))
         sound.append(whole)
         for place, (right, given) in enumerate(zip(truth, answer, strict=True)):
             if right.shape != given.shape:
@@ -131,11 +131,11 @@ Originals = Mapping[str, tuple[nn.Module, tuple[Tensor, ...]]]  # by entry point
 def compare_all(
     deployable: Deployable, originals: Originals, exported: Mapping[str, Callable[..., Any]], states: int
 ) -> tuple[float, dict[str, float]]:
-    """`compare` over all entry points; results of others than `forward` have their names before them."""
+    """`compare_outputs` over all entry points; results of others than `forward` have their names before them."""
     relative = 0.0
     absolute: dict[str, float] = {}
     for name, entry in all_entry_points(deployable).items():
-        largest, differences = compare(entry, originals[name][0], exported[name], states)
+        largest, differences = compare_outputs(entry, originals[name][0], exported[name], states)
         relative = max(relative, largest)
         absolute |= {key if name == "forward" else f"{name}.{key}": value for key, value in differences.items()}
     return relative, absolute
@@ -163,7 +163,7 @@ def checked_export(
                     f"{path}: differs from torch by {relative:.2g} (allowed {tolerance:.2g}); not written"
                 )
             numbers = {"max_relative_difference": relative, "max_absolute_difference": absolute}
-            names = {"inputs": signature(deployable.inputs), "outputs": tuple(deployable.outputs)}
+            names = {"inputs": describe_inputs(deployable.inputs), "outputs": tuple(deployable.outputs)}
             checked = {"states": states, "batches": split_batches(states), "tolerance": tolerance}
             content = {"sha256": file_fingerprint(partial), "card": describe(deployable)}
             parity = Parity(**{**checked, **numbers, **names, **content, **about})

@@ -24,11 +24,11 @@ from .onnx import Originals, Parity, checked_export, open_batch
 from ..run_files import to_json
 
 # %% auto #0
-__all__ = ['CARD', 'record', 'add_device_nodes', 'as_script', 'Parts', 'as_one_script', 'write_torchscript', 'load_torchscript',
-           'export_torchscript', 'compile_program', 'write_pt2', 'load_pt2', 'export_pt2']
+__all__ = ['CARD', 'record_operations', 'add_device_nodes', 'as_script', 'Parts', 'as_one_script', 'write_torchscript',
+           'load_torchscript', 'export_torchscript', 'compile_program', 'write_pt2', 'load_pt2', 'export_pt2']
 
 # %% ../../../nbs/01_core/export/09_torch_programs.ipynb #15ec786a
-def record(module: nn.Module, examples: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+def record_operations(module: nn.Module, examples: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     """The operations of a module with an open batch."""
     with torch.no_grad():
         return torch.export.export(module, examples, dynamic_shapes=open_batch(module, len(examples)))
@@ -89,7 +89,7 @@ class Parts(nn.Module):
 def as_one_script(deployable: Deployable, originals: Originals) -> torch.jit.ScriptModule:
     """A script with a method for each entry point, around the model as it is or around recorded operations."""
     if deployable.scripted is None:
-        parts = {name: as_script(record(module, examples)) for name, (module, examples) in originals.items()}
+        parts = {name: as_script(record_operations(module, examples)) for name, (module, examples) in originals.items()}
         methods = {name: f"{name}_" for name in originals}
     else:
         model, own = deployable.scripted
@@ -142,7 +142,7 @@ def write_pt2(originals: Originals, path: Path, card: Mapping[str, Any], compile
     """Write recorded, and if wanted compiled, operations of each entry point."""
     from torch.export.pt2_archive._package import package_pt2
 
-    programs = {name: record(module, examples) for name, (module, examples) in originals.items()}
+    programs = {name: record_operations(module, examples) for name, (module, examples) in originals.items()}
     code = {name: compile_program(programs[name], originals[name][1]) for name in programs} if compiled else None
     with open(path, "wb") as file:
         package_pt2(file, exported_programs=programs, aoti_files=code, extra_files={CARD: to_json(card)})

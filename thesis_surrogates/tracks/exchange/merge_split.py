@@ -15,19 +15,21 @@ import numpy as np
 from ...core.errors import DataError
 from ...core.files import file_fingerprint
 from ...core.hdf5 import Hdf5Writer
+from ...core.production import Piece, append_pieces
 from ...core.system import hdf5_description
-from ..blocks import blocks, check_columns, column_names
+from ..blocks import check_columns, column_names, read_blocks
 from ..data import COLUMNS, OPTIONAL
 from ..data_config import MOMENTUM_BANDS_GEV, TracksData
 from .npz import read_npz, to_npz
 from ..files import FORMATS
 
 # %% auto #0
-__all__ = ['COMBINE', 'FREE', 'description', 'batch_identity', 'any_blocks', 'stated_value', 'ranges_overlap', 'check_together',
-           'described_together', 'merge', 'split_by_momentum', 'merge_files', 'split_file']
+__all__ = ['COMBINE', 'FREE', 'read_description', 'batch_identity', 'any_blocks', 'stated_value', 'ranges_overlap',
+           'check_together', 'described_together', 'number_particles', 'merge', 'split_by_momentum', 'merge_files',
+           'split_file']
 
 # %% ../../../nbs/02_tracks/exchange/00_merge_split.ipynb #a9ca0db2
-def description(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
     """Attributes of an HDF5 file or metadata of an .npz file of tracks."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -55,7 +57,7 @@ def any_blocks(path: Path) -> Iterator[dict[str, np.ndarray]]:
     pieces = (
         [(0, read_npz(path, optional=OPTIONAL))]
         if path.suffix == ".npz"
-        else blocks(path, column_names(path, OPTIONAL))
+        else read_blocks(path, column_names(path, OPTIONAL))
     )
     for start, columns in pieces:
         check_columns(columns, path.name, start)
@@ -146,6 +148,30 @@ def described_together(about: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     )
 
 # %% ../../../nbs/02_tracks/exchange/00_merge_split.ipynb #e1dc2e42
+def number_particles(files: Sequence[Path]) -> Iterator[Piece]:
+    """The blocks of all files in order; particles of different files get different numbers.
+
+    Raises:
+        DataError: columns differ, or a file is damaged.
+    """
+    names: list[str] = []
+    particle = 0
+    for path in files:
+        highest = particle
+        for columns in any_blocks(path):
+            names = names or sorted(columns)
+            if sorted(columns) != names:
+                raise DataError(
+                    f"{path.name}: has columns {sorted(columns)}, {files[0].name} has {names}; leave one of them out"
+                )
+            if columns["group"].min() < 0:
+                raise DataError(f"{path.name}: has a negative particle number; count particles from 0")
+            columns["group"] = columns["group"] + particle
+            highest = max(highest, int(columns["group"].max()) + 1)
+            yield columns, len(columns["group"])
+        particle = highest
+
+# %% ../../../nbs/02_tracks/exchange/00_merge_split.ipynb #e1dc2e43
 def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
     """Put files of tracks (.h5, .npz) together into one (.h5 or .npz, by its suffix), in order, in bounded memory.
 
@@ -158,28 +184,12 @@ def merge(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) 
     files, out = [Path(path) for path in paths], Path(out)
     if out.suffix not in FORMATS:
         raise DataError(f"{out.name}: files of tracks are written as {' or '.join(FORMATS)}; choose such a name")
-    about = [description(path) for path in files]
+    about = [read_description(path) for path in files]
     batches = check_together(files, about)
     target = out.with_name(f".{out.name}.h5") if out.suffix == ".npz" else out
-    first_names, rows, particle = None, 0, 0
     with Hdf5Writer(target, described_together(about) | {"batches": batches}) as writer:
-        for path in files:
-            highest = particle
-            for columns in any_blocks(path):
-                first_names = sorted(columns) if first_names is None else first_names
-                if sorted(columns) != first_names:
-                    raise DataError(
-                        f"{path.name}: has columns {sorted(columns)}, {files[0].name} has {first_names}; "
-                        "leave one of them out"
-                    )
-                if columns["group"].min() < 0:
-                    raise DataError(f"{path.name}: has a negative particle number; count particles from 0")
-                columns["group"] = columns["group"] + particle
-                highest = max(highest, int(columns["group"].max()) + 1)
-                writer.append(columns)
-                rows += len(columns["group"])
-            particle = highest
-        also = {name: OPTIONAL[name] for name in OPTIONAL if name in (first_names or [])}
+        rows, _ = append_pieces(writer, number_particles(files))
+        also = {name: OPTIONAL[name] for name in OPTIONAL if name in writer.names}
         writer.attrs({"columns": {**COLUMNS, **also}})
     if target != out:
         to_npz(target, out)
@@ -194,7 +204,7 @@ def split_by_momentum(path: str | os.PathLike[str], folder: str | os.PathLike[st
     counted for the whole only, so the parts do not state them; they do name the batches that they come from.
     """
     path, written = Path(path), {}
-    whole = description(path)
+    whole = read_description(path)
     about = {key: value for key, value in whole.items() if key not in ("n_drawn", "n_rejected")} | {
         "batches": batch_identity(path, whole)
     }

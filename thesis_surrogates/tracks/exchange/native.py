@@ -24,15 +24,15 @@ from ..field import FIELDS, Field, GridField, LHCbLikeField
 from ..propagation import Method
 
 # %% auto #0
-__all__ = ['NativeError', 'sources', 'missing_tools', 'call', 'namespace_of', 'build_native', 'field_options', 'checked_states',
-           'run_native', 'run_header', 'time_native', 'native_rows']
+__all__ = ['NativeError', 'find_sources', 'missing_tools', 'run_command', 'namespace_of', 'build_native', 'field_options',
+           'checked_states', 'run_native', 'run_header', 'time_native', 'native_rows']
 
 # %% ../../../nbs/02_tracks/exchange/03_native.ipynb #ba2be5cf
 class NativeError(SurrogatesError, RuntimeError):
     """The C++ programs cannot be built or run here; the message says what is missing."""
 
 
-def sources() -> Path:
+def find_sources() -> Path:
     """The folder cpp/ of the checkout this package lies in."""
     folder = package_folder().parent / "cpp"
     if not (folder / "CMakeLists.txt").is_file():
@@ -43,7 +43,7 @@ def sources() -> Path:
 def missing_tools() -> str | None:
     """Why nothing can be built here, or None when everything is there."""
     try:
-        sources()
+        find_sources()
     except NativeError as error:
         return str(error)
     lacking = [
@@ -52,7 +52,7 @@ def missing_tools() -> str | None:
     return f"{' and '.join(lacking)} not found" if lacking else None
 
 # %% ../../../nbs/02_tracks/exchange/03_native.ipynb #2c1b1f78
-def call(command: Sequence[str | Path], what: str) -> str:
+def run_command(command: Sequence[str | Path], what: str) -> str:
     """Standard output of a command; NativeError with its first error line when it fails."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode:
@@ -82,8 +82,8 @@ def build_native(
     options = [f"-DEXACT={'ON' if exact else 'OFF'}"]
     if header is not None:
         options += [f"-DMODEL_HEADER={Path(header).resolve()}", f"-DMODEL_NAMESPACE={namespace_of(Path(header))}"]
-    call(["cmake", "-S", sources(), "-B", folder, *options], "CMake")
-    call(["cmake", "--build", folder], "the build")
+    run_command(["cmake", "-S", find_sources(), "-B", folder, *options], "CMake")
+    run_command(["cmake", "--build", folder], "the build")
     return folder
 
 # %% ../../../nbs/02_tracks/exchange/03_native.ipynb #b42bb7d1
@@ -135,7 +135,9 @@ def run_native(
             "--error",
             repr(tolerance),
         ]
-        call([Path(folder) / "baseline", *options, *field_options(field or LHCbLikeField(), Path(place))], "baseline")
+        run_command(
+            [Path(folder) / "baseline", *options, *field_options(field or LHCbLikeField(), Path(place))], "baseline"
+        )
         return np.fromfile(Path(place) / "final.bin").reshape(-1, 4)
 
 
@@ -143,7 +145,7 @@ def run_header(folder: str | Path, states: np.ndarray) -> np.ndarray:
     """Final states [N, 4] of the surrogate whose header was compiled, for states [N, 7], in single precision."""
     with tempfile.TemporaryDirectory() as place:
         checked_states(states).tofile(Path(place) / "states.bin")
-        call(
+        run_command(
             [Path(folder) / "from_header", "--states", f"{place}/states.bin", "--out", f"{place}/final.bin"],
             "from_header",
         )
@@ -170,7 +172,7 @@ def time_native(
             str(repeats),
             *options,
         ]
-        return dict(json.loads(call(command, Path(program).name)))
+        return dict(json.loads(run_command(command, Path(program).name)))
 
 # %% ../../../nbs/02_tracks/exchange/03_native.ipynb #a1c00f54
 def native_rows(

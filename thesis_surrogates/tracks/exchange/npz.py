@@ -17,7 +17,7 @@ import numpy as np
 from ...core.errors import DataError
 from ...core.files import atomic
 from ...core.hdf5 import UNREADABLE, read_hdf5
-from ..blocks import blocks, column_names, rows_in
+from ..blocks import column_names, read_blocks, rows_in
 from ..data import ALONG, OPTIONAL
 
 # %% auto #0
@@ -85,7 +85,7 @@ def to_npz(source: Path, path: str | os.PathLike[str]) -> None:
     last = read_hdf5(source, ["group"], slice(rows - 1, rows))[0]["group"]
     kept = [name for name in names if name != "group" or int(last[0]) != rows - 1]
     attrs = read_hdf5(source, [])[1]
-    stream_npz(path, lambda: (to_exchange(columns) for _, columns in blocks(source, kept)), rows, attrs)
+    stream_npz(path, lambda: (to_exchange(columns) for _, columns in read_blocks(source, kept)), rows, attrs)
 
 # %% ../../../nbs/02_tracks/exchange/04_npz.ipynb #e9cab201
 DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what reading a damaged .npz raises

@@ -28,9 +28,10 @@ from ..networks.plain import STAGES, TrackModel
 from ..networks.residual import SolvedModel
 
 # %% auto #0
-__all__ = ['VALIDATION_KEYS', 'INPUT_NAMES', 'finite_or_none', 'epochs_of', 'train_row', 'older_metrics', 'history', 'data_path',
-           'model_of', 'hidden_dims', 'older_config', 'weight_named', 'normalization', 'model_config', 'as_bytes',
-           'kept_epochs', 'optimizer_of', 'kept_checkpoint', 'best_checkpoint', 'as_json', 'views', 'read_model']
+__all__ = ['VALIDATION_KEYS', 'INPUT_NAMES', 'finite_or_none', 'epochs_of', 'train_row', 'older_metrics', 'write_history',
+           'data_path', 'model_of', 'hidden_dims', 'older_config', 'weight_named', 'write_normalization',
+           'model_config', 'as_bytes', 'kept_epochs', 'optimizer_of', 'kept_checkpoint', 'best_checkpoint', 'as_json',
+           'views', 'read_model']
 
 # %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #af1560dc
 VALIDATION_KEYS: Mapping[str, str] = {
@@ -86,7 +87,7 @@ def older_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     return {old: finite_or_none(metrics.get(new)) for old, new in VALIDATION_KEYS.items()}
 
 
-def history(run: Run, epochs: int | None = None) -> dict[str, Any]:
+def write_history(run: Run, epochs: int | None = None) -> dict[str, Any]:
     """Content of history.json, of all epochs or of the first `epochs` only (then without the end of the run)."""
     warmup = float(run.config["train"].get("physics_warmup_epochs", 0.0))
     result: dict[str, Any] = {
@@ -178,7 +179,7 @@ def weight_named(weights: Mapping[str, torch.Tensor], end: str) -> list[float] |
     return None if found is None else found.flatten().tolist()
 
 
-def normalization(run: Run, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def write_normalization(run: Run, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Content of normalization.json."""
     model = model_of(run)
     columns = None if model is None else model.build(TracksData.model_validate(run.config["data"])).columns
@@ -238,7 +239,7 @@ def optimizer_of(state: Mapping[str, Any]) -> Any:
 # %% ../../../nbs/02_tracks/exchange/01_older_files.ipynb #0b64a5fe
 def kept_checkpoint(run: Run, epoch: int, path: Path) -> dict[str, Any]:
     """Content of checkpoint_epoch_N.pt."""
-    state, past = load_checkpoint(path), history(run, epoch)
+    state, past = load_checkpoint(path), write_history(run, epoch)
     return {
         "epoch": epoch,
         "model_state_dict": state["model"],
@@ -269,12 +270,12 @@ def as_json(values: Mapping[str, Any]) -> bytes:
 
 def views(run: Run) -> Iterator[tuple[str, bytes]]:
     """Name and content of every view of a run."""
-    yield "history.json", as_json(history(run))
+    yield "history.json", as_json(write_history(run))
     yield "config.json", as_json(older_config(run))
     path = RunFiles(run.path).checkpoints / "best.pt"
     if path.is_file():
         best = load_checkpoint(path)
-        yield "normalization.json", as_json(normalization(run, best["model"]))
+        yield "normalization.json", as_json(write_normalization(run, best["model"]))
         yield "model_config.json", as_json(model_config(run, best["model"]))
         yield "best_model.pt", as_bytes(best_checkpoint(run, best))
     for epoch, kept in kept_epochs(run).items():

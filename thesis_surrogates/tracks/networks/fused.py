@@ -32,8 +32,8 @@ from .plain import PlainNetwork, TrackNetwork
 from .residual import ResidualNetwork
 
 # %% auto #0
-__all__ = ['BLOCK', 'SOURCES', 'descend', 'find_obstacle', 'compare_block', 'descend_blocks', 'make_entry', 'Fixed', 'fix',
-           'FusedStep', 'fuse_update']
+__all__ = ['BLOCK', 'SOURCES', 'descend', 'find_obstacle', 'compare_block', 'descend_blocks', 'make_entry', 'Fixed',
+           'fix_network', 'FusedStep', 'fuse_update']
 
 # %% ../../../nbs/02_tracks/networks/04_fused.ipynb #a68eee57
 BLOCK = 256  # rows of a batch that are worked on at once
@@ -127,7 +127,7 @@ class Fixed(NamedTuple):
     target: str  # column of a batch
 
 
-def fix(model: ResidualNetwork | PlainNetwork) -> Fixed:
+def fix_network(model: ResidualNetwork | PlainNetwork) -> Fixed:
     """All that a step needs of a network."""
     own = [parameter.detach().view(-1).numpy() for parameter in model.network.parameters()]
     scales, target = [model.normalize_inputs.mean, model.normalize_inputs.std], "target"
@@ -157,7 +157,7 @@ class FusedStep:
         key = tuple(parameter.data_ptr() for parameter in parameters)
         if key not in self.known:
             self.known.clear()
-            self.known[key] = fix(model)
+            self.known[key] = fix_network(model)
         own, net, columns, scales, name = self.known[key]
         np.concatenate(own, out=net.weights)
         inputs, target, gradient = batch["inputs"].numpy(), batch[name].numpy(), np.zeros_like(net.weights)

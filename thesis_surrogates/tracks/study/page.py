@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from thesis_surrogates.core.convergence import (
     convergence_speed,
     error_curves,
-    overfits,
+    find_overfitting,
     steps_markdown,
     terms_converge,
     training_budget,
@@ -234,7 +234,7 @@ def answers_markdown(core: Sequence[Run], losses: Sequence[Run]) -> str:
         "How fast do losses converge?": convergence_speed(core),
         "Does the physics loss converge?": terms_converge(losses or core, TERMS),
         "What does size buy?": size_answer(core),
-        "Does anything overfit?": overfits([*core, *losses]),
+        "Does anything overfit?": find_overfitting([*core, *losses]),
     }
     return "\n\n".join(f"**{question}** {answer}" for question, answer in answers.items())
 

@@ -13,10 +13,10 @@ from .judging import fly_latent
 from .model import LatentODE
 
 # %% auto #0
-__all__ = ['percent', 'error_budget', 'principal_codes']
+__all__ = ['measure_percent', 'error_budget', 'principal_codes']
 
 # %% ../../../../nbs/03_orbits/networks/latent/06_errors.ipynb #4b701e59
-def percent(difference: Tensor, truth: Tensor) -> Tensor:
+def measure_percent(difference: Tensor, truth: Tensor) -> Tensor:
     """100 |difference| / |truth| [...] of states [..., 2D]."""
     return 100 * difference.norm(dim=-1) / truth.norm(dim=-1)
 
@@ -32,9 +32,9 @@ def error_budget(model: LatentODE, orbits: Tensors) -> Tensors:
         onward = model.network.dynamics.fly(codes[:, :-1][pair], span, {"method": "tsit5"})[:, 1]
         flown = fly_latent(model, orbits)["rollout"][:, :-1, model.alive]
         return {
-            "encode_decode_percent": percent(seen - truth, truth)[real],
-            "dynamics_percent": percent(model.decode(onward) - seen[:, 1:][pair], truth[:, 1:][pair]),
-            "propagation_percent": percent(flown - truth, truth)[real],
+            "encode_decode_percent": measure_percent(seen - truth, truth)[real],
+            "dynamics_percent": measure_percent(model.decode(onward) - seen[:, 1:][pair], truth[:, 1:][pair]),
+            "propagation_percent": measure_percent(flown - truth, truth)[real],
         }
 
 

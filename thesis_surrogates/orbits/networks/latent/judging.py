@@ -18,7 +18,7 @@ from ....core.data import Data, Tensors
 from ....core.export.deployable import Deployable
 from ....core.models import count_parameters
 from ... import baselines, models
-from ...baselines import ATOL, RTOL, fly
+from ...baselines import ATOL, RTOL, fly_orbits
 from ...kepler import propagate_kepler
 from ...models import ACCELERATION, NeuralField, PhysicalField
 from ..fields.model import OrbitModel
@@ -42,7 +42,7 @@ def fly_latent(model: LatentODE, orbits: Tensors) -> Tensors:
     """Rollout [N, T + 1, 6], accelerations along it [N, T, 3], counts of steps; from the first window of each orbit."""
     samples = model.network.encoder.samples
     codes, _ = model.encode(orbits["time"][:, :samples], orbits["state"][:, :samples, model.alive])
-    flown = fly(lambda start, times: fly_codes(model, codes, times), orbits)
+    flown = fly_orbits(lambda start, times: fly_codes(model, codes, times), orbits)
     both = flown.pop("rollout")
     return {"rollout": both[..., :6], "rollout_acceleration": both[:, :-1, 6:], **flown}
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from ....core.config import canonical, flatten
+from ....core.config import flatten, write_canonical
 from ....core.facts import Run
 from ....core.metrics import format_value
 
@@ -96,16 +96,16 @@ def error_of(run: Run, metric: str) -> float:
 
 def find_ratios(runs: Sequence[Run], comparison: Comparison) -> dict[str, list[float]]:
     """Worse over better of each pair, by what the pairs of one context share: all settings but the seeds."""
-    known = {canonical(run_settings(run)): run for run in runs}
+    known = {write_canonical(run_settings(run)): run for run in runs}
     found: dict[str, list[float]] = {}
     for run in runs:
         own = run_settings(run)
-        partner = known.get(canonical(with_settings(own, comparison.worse)))
+        partner = known.get(write_canonical(with_settings(own, comparison.worse)))
         if own != with_settings(own, comparison.better) or partner is None:
             continue
         ratio = error_of(partner, comparison.metric) / error_of(run, comparison.metric)
         if math.isfinite(ratio) and ratio > 0:
-            context = canonical({key: value for key, value in own.items() if key not in SEEDS})
+            context = write_canonical({key: value for key, value in own.items() if key not in SEEDS})
             found.setdefault(context, []).append(ratio)
     return found
 

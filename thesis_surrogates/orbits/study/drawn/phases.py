@@ -20,7 +20,7 @@ from ....core.data import Tensors
 from ....core.errors import DataError
 from ....core.facts import Run
 from ....core.plots import PALETTE, look_rules, new_figure, phase_starts, style
-from ...baselines import adaptive_propagation, fly
+from ...baselines import adaptive_propagation, fly_orbits
 from ...data import OrbitsData
 from ...kepler import EARTH_RADIUS_KM
 from ...models import MODELS, NeuralField
@@ -61,7 +61,7 @@ def phase_table(fields: Mapping[str, NeuralField], orbits: Tensors, row: int) ->
     paths = {"truth": torch.cat([truth, truth[:1]])}
     for name, field in fields.items():
         with torch.no_grad():
-            paths[name] = fly(adaptive_propagation(field.double()), one)["rollout"][0, :, :2]
+            paths[name] = fly_orbits(adaptive_propagation(field.double()), one)["rollout"][0, :, :2]
     start = truth[0]
     frames = [
         pd.DataFrame(

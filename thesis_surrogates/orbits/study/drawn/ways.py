@@ -15,7 +15,7 @@ from ....core.config import flatten, recipe_hash
 from ....core.facts import Run, swept_keys
 from ....core.metrics import format_value
 from ....core.sweep_tables import level_name
-from ....core.tables import label, to_markdown
+from ....core.tables import drop_seeds, to_markdown
 from .studies import assumption_of
 
 # %% auto #0
@@ -38,7 +38,7 @@ def ways_table(runs: Sequence[Run], headline: str = HEADLINE) -> pd.DataFrame:
         settings = {key: level_name(flatten(first.config).get(key)) for key in keys}
         ends = {"median": np.median(values), "low": values.min(), "high": values.max()}
         seconds = float(np.median([run.seconds for run, _ in members]))
-        about = {"way": label(first), "assumes": assumption_of(first), **settings, "seeds": len(values)}
+        about = {"way": drop_seeds(first), "assumes": assumption_of(first), **settings, "seeds": len(values)}
         rows.append({**about, **ends, "training_seconds": seconds})
     table = pd.DataFrame(rows).sort_values("median", kind="stable", ignore_index=True) if rows else pd.DataFrame()
     if len(table):
