@@ -28,7 +28,8 @@ from thesis_surrogates.core.config import RunConfig
 from thesis_surrogates.core.export.deployable import ExportError
 from thesis_surrogates.core.surrogate import Surrogate
 from thesis_surrogates.core.timing import seconds_per_call
-from thesis_surrogates.running.execution import export_surrogate, load_surrogate, run, run_directory
+from thesis_surrogates.running.execution import load_surrogate, run, run_directory
+from thesis_surrogates.running.exported_files import export_surrogate
 from thesis_surrogates.running.registry import SYSTEMS, load_suite
 
 PIECE_ROWS = 65_536  # rows that a device sees at once

@@ -18,9 +18,12 @@ def small(system: str, name: str, **data: object) -> Deployable:
     """A small model."""
     record = get_system(system)
     kind = record.models[name]
-    settings = (
+    settings: dict[str, object] = (
         {"hidden": (16, 16)} if "hidden" in kind.model_fields else {"width": 16} if "width" in kind.model_fields else {}
     )
+    gate = kind.model_fields.get("gate")
+    if gate is not None and gate.default == "analytic":  # the graph of a crossing test has a test of its own
+        settings["gate"] = "learned"
     torch.manual_seed(0)
     model = kind(**settings).build(record.data_config(**data))
     with torch.no_grad():

@@ -29,7 +29,7 @@ from thesis_surrogates.core.export.example_file import write_golden
 from thesis_surrogates.core.export.torch_programs import export_torchscript
 from thesis_surrogates.flavor.models import build
 from thesis_surrogates.flavor.networks.deployed import deploy, nsm1
-from thesis_surrogates.running.execution import check_device, writer_of
+from thesis_surrogates.running.exported_files import check_device, writer_of
 
 pytestmark = pytest.mark.timeout(1500)  # graphs are recorded and compiled: minutes on a loaded machine
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler found")

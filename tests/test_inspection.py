@@ -15,7 +15,7 @@ from command_line import surrogates
 from thesis_surrogates.core.errors import SurrogatesError
 from thesis_surrogates.core.hdf5 import write_hdf5
 from thesis_surrogates.running.datasets import choose_dataset, ensure_dataset
-from thesis_surrogates.running.execution import export_surrogate
+from thesis_surrogates.running.exported_files import export_surrogate
 from thesis_surrogates.running.inspection import inspect_file
 from thesis_surrogates.running.registry import SYSTEMS, get_system, load_suite
 from thesis_surrogates.tracks.field import GridField, UniformField

@@ -154,7 +154,7 @@ def export(
     device: Annotated[str, typer.Option("--device", help="cpu, or cuda for torchscript.")] = "cpu",
 ) -> None:
     """Export a trained surrogate in physical units, checked against PyTorch."""
-    from thesis_surrogates.running.execution import export_surrogate
+    from thesis_surrogates.running.exported_files import export_surrogate
 
     typer.echo(export_surrogate(run_dir, form, path, limit_bytes=limit, device=device))
 

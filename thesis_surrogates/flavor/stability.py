@@ -275,7 +275,7 @@ MOST_RULES = 4  # before a cell is given up as not settled
 
 @dataclass(frozen=True)
 class LinearGrowth:
-    """The fastest wave of each cell: rate [B] in 1/s, wave vector [B, 3] in 1/cm, and which pair of flavors it is [B]."""
+    """The fastest wave of each cell: rate [B] in 1/s, wave vector [B, 3] in 1/cm, pair of flavors [B]."""
 
     rate: np.ndarray
     wave_vector: np.ndarray

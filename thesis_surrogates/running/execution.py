@@ -18,7 +18,7 @@ from torch import nn
 
 from ..core.checkpoints import fill_model
 from ..core.comparison import Contender, Scores, by_name, score_all, tables_of
-from ..core.config import RunConfig, as_mapping, config_hash, nearest
+from ..core.config import RunConfig, as_mapping, config_hash
 from ..core.data import Data
 from ..core.errors import ConfigError, DataError
 from ..core.export.deployable import with_domain
@@ -41,7 +41,7 @@ from .registry import get_system, load_run, report_useless_keys, resolve, useles
 __all__ = ['OWN_FILES', 'ON_TEST', 'run_directory', 'check_budget', 'pick_device', 'use_threads', 'new_model', 'prepare_training',
            'check_fingerprint', 'place_of_scores', 'score_baselines', 'Extras', 'evaluate', 'on_sets',
            'evaluation_events', 'record_evaluation', 'write_views', 'train_and_evaluate', 'run', 'trained_model',
-           'origin_of', 'load_surrogate', 'draw_figures', 'check_device', 'writer_of', 'export_surrogate']
+           'origin_of', 'load_surrogate', 'draw_figures']
 
 # %% ../../nbs/06_running/04_execution.ipynb #fcd4529e
 def run_directory(config: RunConfig, out: str | Path) -> Path:
@@ -349,58 +349,3 @@ def draw_figures(run_dir: str | Path, data_dir: str | Path = "data") -> None:
     with use_threads(config.train.threads):
         place = place_of_scores(system, config, data, data_dir)
         evaluate(system, model, data, Path(run_dir) / "figures", place, extras=Extras(costs=False))
-
-# %% ../../nbs/06_running/04_execution.ipynb #d3e1ce00
-def check_device(device: str, form: str) -> None:
-    """ConfigError when a file of this form is not for the device."""
-    if device not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {device}: unknown; {nearest(device, ['cpu', 'cuda'])}")
-    if device == "cuda" and form != "torchscript":
-        raise ConfigError(f"--device cuda: a file of --format {form} runs on the CPU; take --format torchscript")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: PyTorch sees no GPU here; take --device cpu, the same file runs on both")
-
-
-def writer_of(form: str) -> tuple[Callable[..., Any], str]:
-    """What writes a form, and the name of the file; ConfigError for an unknown form."""
-    from thesis_surrogates.core.export.cpp_header import export_header
-    from thesis_surrogates.core.export.cpp_weights import export_weights
-    from thesis_surrogates.core.export.onnx import export_onnx
-    from thesis_surrogates.core.export.torch_programs import export_pt2, export_torchscript
-
-    writers: dict[str, tuple[Any, str]] = {
-        "onnx": (export_onnx, "model.onnx"),
-        "torchscript": (export_torchscript, "model.ts"),
-        "pt2": (export_pt2, "model.pt2"),
-        "header": (export_header, "model.hpp"),
-        "weights": (export_weights, "weights/model.bin"),
-    }
-    if form not in writers:
-        raise ConfigError(f"--format {form}: unknown; {nearest(form, list(writers))}")
-    return writers[form]
-
-# %% ../../nbs/06_running/04_execution.ipynb #ffe91bd9
-def export_surrogate(
-    run_dir: str | Path,
-    form: str = "onnx",
-    path: str | Path | None = None,  # where to write; in the run directory by default
-    *,
-    limit_bytes: int | None = None,  # refuse a header with more bytes of constants
-    device: str = "cpu",  # that the file is for: cpu, or cuda for torchscript, which is free of devices
-) -> str:
-    """Write the model of a run as `onnx`, `torchscript`, `pt2`, `header` or `weights`; returns one line about the file.
-
-    Raises:
-        ConfigError: an unknown form or device, or a limit for a form that has no constants to count.
-        ExportError: what was written does not agree with PyTorch, or is larger than the limit.
-    """
-    write, name = writer_of(form)
-    if limit_bytes is not None and form != "header":
-        raise ConfigError(f"--limit-bytes counts the constants of a header; with --format {form} it has no meaning")
-    check_device(device, form)
-    target = Path(path) if path else Path(run_dir) / "export" / name
-    report = write(load_surrogate(run_dir).deployable, target, **({"limit_bytes": limit_bytes} if limit_bytes else {}))
-    compiled = form in ("header", "weights")
-    note = f", {report.constant_bytes:,} B of constants" if compiled else ""
-    sound = "checked against PyTorch" if not compiled or report.compiled else "not compiled: install g++ or set CXX"
-    return f"{form}: {target} ({sound}{note})"

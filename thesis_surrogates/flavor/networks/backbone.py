@@ -21,7 +21,7 @@ from .features import FEATURES, column_numbers, permuted_columns, used_columns
 __all__ = ['HEADS', 'BACKBONES', 'HeadConfig', 'BackboneConfig', 'Invariants', 'Backbone', 'EquivariantBackbone']
 
 # %% ../../../nbs/04_flavor/networks/02_backbone.ipynb #395d8e9c
-HEADS = {"stability": 1, "growthrate": 1, "density": 36, "flux": 36, "mixing": 36, "survival": 36}
+HEADS = {"stability": 1, "growthrate": 1, "density": 36, "flux": 36, "mixing": 36, "shape": 36}
 
 
 class HeadConfig(StrictModel):

@@ -18,8 +18,8 @@ from .gates import TrivialGate
 from .surrogate import FlavorSurrogate
 
 # %% auto #0
-__all__ = ['CELL', 'ANSWERS', 'EMU', 'PLACES', 'on_the_cone', 'nearly_isotropic', 'nsm1', 'example_cells', 'Deployed', 'Mixed',
-           'known_case', 'Everything', 'deploy']
+__all__ = ['CELL', 'ANSWERS', 'EMU', 'PLACES', 'FINAL', 'on_the_cone', 'nearly_isotropic', 'nsm1', 'example_cells', 'Deployed',
+           'Mixed', 'known_case', 'Everything', 'find_entry_points', 'deploy']
 
 # %% ../../../nbs/04_flavor/networks/05_deployed.ipynb #f9ba91f4
 def on_the_cone(cells: np.ndarray) -> np.ndarray:
@@ -128,44 +128,54 @@ class Everything(nn.Module):
 PLACES = {"predict_all": (0, 1, 2), "predict_stability": (2,), "predict_WhiskyTHC": (3, 4, 1), "is_physical": (5,)}
 
 # %% ../../../nbs/04_flavor/networks/05_deployed.ipynb #be8bbd63
-def deploy(model: FlavorSurrogate) -> Deployable:
-    """The network with example cells; its further questions are entry points under the names of its methods."""
-    weight, sees_closure = next(model.parameters()), isinstance(model.backbone.feature_set, ClosureFeatures)
-    integrates = any(isinstance(part, OwnDirections) for part in model.modules())
-    given = {"f4_initial": torch.from_numpy(example_cells()).to(weight)}
+FINAL = ("f4_final", "growthrate", "stability")
+
+
+def find_entry_points(
+    model: FlavorSurrogate, given: dict[str, Tensor], everything: Everything
+) -> dict[str, EntryPoint]:
+    """The further questions of a network under the names of its methods."""
     with torch.no_grad():
         density, flux, _ = model.predict_WhiskyTHC(given["f4_initial"])
-    columns, everything = {"f4_initial": CELL, **ANSWERS}, Everything(model)
-    mixing, final = {**given, "y_density": density, "y_flux": flux}, ("f4_final", "growthrate", "stability")
-    points: dict[str, tuple[nn.Module, dict[str, Tensor], tuple[str, ...]]] = {
-        "predict_all": (Deployed(model), given, final),
-        "predict_stability": (Deployed(model, "predict_stability"), given, ("stability",)),
-        "predict_WhiskyTHC": (Deployed(model, "predict_WhiskyTHC"), given, ("y_density", "y_flux", "growthrate")),
-        "is_physical": (Deployed(model, "is_physical"), given, ("physical",)),
-        "X_from_F4": (Deployed(model, "X_from_F4"), given, ("invariants",)),
-        "F4_from_y": (Mixed(model), mixing, ("f4_final",)),
-        "convert_y_to_2flavor": (Deployed(model, "convert_y_to_2flavor"), {"y": density}, ("y_2flavor",)),
+    mixing, columns = {**given, "y_density": density, "y_flux": flux}, {"f4_initial": CELL, **ANSWERS}
+    asked: dict[str, tuple[dict[str, Tensor], tuple[str, ...]]] = {
+        "predict_all": (given, FINAL),
+        "predict_stability": (given, ("stability",)),
+        "predict_WhiskyTHC": (given, ("y_density", "y_flux", "growthrate")),
+        "is_physical": (given, ("physical",)),
+        "X_from_F4": (given, ("invariants",)),
+        "F4_from_y": (mixing, ("f4_final",)),
+        "convert_y_to_2flavor": ({"y": density}, ("y_2flavor",)),
     }
+    return {
+        name: EntryPoint(
+            module=Mixed(model) if name == "F4_from_y" else Deployed(model, name),
+            inputs=inputs,
+            outputs=outputs,
+            columns=columns,
+            guarded=False,
+            shared=(everything, PLACES[name]) if name in PLACES else None,
+        )
+        for name, (inputs, outputs) in asked.items()
+    }
+
+# %% ../../../nbs/04_flavor/networks/05_deployed.ipynb #be8bbd64
+def deploy(model: FlavorSurrogate) -> Deployable:
+    """The network with example cells and all its questions."""
+    weight, sees_closure = next(model.parameters()), isinstance(model.backbone.feature_set, ClosureFeatures)
+    integrates = any(isinstance(part, OwnDirections) for part in model.modules())
+    given, everything = {"f4_initial": torch.from_numpy(example_cells()).to(weight)}, Everything(model)
+    points = find_entry_points(model, given, everything)
     return Deployable(
         module=Deployed(model),
         inputs=given,
-        outputs=final,
-        columns=columns,
+        outputs=FINAL,
+        columns={"f4_initial": CELL, **ANSWERS},
         shared=(everything, PLACES["predict_all"]),
         guarded=False,  # the network has an answer for rows that are no cells
         # sharp beams amplify the rounding of a cell in what these see: a rate by 6e-4
         tolerance=1e-3 if isinstance(model.gate, TrivialGate) or sees_closure or integrates else 1e-5,
-        entry_points={
-            name: EntryPoint(
-                module=module,
-                inputs=inputs,
-                outputs=outputs,
-                columns=columns,
-                guarded=False,
-                shared=(everything, PLACES[name]) if name in PLACES else None,
-            )
-            for name, (module, inputs, outputs) in points.items()
-        },
+        entry_points=points,
         known=known_case(weight),
         scripted=(model, {"forward": "predict_all", **{name: name for name in points}}),
     )

@@ -98,7 +98,7 @@ def one_beam(v: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     gap = v - seen
     along, square = (gap * seen).sum(-1), (gap**2).sum(-1)
     rest = (1 - (seen**2).sum(-1)).clamp(min=1e-3)
-    part = ((along + (along**2 + rest * square + 1e-36).sqrt()) / rest).clamp(0.0, 1.0)
+    part = ((along + (along**2 + rest * square).clamp(min=1e-36).sqrt()) / rest).clamp(0.0, 1.0)
     push = gap + part.unsqueeze(-1) * seen
     return part, push / (push**2).sum(-1, keepdim=True).clamp(min=1e-36).sqrt()
 

@@ -124,7 +124,7 @@ def smallest_matrix(change: Tensor, flux: Tensor, rounds: int = 4) -> Tensor:
     axes = axes_of(longest(flux), flux)
     along = torch.matmul(flux, axes.transpose(1, 2))
     noise, least = (1e-22, 1e-6) if flux.dtype == torch.float64 else (1e-10, 1e-3)  # of squares; of a solution
-    scale = ((along**2).sum(1, keepdim=True) + noise).sqrt()
+    scale = (along**2).sum(1, keepdim=True).clamp(min=noise).sqrt()
     unit, wanted = along / scale, torch.matmul(change, axes.transpose(1, 2)) / scale
     s, back = torch.matmul(unit.transpose(1, 2), unit), unit.transpose(1, 2)
     found = torch.matmul(torch.zeros_like(wanted), back)
@@ -187,7 +187,7 @@ class Exchange(nn.Module):
 class SurvivalMixing(nn.Module):
     """Raw matrices [B, 1, 6, 6] to the change matrices of densities and fluxes: they say only which shape P(n) has."""
 
-    heads, title = ("survival",), "survival network"
+    heads, title = ("shape",), "survival network"
     matrices = len(heads)
 
     def __init__(self, average_heavies: bool = False, cosines: int = 6, azimuths: int = 8):
