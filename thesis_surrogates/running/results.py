@@ -245,8 +245,12 @@ def about_best(best: pd.Series, terms: Terms, item: str) -> str:
 
 
 def verdict(table: pd.DataFrame, terms: Terms, item: str) -> str:
-    """One paragraph for each dataset in the table: the verdict, the best surrogate, doing nothing."""
-    paragraphs = []
+    """One paragraph for each dataset in the table: the verdict, the best surrogate, doing nothing.
+
+    Datasets on which nothing can be decided, for the same reason, share one.
+    """
+    paragraphs: list[str] = []
+    undecided: dict[str, list[tuple[pd.Series, str]]] = {}
     done = table[table.status == "done"] if len(table) else table
     for data in dict.fromkeys(done.data) if len(done) else ():
         group = done[done.data == data]
@@ -254,8 +258,16 @@ def verdict(table: pd.DataFrame, terms: Terms, item: str) -> str:
         if best is None:
             paragraphs.append("No surrogate has a result on this dataset.")
             continue
-        words = verdict_sentence(decide(group, terms), group, terms, item), about_best(best, terms, item)
-        paragraphs.append(" ".join([*words, against_nothing(best, group, terms.headline)]))
+        first = verdict_sentence(decide(group, terms), group, terms, item)
+        words = " ".join([about_best(best, terms, item), against_nothing(best, group, terms.headline)])
+        if first.startswith("**Not decided**"):
+            undecided.setdefault(first, []).append((best, words))
+        else:
+            paragraphs.append(f"{first} {words}")
+    for first, bests in undecided.items():
+        errors = [f"{one.contender} {format_quantity(one[terms.headline], terms.headline)}" for one, _ in bests]
+        shared = f"The best surrogates on {len(bests)} datasets: {', '.join(errors)}."
+        paragraphs.append(f"{first} {bests[0][1] if len(bests) == 1 else shared}")
     return "\n\n".join(paragraphs)
 
 
