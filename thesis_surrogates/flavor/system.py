@@ -5,130 +5,20 @@
 # %% ../../nbs/04_flavor/13_system.ipynb #a9fdcb89
 from __future__ import annotations
 
-from functools import partial
-
-import numpy as np
-
-from ..core.system import FileColumn, FileKind, Symbol, System
+from ..core.system import System
 from ..core.verdict import Terms
 from .baselines import baselines, surrogate
+from .columns import FILES, SYMBOLS
 from .data import PRESETS, FlavorData, load_data, make_data
 from .figures import figures
 from .losses import FlavorTrain
 from .metrics import score
 from .models import MODELS
 from .networks.deployed import deploy
-from .streams import FINAL, INITIAL, RATE, STABLE
-from .study.kinetic.labels import LINEAR_RATE, SCATTER
 from .training import plan
 
 # %% auto #0
-__all__ = ['SYMBOLS', 'UNIT', 'CELL_COLUMNS', 'STREAM_COLUMNS', 'STREAMS', 'FILES', 'SYSTEM', 'cells_of', 'component_of',
-           'flux_factor']
-
-# %% ../../nbs/04_flavor/13_system.ipynb #0c5192a2
-SYMBOLS = (
-    Symbol(
-        paper="$F^\\alpha$",
-        code="f4_initial",
-        unit="1/cm^3",
-        shape="[B, 4, 2, 3]",
-        meaning="number flux (0-2) and density (3), neutrino and antineutrino, e mu tau",
-    ),
-    Symbol(
-        paper="$F'^\\alpha$",
-        code="f4_final",
-        unit="1/cm^3",
-        shape="[B, 4, 2, 3]",
-        meaning="the same after the instability",
-    ),
-    Symbol(
-        paper="$\\sigma$",
-        code="growthrate",
-        unit="1/s",
-        shape="[B]",
-        meaning="growth rate of the instability, 0 where stable",
-    ),
-    Symbol(paper="", code="stability", unit="1", shape="[B]", meaning="probability that the cell is stable"),
-    Symbol(
-        paper="$n_{tot}$",
-        code="ntot",
-        unit="1/cm^3",
-        shape="[B]",
-        meaning="sum of all six densities; unit of all errors",
-    ),
-    Symbol(
-        paper="$y$",
-        code="y_density, y_flux",
-        unit="1",
-        shape="[B, 2, 3, 2, 3]",
-        meaning="mixing matrices, final row, initial column",
-    ),
-)
-
-# %% ../../nbs/04_flavor/13_system.ipynb #36c04b03
-UNIT = {symbol.code: symbol.unit for symbol in SYMBOLS}
-
-
-def cells_of(rows: np.ndarray) -> np.ndarray:
-    """Cells [n, 4, 2, 3] of rows that may have further axes of length one."""
-    return rows.reshape(-1, 4, 2, 3)
-
-
-def component_of(rows: np.ndarray, number: int) -> np.ndarray:
-    """One of flux x, y, z and density [n, 2, 3] of all species."""
-    return cells_of(rows)[:, number]
-
-
-def flux_factor(rows: np.ndarray) -> np.ndarray:
-    """Flux over density [n, 2, 3] of the species that are there; more than 1 is faster than light."""
-    cells = cells_of(rows)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factor = np.linalg.norm(cells[:, :3], axis=1) / cells[:, 3]
-    return factor[~(cells[:, 3] <= 0)]
-
-
-CELL_COLUMNS = (
-    *(
-        FileColumn(name=f"flux {'xyz'[k]}", unit=UNIT["f4_initial"], values=partial(component_of, number=k))
-        for k in range(3)
-    ),
-    FileColumn(name="density", unit=UNIT["f4_initial"], lowest=0.0, values=partial(component_of, number=3)),
-    FileColumn(name="flux/density", unit="1", lowest=0.0, highest=1.0 + 1e-6, values=flux_factor),
-)
-
-# %% ../../nbs/04_flavor/13_system.ipynb #c209974d
-STREAM_COLUMNS = {
-    INITIAL: CELL_COLUMNS,
-    FINAL: CELL_COLUMNS,
-    RATE: (FileColumn(name="growth rate", unit=UNIT["growthrate"], lowest=0.0),),
-    LINEAR_RATE: (FileColumn(name="linear growth rate", unit=UNIT["growthrate"], lowest=0.0),),
-    SCATTER: (FileColumn(name="scatter of the final state", unit=UNIT["f4_final"], lowest=0.0),),
-    STABLE: (FileColumn(name="stable", unit=UNIT["stability"], lowest=0.0, highest=1.0),),
-    "group": (FileColumn(name="group", unit="1"),),
-    "nf": (FileColumn(name="flavors", unit="1", lowest=3.0, highest=3.0),),
-}
-STREAMS = ("asymptotic/", "stable/")
-FILES = (
-    FileKind(
-        title="cells of both streams",
-        key="data.path",
-        needs={"asymptotic/" + INITIAL: 3, "asymptotic/" + FINAL: 3, "stable/" + INITIAL: 3},
-        columns={prefix + name: columns for prefix in STREAMS for name, columns in STREAM_COLUMNS.items()},
-    ),
-    FileKind(
-        title="asymptotic cells",
-        key="data.path",
-        needs={INITIAL: None, FINAL: None, RATE: None},
-        columns=STREAM_COLUMNS,
-    ),
-    FileKind(
-        title="stable cells",
-        key="data.stable_path",
-        needs={INITIAL: None, STABLE: None},
-        columns=STREAM_COLUMNS,
-    ),
-)
+__all__ = ['SYSTEM']
 
 # %% ../../nbs/04_flavor/13_system.ipynb #e1672838
 SYSTEM = System(

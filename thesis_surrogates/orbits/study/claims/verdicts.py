@@ -19,7 +19,7 @@ from ....core.facts import Run
 from ....core.metrics import format_value
 
 # %% auto #0
-__all__ = ['LEVEL', 'LEAST_PAIRS', 'Word', 'HEADLINE', 'BEST_LOSS', 'LABELS', 'SEEDS', 'Interval', 'paired_interval',
+__all__ = ['LEVEL', 'LEAST_PAIRS', 'Word', 'HEADLINE', 'BEST_LOSS', 'LABELS', 'TINY', 'SEEDS', 'Interval', 'paired_interval',
            'Comparison', 'run_settings', 'with_settings', 'error_of', 'find_ratios', 'Claim', 'judge_claim',
            'judge_claims', 'format_claims']
 
@@ -47,9 +47,14 @@ class Interval:
 
 
 def paired_interval(ratios: Sequence[float]) -> Interval:
-    """The geometric mean of ratios above zero and its interval; without bounds where there are fewer than two."""
-    logs = np.log(np.asarray(ratios, float))
+    """The geometric mean of ratios and its interval; without bounds where there are fewer than two."""
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.asarray(ratios, float))
     n = len(logs)
+    if n > 1 and np.isinf(logs).any():  # of trainings that diverged: all on one side decide, some leave it open
+        factor = float(np.median(ratios))
+        bound = factor if len(set(logs)) == 1 else math.nan
+        return Interval(factor=factor, low=bound, high=bound, pairs=n)
     mean = float(logs.mean()) if n else math.nan
     if n < 2:
         return Interval(factor=math.exp(mean), low=math.nan, high=math.nan, pairs=n)
@@ -60,6 +65,7 @@ def paired_interval(ratios: Sequence[float]) -> Interval:
 HEADLINE = "acceleration_error_percent"
 BEST_LOSS = "best_value"  # of the validation, the only metric here that is not of the test orbits
 LABELS = ("name", "question", "train.epochs", "train.optimizer.learning_rate")  # the last two follow from others
+TINY = 1e-300  # no error at all
 SEEDS = ("seed", "data.seed")
 
 
@@ -85,7 +91,12 @@ def with_settings(own: Mapping[str, Any], side: Mapping[str, Any]) -> dict[str, 
 
 # %% ../../../../nbs/03_orbits/study/claims/00_verdicts.ipynb #a300176d
 def error_of(run: Run, metric: str) -> float:
-    """A metric of the surrogate of an ended run on its test orbits, or its BEST_LOSS; NaN without one."""
+    """A metric of the surrogate of an ended run on its test orbits, or its BEST_LOSS; NaN without one.
+
+    Infinite where the training diverged: that is a result, too.
+    """
+    if run.status == "failed" and run.last_event("exception").get("type") == "TrainingDiverged":
+        return math.inf
     if metric == BEST_LOSS:
         best = run.last_event("end").get(BEST_LOSS)
         return math.nan if best is None else float(best)
@@ -103,8 +114,8 @@ def find_ratios(runs: Sequence[Run], comparison: Comparison) -> dict[str, list[f
         partner = known.get(write_canonical(with_settings(own, comparison.worse)))
         if own != with_settings(own, comparison.better) or partner is None:
             continue
-        ratio = error_of(partner, comparison.metric) / error_of(run, comparison.metric)
-        if math.isfinite(ratio) and ratio > 0:
+        ratio = error_of(partner, comparison.metric) / max(error_of(run, comparison.metric), TINY)
+        if not math.isnan(ratio):
             context = write_canonical({key: value for key, value in own.items() if key not in SEEDS})
             found.setdefault(context, []).append(ratio)
     return found
@@ -150,5 +161,6 @@ def format_claims(table: pd.DataFrame) -> str:
     lines = ["| claim | verdict | worse / better [interval] | pairs |", "|---|---|---|---|"]
     for row in table.to_dict("records"):
         shown = str(row["reason"]) if row["verdict"] == "open" else format_value(row["factor"], row["low"], row["high"])
+        shown = "all of them diverged" if row["low"] == math.inf else shown
         lines.append(f"| {row['claim']} | {row['verdict']} | {shown} | {row['pairs']} |")
     return "\n".join(lines)
