@@ -59,7 +59,7 @@ def test_judging_sets_are_fresh_and_as_large_as_the_test_split(system_name, data
 
 def test_every_system_judges_on_its_training_rows_and_on_a_preset(smoke_runs, system_name, data_dir):
     before = smoke_runs(system_name)
-    preset = list(get_system(system_name).presets)[-1]
+    preset = [name for name in get_system(system_name).presets if "kinetic" not in name][-1]  # a box costs a second
     config = resolve({**before.config, "evaluate_on": ["test", "train", preset, preset]})
     assert config_hash(config) == before.config_hash, "sets are no part of the identity"
     after = run(config, before.path.parent.parent, data_dir=data_dir, progress=False)

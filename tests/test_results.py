@@ -30,7 +30,7 @@ OTHERS = [name for name in results.SYSTEMS if name != "tracks"]  # tracks has a 
 @pytest.mark.parametrize("system", OTHERS)
 def test_a_line_of_the_loss_figure_is_one_run(system):
     """Seeds of one name joined to one line would run backwards where the next seed begins."""
-    runs = results.published_runs(system, FOLDER)
+    runs = results.suite_runs(system, "comparison", FOLDER)
     monitor = runs[0].last_event("start").get("monitor", "loss")
     figure, drawn = loss_curves(results.scalars_of(runs), monitor)
     lines = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata())]

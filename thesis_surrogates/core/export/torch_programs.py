@@ -95,7 +95,8 @@ def as_one_script(deployable: Deployable, originals: Originals) -> torch.jit.Scr
         model, own = deployable.scripted
         parts = {"model": torch.jit.script(copy.deepcopy(model).cpu().eval())}
         methods = {name: f"model_.{own[name]}" for name in originals}
-    whole: Any = torch.jit.script(Parts(parts))
+    # a class of its own: PyTorch shares the type of equal parts, and a type takes a method once
+    whole: Any = torch.jit.script(type("Parts", (Parts,), {})(parts))
     for name, (_, examples) in originals.items():
         words = [f"x{place}" for place in range(len(examples))]
         taken = ", ".join(f"{word}: Tensor" for word in words)
