@@ -184,6 +184,59 @@ def test_outputs_belong_in_git(name):
     assert not bad and not widgets, f"{name}: {bad} {widgets}"
 
 
+CLOCKS = {"perf_counter", "perf_counter_ns", "process_time", "process_time_ns", "monotonic", "thread_time"}
+
+
+def names_below(node: ast.AST) -> set[str]:
+    """Names and attributes of an expression; what is only compared does not count, since it shows no digits."""
+    if isinstance(node, ast.Compare):
+        return set()
+    own = {node.id} if isinstance(node, ast.Name) else {node.attr} if isinstance(node, ast.Attribute) else set()
+    return own.union(*map(names_below, ast.iter_child_nodes(node)))
+
+
+def shows_a_time(source: str, timed: set[str]) -> bool:
+    """Whether a cell prints what a clock gave; names that hold such a value are added to `timed`."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):  # in the order of levels: assignments of a cell stand before their use
+        if isinstance(node, ast.FunctionDef) and any(names_below(part) & CLOCKS for part in node.body):
+            timed.add(node.name)
+        if isinstance(node, ast.Assign | ast.AugAssign) and node.value and names_below(node.value) & (timed | CLOCKS):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            timed |= {t.id for target in targets for t in ast.walk(target) if isinstance(t, ast.Name)}
+    shown = [node.value for node in ast.walk(tree) if isinstance(node, ast.FormattedValue)]
+    shown += [a for n in ast.walk(tree) if isinstance(n, ast.Call) and names_below(n.func) == {"print"} for a in n.args]
+    return any(names_below(value) & (timed | CLOCKS) for value in shown)
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("b = time.perf_counter()\nc = time.perf_counter() - b\nprint(f'{1e3 * c:.1f} ms')", True),
+        ("def cost():\n    return time.process_time()\nprint(cost())", True),
+        ("b = time.perf_counter()\nprint('fast' if time.perf_counter() - b < 1 else 'slow')", False),
+        ("print(f'{count} rows')", False),
+    ],
+)
+def test_a_shown_time_is_found(source, shown):
+    assert shows_a_time(source, set()) == shown
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cell_that_shows_a_time_says_so(name):
+    timed: set[str] = set()
+    bad = [
+        c["id"]
+        for c in cells(name)
+        if c["cell_type"] == "code"
+        and not c["source"].startswith("%")
+        and shows_a_time(c["source"], timed)
+        and any("text" in o or "text/plain" in o.get("data", {}) for o in c.get("outputs", []))
+        and "varies" not in c["metadata"].get("tags", [])
+    ]
+    assert not bad, f"{name}: cells {bad} show a time, which differs from run to run; give them the tag `varies`"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_are_few_and_small(name):
     pictures = [
