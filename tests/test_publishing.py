@@ -12,12 +12,15 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from hypothesis import given, strategies
 
 from thesis_surrogates.core import publishing
 from thesis_surrogates.core.errors import FactsError
 from thesis_surrogates.core.facts import load_runs, read_run
+from thesis_surrogates.core.packing import Packer, read_head, unpack
 from thesis_surrogates.core.publishing import CURVE_POINTS, LARGE_SUITE_RUNS, publish, read_published
 from thesis_surrogates.core.recorder import open_run
+from thesis_surrogates.core.run_files import encode, to_line
 from thesis_surrogates.core.tables import comparison_table, convergence_table
 from thesis_surrogates.running import results
 from thesis_surrogates.running.registry import load_suite
@@ -80,6 +83,18 @@ def trained(folder, name, *, seed=0, epochs=4, error=0.1, cost=0.2, data="d" * 1
     return folder / f"{name}-{seed}"
 
 
+def records_of(file):
+    """What the lines of a published file hold, the head left out."""
+    head, *lines = file.read_text().splitlines()
+    return [unpack(json.loads(line), read_head(head)) for line in lines]
+
+
+def write_records(file, records):
+    packer = Packer(records)
+    lines = packer.lines()
+    file.write_text("".join([packer.head.line(), *lines]))
+
+
 def text_of(folder):
     return {
         str(file.relative_to(folder)): file.read_text() for file in sorted(Path(folder).rglob("*")) if file.is_file()
@@ -110,10 +125,10 @@ def test_a_run_is_a_line_and_a_baseline_stands_once(tmp_path):
     names = publish(paths, tmp_path / "published", lambda config: "first")
     home = tmp_path / "published" / "toy"
     assert sorted(file.name for file in (home / "first").iterdir()) == sorted(FILES) and len(names) == 3
-    lines = [json.loads(line) for line in (home / "first" / "runs.jsonl").read_text().splitlines()]
-    assert [line["format"] for line in lines] == [1, 1, 1]
+    lines = records_of(home / "first" / "runs.jsonl")
+    assert [line["format"] for line in lines] == [2, 2, 2]
     assert sorted(line["baselines"]["RK4 4 steps"] for line in lines) == [0.2, 1.2, 2.2]
-    assert len((home / "first" / "baselines.jsonl").read_text().splitlines()) == 2
+    assert len(records_of(home / "first" / "baselines.jsonl")) == 2
     runs, unread = read_published(home)
     assert not unread
     for run in runs:
@@ -133,11 +148,9 @@ def test_metrics_of_another_dataset_or_version_are_kept_apart(tmp_path):
     runs = read_published(tmp_path / "published" / "toy")[0]
     for run, path in zip(runs, paths, strict=True):
         same(run, read_run(path))
-    text = (tmp_path / "published/toy/other/runs.jsonl").read_text()
-    assert (
-        len((tmp_path / "published/toy/other/baselines.jsonl").read_text().splitlines()) == 6
-        and '"RK4 4 steps#2"' in text
-    )
+    folder = tmp_path / "published/toy/other"
+    assert len(records_of(folder / "baselines.jsonl")) == 6
+    assert any("RK4 4 steps#2" in record["baselines"] for record in records_of(folder / "runs.jsonl"))
 
 
 def test_publishing_again_changes_nothing_and_a_new_attempt_replaces_its_line(tmp_path):
@@ -154,9 +167,8 @@ def test_publishing_again_changes_nothing_and_a_new_attempt_replaces_its_line(tm
     same(runs[1], read_run(paths[1]))
     assert len(runs) == 2 and runs[0].attempt == 2 and runs[0].evaluated[-1]["error_mm"] == 0.7
     publish([trained(tmp_path / "again", "a"), trained(tmp_path / "again", "b")], tmp_path / "published")
-    assert (
-        len((tmp_path / "published/toy/first/baselines.jsonl").read_text().splitlines()) == 2
-    )  # nothing refers to the others now
+    known = records_of(tmp_path / "published/toy/first/baselines.jsonl")
+    assert len(known) == 2  # nothing refers to the others now
 
 
 def test_long_curves_are_thinned_and_say_what_the_whole_curve_says(tmp_path):
@@ -169,14 +181,13 @@ def test_long_curves_are_thinned_and_say_what_the_whole_curve_says(tmp_path):
         assert {0, 699, full.idxmin()} <= set(thin.index) and thin.equals(full[thin.index])
     pd.testing.assert_frame_equal(convergence_table([run]), convergence_table([whole]))
     assert convergence_table([run]).overfit[0] and convergence_table([run]).epochs[0] == 700
-    before = text_of(tmp_path / "published")
+    folder = tmp_path / "published/toy/other"
+    before = [records_of(folder / name) for name in FILES[:2]], (folder / FILES[2]).read_text().splitlines()
     publish([trained(tmp_path / "runs", "short")], tmp_path / "published")
     publish([path], tmp_path / "published")
-    assert all(
-        line in "".join(text_of(tmp_path / "published").values())
-        for text in before.values()
-        for line in text.splitlines()
-    )
+    after = [records_of(folder / name) for name in FILES[:2]]
+    assert all(record in new for old, new in zip(before[0], after, strict=True) for record in old)
+    assert set(before[1]) <= set((folder / FILES[2]).read_text().splitlines())
 
 
 def test_a_large_suite_has_no_curves(tmp_path, monkeypatch):
@@ -188,7 +199,7 @@ def test_a_large_suite_has_no_curves(tmp_path, monkeypatch):
     publish(paths[2:], tmp_path / "published")
     runs = read_published(tmp_path / "published" / "toy")[0]
     assert len(runs) == 3 and not any(len(run.scalars) for run in runs)
-    assert (tmp_path / "published/toy/other/scalars.csv").read_text() == "run,attempt,step,epoch,split,metric,value\n"
+    assert (tmp_path / "published/toy/other/scalars.csv").read_text() == "run,attempt,step,epoch,split\n"
     whole = [read_run(path) for path in paths]
     pd.testing.assert_frame_equal(convergence_table(runs), convergence_table(whole))
     assert [run.evaluated for run in runs] == [run.evaluated for run in whole]
@@ -224,8 +235,8 @@ def read_config_of(path):
     ("harm", "word"),
     [
         (lambda line: line[: len(line) // 2], "not a run"),
-        (lambda line: line.replace('"format":1', '"format":2'), "format 2, this version reads up to 1"),
-        (lambda line: line.replace("RK4 4 steps", "RK4 5 steps"), "RK4 5 steps"),
+        (lambda line: line.replace('"format":2', '"format":3'), "format 3, this version reads up to 2"),
+        (lambda line: line.replace('"name":"a"', '"nom":"a"').replace('"config":', '"configs":'), "'config'"),
         (lambda line: "[]", "not a run"),
         (lambda line: line.replace('"provenance"', '"origin"'), "provenance"),
     ],
@@ -234,11 +245,12 @@ def test_a_line_that_cannot_be_read_is_told_kept_and_mended(tmp_path, harm, word
     paths = [trained(tmp_path / "runs", name) for name in ("a", "b")]
     publish(paths, tmp_path / "published")
     file = tmp_path / "published/toy/other/runs.jsonl"
-    first, second = file.read_text().splitlines()
-    file.write_text(f"{harm(first)}\n{second}\n")
+    head, first, second = file.read_text().splitlines()
+    assert harm(first) != first
+    file.write_text(f"{head}\n{harm(first)}\n{second}\n")
     runs, unread = read_published(tmp_path / "published" / "toy")
     assert [run.config["name"] for run in runs] == ["b"]
-    assert [problem.name for problem in unread] == ["other/runs.jsonl, line 1"] and word in unread[0].reason
+    assert [problem.name for problem in unread] == ["other/runs.jsonl, line 2"] and word in unread[0].reason
     publish([trained(tmp_path / "runs", "c")], tmp_path / "published")
     assert harm(first) in file.read_text().splitlines()  # another version may read it
     file.write_text(file.read_text().replace(harm(first), first))
@@ -254,6 +266,76 @@ def test_a_broken_line_is_replaced_by_its_run(tmp_path):
     file.write_text(file.read_text().replace('"provenance"', '"origin"', 1))
     publish(paths[:1], tmp_path / "published")
     assert text_of(tmp_path / "published") == good
+
+
+def test_a_line_names_the_baseline_that_it_misses(tmp_path):
+    publish([trained(tmp_path / "runs", name) for name in ("a", "b")], tmp_path / "published")
+    file = tmp_path / "published/toy/other/runs.jsonl"
+    first, second = records_of(file)
+    first["baselines"]["RK4 5 steps"] = first["baselines"].pop("RK4 4 steps")
+    write_records(file, [first, second])
+    runs, unread = read_published(tmp_path / "published" / "toy")
+    assert len(runs) == 1 and len(unread) == 1 and "RK4 5 steps" in unread[0].reason
+
+
+def test_facts_of_format_1_are_read_and_written_anew(tmp_path):
+    """One line a run without a head, and one row a value, as they were before facts were packed."""
+    paths = [trained(tmp_path / "runs", name) for name in ("a", "b")]
+    publish(paths, tmp_path / "published")
+    now, folder = text_of(tmp_path / "published"), tmp_path / "published/toy/other"
+    records = [{**record, "format": 1} for record in records_of(folder / "runs.jsonl")]
+    (folder / "runs.jsonl").write_text("".join(map(to_line, records)))
+    (folder / "baselines.jsonl").write_text("".join(map(to_line, records_of(folder / "baselines.jsonl"))))
+    rows = [
+        f"{run.config_hash},{','.join(map(str, row))}\n"
+        for run in map(read_run, paths)
+        for row in run.scalars.itertuples(index=False, name=None)
+    ]
+    (folder / "scalars.csv").write_text("run,attempt,step,epoch,split,metric,value\n" + "".join(rows))
+    runs, unread = read_published(tmp_path / "published" / "toy")
+    assert not unread
+    for run, path in zip(runs, paths, strict=True):
+        same(run, read_run(path))
+    publish(paths[:1], tmp_path / "published")
+    assert text_of(tmp_path / "published") == now
+
+
+def test_runs_without_their_head_are_told_and_not_written_over(tmp_path):
+    publish([trained(tmp_path / "runs", name) for name in ("a", "b")], tmp_path / "published")
+    file = tmp_path / "published/toy/other/runs.jsonl"
+    head, *lines = file.read_text().splitlines(keepends=True)
+    for rest in ("".join(lines), head[: len(head) // 2] + "\n" + "".join(lines)):
+        file.write_text(rest)
+        runs, unread = read_published(tmp_path / "published" / "toy")
+        assert not runs and "which the first line of the file does not hold" in unread[-1].reason
+        with pytest.raises(FactsError, match="restore the files, then publish again"):
+            publish([trained(tmp_path / "runs", "c")], tmp_path / "published")
+        assert file.read_text() == rest
+
+
+KEYS = strategies.sampled_from(["a", "b", "c", "moment", "$", "="])
+FACTS = strategies.recursive(
+    strategies.none()
+    | strategies.booleans()
+    | strategies.integers()
+    | strategies.floats(allow_nan=False)
+    # texts on both sides of the length from which a part has a name; NaN and infinities are texts in JSON
+    | strategies.sampled_from(["", "short", "NaN", "a text that is longer than thirty characters"]),
+    lambda inner: strategies.lists(inner, max_size=4) | strategies.dictionaries(KEYS, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(strategies.lists(strategies.dictionaries(KEYS, FACTS, max_size=4), min_size=1, max_size=4))
+def test_packing_loses_nothing(facts):
+    records = [{"format": 2, "facts": one} for one in [*facts, facts[0]]]
+    packer = Packer(records)
+    lines = packer.lines()
+    head = read_head(packer.head.line())
+    assert [unpack(json.loads(line), head) for line in lines] == encode(records)
+    again = Packer(records[::-1], head)  # of a file that keeps its head
+    lines = again.lines()
+    assert [unpack(json.loads(line), again.head) for line in lines] == encode(records[::-1])
 
 
 @pytest.mark.parametrize("name", ["baselines.jsonl", "scalars.csv"])
@@ -353,13 +435,12 @@ def test_pages_say_how_many_runs_this_version_cannot_read(small_copy):
     words = results.summary_markdown(small_copy)
     assert "could not be read" not in words
     file = small_copy / "orbits/comparison/runs.jsonl"
-    lines = file.read_text().splitlines()
-    lines[0] = lines[0].replace('"format":1', '"format":99')
-    lines[1] = lines[1].replace('"epochs":', '"epochen":', 1)  # a configuration of another version
-    file.write_text("\n".join(lines) + "\n")
+    first, second, *others = records_of(file)
+    second["config"]["train"]["epochen"] = second["config"]["train"].pop("epochs")  # of another version
+    write_records(file, [{**first, "format": 99}, second, *others])
     text = results.left_out(small_copy, ["orbits"])
     assert "**2 published runs could not be read by this version and are left out:**" in text
-    assert "comparison/runs.jsonl, line 1: facts of format 99" in text and "epochen" in text
+    assert "comparison/runs.jsonl, line 2: facts of format 99" in text and "epochen" in text
     assert (
         len(results.published_runs("orbits", small_copy))
         == len(results.suite_runs("orbits", "comparison", small_copy))
@@ -394,7 +475,7 @@ def test_published_facts_stay_small():
     assert (
         sum(file.stat().st_size for file in files)
         / len([line for file in folder.rglob("runs.jsonl") for line in file.open()])
-        < 25_000
+        < 10_000
     )  # bytes a run
 
 

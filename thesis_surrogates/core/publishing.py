@@ -21,14 +21,22 @@ import pandas as pd
 from .errors import FactsError
 from .facts import Run, fingerprint, natural_key, read_run
 from .files import FileLock, replace_text
+from thesis_surrogates.core.packing import (
+    PACKED_FORMAT,
+    Head,
+    HeadError,
+    Packer,
+    Rows,
+    curve_lines,
+    read_curves,
+    read_head,
+    unpack,
+)
 from thesis_surrogates.core.run_files import (
     COLUMNS,
-    FACTS_FORMAT,
     RunFiles,
     check_format,
     decode,
-    parse_row,
-    read_events,
     read_lines,
     read_state,
     to_line,
@@ -36,11 +44,10 @@ from thesis_surrogates.core.run_files import (
 from .tables import Problem, ReportError, convergence_row
 
 # %% auto #0
-__all__ = ['PRIVATE', 'PATH', 'RETOLD', 'CURVE_POINTS', 'LARGE_SUITE_RUNS', 'ON_SETS', 'KEPT', 'Baselines', 'Rows',
-           'strip_private', 'kept_events', 'thin_curve', 'with_curves', 'add_baseline', 'run_line', 'names_in',
-           'safe_name', 'scalar_table', 'parse_run', 'Suite', 'read_suite', 'read_baselines', 'read_curves',
-           'parse_suite', 'read_suites', 'read_published', 'baseline_lines', 'curve_lines', 'write_suite',
-           'hold_folder', 'stripped_run', 'publish']
+__all__ = ['PRIVATE', 'PATH', 'RETOLD', 'CURVE_POINTS', 'LARGE_SUITE_RUNS', 'ON_SETS', 'KEPT', 'Baselines', 'strip_private',
+           'kept_events', 'thin_curve', 'with_curves', 'add_baseline', 'run_record', 'names_in', 'safe_name',
+           'scalar_table', 'parse_run', 'Suite', 'read_suite', 'read_packed', 'read_baselines', 'parse_suite',
+           'read_suites', 'read_published', 'baseline_text', 'write_suite', 'hold_folder', 'stripped_run', 'publish']
 
 # %% ../../nbs/01_core/41_publishing.ipynb #b3c77003
 PRIVATE = ("host", "pid", "argv", "platform")
@@ -127,8 +134,8 @@ def add_baseline(known: Baselines, data: str, row: Mapping[str, Any], taken: Ite
     raise AssertionError("not reached")
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0e1
-def run_line(run: Run, known: Baselines) -> str:
-    """A run as a line of `runs.jsonl`; the metrics of its baselines are added to `known`."""
+def run_record(run: Run, known: Baselines) -> dict[str, Any]:
+    """What a line of `runs.jsonl` holds; the metrics of its baselines are added to `known`."""
     costs, on_sets = dict[str, Any](), dict[str, list[str]]()
     for row in run.last_event("evaluated").get("rows", []):  # as they were written
         if row.get("kind") != "surrogate":
@@ -140,11 +147,11 @@ def run_line(run: Run, known: Baselines) -> str:
             on_sets[event["moment"]] = [add_baseline(known, fingerprint(run), row, ()) for row in others]
         event["rows"] = [row for row in event.get("rows", []) if row not in others]
     facts, more = {name: getattr(run, name) for name in KEPT}, {"on_sets": on_sets} if on_sets else {}
-    return to_line({"format": FACTS_FORMAT, **facts, "events": events, "baselines": costs, **more})
+    return {"format": PACKED_FORMAT, **facts, "events": events, "baselines": costs, **more}
 
 
 def names_in(facts: Mapping[str, Any]) -> list[str]:
-    """Names of the baselines that a line of `runs.jsonl` refers to."""
+    """Names of the baselines that a record of a run refers to."""
     return [*facts["baselines"], *itertools.chain(*facts.get("on_sets", {}).values())]
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0c8
@@ -159,11 +166,12 @@ def scalar_table(rows: Sequence[tuple[int, int, int, str, str, float]]) -> pd.Da
     return table if rows else table.astype({"attempt": int, "step": int, "epoch": int, "value": float})
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0e3
-def parse_run(text: str, known: Baselines, scalars: Mapping[str, pd.DataFrame], place: Path) -> Run:
+def parse_run(text: str, head: Head, known: Baselines, scalars: Mapping[str, pd.DataFrame], place: Path) -> Run:
     """The run of one line. Raises FactsError, naming what is wrong with the line."""
     try:
-        facts = decode(json.loads(text))
-        check_format(facts, place)
+        packed = json.loads(text)
+        check_format(packed, place, PACKED_FORMAT)
+        facts = decode(unpack(packed, head))
         data = str(facts["provenance"].get("data_fingerprint") or "unknown")
         rows = [{**known[data, name], "cost_us": cost} for name, cost in facts["baselines"].items()]
         events = [{**event, "run_id": facts["run_id"]} for event in facts["events"]]
@@ -184,18 +192,16 @@ def parse_run(text: str, known: Baselines, scalars: Mapping[str, pd.DataFrame], 
         ) from None
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0d0
-Rows = list[tuple[int, int, int, str, str, float]]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Suite:
     """The published runs of one folder; not to be changed, since it is shared between readers."""
 
     runs: list[Run]
     unread: list[tuple[str, Problem]]  # lines that this version cannot read, and why
+    head: Head  # what the lines share
     baselines: Baselines
     rows: dict[str, Rows]  # hash of a configuration -> its scalars
-    torn: int  # unreadable lines of baselines and scalars
+    torn: int  # unreadable lines of baselines and scalars, and lines of runs whose head is lost
 
 
 def read_suite(folder: str | Path) -> Suite:
@@ -205,26 +211,25 @@ def read_suite(folder: str | Path) -> Suite:
     return parse_suite(*files, tuple(stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats))
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0d1
+def read_packed(path: Path) -> tuple[Head, list[tuple[int, str]]]:
+    """The head of a file and its other lines with their numbers, from 1; files of format 1 have no head."""
+    lines, rest = read_lines(path)
+    numbered = [(number, line) for number, line in enumerate([*lines, rest], 1) if line.strip()]
+    head = read_head(numbered[0][1]) if numbered else None
+    return head or Head(), numbered[1:] if head else numbered
+
+
 def read_baselines(path: Path) -> tuple[Baselines, int]:
     """Metrics of the baselines, and the number of lines that could not be read."""
-    entries, torn = read_events(path)
-    good = [entry for entry in entries if isinstance(entry.get("row"), dict) and {"data", "name"} <= set(entry)]
-    return {(str(entry["data"]), str(entry["name"])): entry["row"] for entry in good}, torn + len(entries) - len(good)
-
-
-def read_curves(path: Path) -> tuple[dict[str, Rows], int]:
-    """Scalars by the run that they belong to, and the number of rows that could not be read."""
-    lines, rest = read_lines(path)
-    rows: dict[str, Rows] = {}
-    torn = int(bool(rest.strip()))
-    for line in lines[1:]:
-        owner, _, values = line.partition(",")
-        row = parse_row(values)
-        if row is None:
-            torn += bool(line.strip())
-        else:
-            rows.setdefault(owner, []).append(row)
-    return rows, torn
+    head, lines = read_packed(path)
+    known, torn = Baselines(), 0
+    for _, line in lines:
+        try:
+            entry = decode(unpack(json.loads(line), head))
+            known[str(entry["data"]), str(entry["name"])] = dict(entry["row"])
+        except (HeadError, ValueError, TypeError, LookupError):
+            torn += 1
+    return known, torn
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0e6
 @lru_cache(maxsize=64)
@@ -233,20 +238,18 @@ def parse_suite(runs: Path, baselines: Path, scalars: Path, stamps: tuple[tuple[
     known, torn_baselines = read_baselines(baselines)
     rows, torn_rows = read_curves(scalars)
     tables = {owner: scalar_table(own) for owner, own in rows.items()}
-    found, unread = [], []
-    lines, rest = read_lines(runs)
-    for number, line in enumerate((line for line in [*lines, rest] if line.strip()), 1):
+    found, unread = list[Run](), list[tuple[str, Problem]]()
+    head, lines = read_packed(runs)
+    lost = 0
+    for number, line in lines:
         try:
-            found.append(parse_run(line, known, tables, runs))
+            found.append(parse_run(line, head, known, tables, runs))
         except FactsError as error:
-            reason = str(error).replace(f"{runs}: ", "")
-            unread.append(
-                (
-                    line,
-                    Problem(name=f"{runs.parent.name}/{runs.name}, line {number}", status="unreadable", reason=reason),
-                )
-            )
-    return Suite(runs=found, unread=unread, baselines=known, rows=rows, torn=torn_baselines + torn_rows)
+            lost += isinstance(error, HeadError)
+            name, reason = f"{runs.parent.name}/{runs.name}, line {number}", str(error).replace(f"{runs}: ", "")
+            unread.append((line, Problem(name=name, status="unreadable", reason=reason)))
+    torn = torn_baselines + torn_rows + lost
+    return Suite(runs=found, unread=unread, head=head, baselines=known, rows=rows, torn=torn)
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0ec
 def read_suites(folder: str | Path) -> list[Suite]:
@@ -270,17 +273,11 @@ def read_published(folder: str | Path) -> tuple[list[Run], list[Problem]]:
     return runs, [problem for suite in suites for _, problem in suite.unread]
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0d3
-def baseline_lines(known: Baselines) -> str:
+def baseline_text(known: Baselines) -> str:
     """Text of `baselines.jsonl`."""
-    return "".join(
-        to_line({"format": FACTS_FORMAT, "data": data, "name": name, "row": row}) for (data, name), row in known.items()
-    )
-
-
-def curve_lines(curves: Mapping[str, Rows]) -> str:
-    """Text of `scalars.csv`."""
-    rows = [f"{owner},{','.join(map(str, row))}\n" for owner, own in curves.items() for row in own]
-    return "".join([",".join(["run", *COLUMNS]) + "\n", *rows])
+    packer = Packer([{"data": data, "name": name, "row": row} for (data, name), row in known.items()])
+    lines = packer.lines()
+    return "".join([packer.head.line(), *lines])
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0e9
 def write_suite(folder: Path, new: Sequence[Run]) -> None:
@@ -288,32 +285,29 @@ def write_suite(folder: Path, new: Sequence[Run]) -> None:
     there = read_suite(folder)
     if there.torn:
         raise FactsError(
-            f"{folder}: {there.torn} lines of baselines.jsonl or scalars.csv cannot be read; "
-            "restore the files, then publish again"
+            f"{folder}: {there.torn} lines of its files cannot be read; restore the files, then publish again"
         )
     merged = {run.config_hash: run for run in (*there.runs, *new)}
     unread = [line for line, _ in there.unread if not any(f'"config_hash":"{run.config_hash}"' in line for run in new)]
     points = CURVE_POINTS if len(merged) + len(unread) <= LARGE_SUITE_RUNS else 0
     runs = [with_curves(run, points) for run in sorted(merged.values(), key=lambda run: natural_key(run.path.name))]
     known = dict(there.baselines)
-    lines = [run_line(run, known) for run in runs]
-    used = {
-        (fingerprint(run), name) for run, line in zip(runs, lines, strict=True) for name in names_in(json.loads(line))
-    }
+    records = [run_record(run, known) for run in runs]
+    used = {(fingerprint(run), name) for run, record in zip(runs, records, strict=True) for name in names_in(record)}
+    packer = Packer(records, there.head if unread else None)  # a line that is not understood keeps what it refers to
+    lines = packer.lines()
     others = {owner: rows for owner, rows in there.rows.items() if owner not in merged}
     curves = curve_lines(
         {**{run.config_hash: list(run.scalars.itertuples(index=False, name=None)) for run in runs}, **others}
     )
-    replace_text(folder / "baselines.jsonl", baseline_lines(known))
+    replace_text(folder / "baselines.jsonl", baseline_text(known))
     if points:
         replace_text(folder / "scalars.csv", curves)
-    replace_text(folder / "runs.jsonl", "".join([*lines, *(f"{line}\n" for line in unread)]))
+    replace_text(folder / "runs.jsonl", "".join([packer.head.line(), *lines, *(f"{line}\n" for line in unread)]))
     if not points:  # only now, when the lines hold what the curves held
         replace_text(folder / "scalars.csv", curves)
     if not unread:  # metrics that no line refers to any more
-        replace_text(
-            folder / "baselines.jsonl", baseline_lines({key: row for key, row in known.items() if key in used})
-        )
+        replace_text(folder / "baselines.jsonl", baseline_text({key: row for key, row in known.items() if key in used}))
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0d4
 @contextlib.contextmanager

@@ -76,12 +76,12 @@ class RunBusy(FactsError):
     """Another process is writing to this run directory."""
 
 
-def check_format(record: Mapping[str, Any], place: str | Path) -> None:
+def check_format(record: Mapping[str, Any], place: str | Path, latest: int = FACTS_FORMAT) -> None:
     """Refuse facts that a later version of this package has written in a form that is not known here."""
     found = record.get("format", FACTS_FORMAT)
-    if not isinstance(found, int) or found > FACTS_FORMAT:
+    if not isinstance(found, int) or found > latest:
         raise FactsError(
-            f"{place}: facts of format {found}, this version reads up to {FACTS_FORMAT}; update thesis_surrogates"
+            f"{place}: facts of format {found}, this version reads up to {latest}; update thesis_surrogates"
         )
 
 # %% ../../nbs/01_core/20_run_files.ipynb #8dfdd424
