@@ -173,3 +173,13 @@ def test_a_template_declares_what_its_parameters_cell_holds(path):
         if isinstance(node, ast.Call) and node.func.id == "refuse_undeclared"
     ]
     assert set(ast.literal_eval(call.args[1])) == held, "the cell after the parameters checks exactly these"
+
+
+def test_papermill_is_loaded_without_a_grammar_that_nobody_needs():
+    """Where JupyterLab is installed, jsonschema compiles one in every process that runs a notebook: a second each."""
+    program = (
+        "import sys; from thesis_surrogates.running.templates import load_papermill as load; "
+        "print(load().__name__, 'lark' in sys.modules, 'rfc3987_syntax' in sys.modules, load() is load())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["papermill", "False", "False", "True"]

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..core.config import RunConfig, as_mapping, nearest
@@ -22,8 +23,8 @@ from ..core.run_files import RunFiles, read_state, to_json
 from .registry import experiments_folder
 
 # %% auto #0
-__all__ = ['PLAIN_ERRORS', 'BUSY_EXIT_CODE', 'this_python', 'execute_notebook', 'refuse_undeclared', 'to_seconds',
-           'thread_counts', 'start_run', 'exit_code_of', 'serve_request', 'main', 'make_notebook']
+__all__ = ['PLAIN_ERRORS', 'BUSY_EXIT_CODE', 'this_python', 'load_papermill', 'execute_notebook', 'refuse_undeclared',
+           'to_seconds', 'thread_counts', 'start_run', 'exit_code_of', 'serve_request', 'main', 'make_notebook']
 
 # %% ../../nbs/06_running/07_templates.ipynb #eafcf2e2
 def this_python(sockets: str) -> type:
@@ -49,6 +50,23 @@ PLAIN_ERRORS: Mapping[str, type[SurrogatesError]] = {
 }
 
 
+def load_papermill() -> ModuleType:
+    """papermill, without what its check of notebooks has no use for: a grammar that takes a second to compile.
+
+    jsonschema loads it to recognise addresses in all alphabets, where JupyterLab has brought it along.
+    """
+    grammar = "rfc3987_syntax"
+    known = grammar in sys.modules
+    if not known:
+        sys.modules[grammar] = None  # type: ignore[assignment]  # how an import is told that there is none
+    try:
+        import papermill
+    finally:
+        if not known:
+            del sys.modules[grammar]
+    return papermill
+
+
 def execute_notebook(template: Path, output: Path, parameters: Mapping[str, Any]) -> None:
     """Run a template with parameters and keep the executed notebook.
 
@@ -57,8 +75,7 @@ def execute_notebook(template: Path, output: Path, parameters: Mapping[str, Any]
         ConfigError, DataError, FactsError: a cell raised it; the user can repair it, so that its message is enough.
         papermill.PapermillExecutionError: a cell raised another error.
     """
-    import papermill
-
+    papermill = load_papermill()
     known = papermill.inspect_notebook(str(template))
     for name in parameters:
         if name not in known:
