@@ -194,26 +194,27 @@ def comparison_table(
     return build_table(runs, problems, columns, headline, references)
 
 # %% ../../nbs/01_core/31_tables.ipynb #60822c22
-def epoch_reached(curve: pd.Series, scale: Any) -> int | None:
+def epoch_reached(curve: Mapping[int, float], scale: Any) -> int | None:
     """Epoch at which a curve has covered 90 % of its fall."""
-    place = epoch_to_fraction(curve.tolist(), 0.9, scale)
-    return None if place is None else int(curve.index.to_numpy()[place])
+    place = epoch_to_fraction(list(curve.values()), 0.9, scale)
+    return None if place is None else list(curve)[place]
 
 
 def convergence_row(run: Run) -> dict[str, Any]:
     """Epochs, best epoch and value, epoch of 90 % of the fall (linear, in decades), overfit flag of one whole curve."""
     monitor = str(run.last_event("start").get("monitor", "loss"))
-    validation, train = run.curve("validation", monitor), run.curve("train", monitor)
-    both = validation.index.intersection(train.index)
-    best = validation.dropna()
+    validation, train = (run.points.get((split, monitor), {}) for split in ("validation", "train"))
+    both = [epoch for epoch in validation if epoch in train]
+    known = {epoch: value for epoch, value in validation.items() if not math.isnan(value)}
+    best = min(known, key=known.__getitem__) if known else None
     return {
         "monitor": monitor,
         "epochs": len(validation),
-        "best_epoch": int(best.index.to_numpy()[best.to_numpy().argmin()]) if len(best) else None,
-        "best_value": best.min() if len(best) else math.nan,
+        "best_epoch": best,
+        "best_value": math.nan if best is None else known[best],
         "epoch_to_90": epoch_reached(validation, "linear"),
-        "epoch_to_90_log": epoch_reached(validation, "log") if len(best) and best.min() > 0 else None,
-        "overfit": overfit_flag(train[both].tolist(), validation[both].tolist()),
+        "epoch_to_90_log": epoch_reached(validation, "log") if best is not None and known[best] > 0 else None,
+        "overfit": overfit_flag([train[epoch] for epoch in both], [validation[epoch] for epoch in both]),
     }
 
 # %% ../../nbs/01_core/31_tables.ipynb #ce1a7b9b
