@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from thesis_surrogates.core.errors import DataError
-from thesis_surrogates.flavor.data import LABELS, FlavorData, make_data
+from thesis_surrogates.core.hdf5 import read_hdf5
+from thesis_surrogates.flavor.data import LABELS, FlavorData, load_data, make_data
 from thesis_surrogates.flavor.kinetics import TOO_SLOW, simulate
 from thesis_surrogates.flavor.streams import FINAL, INITIAL, RATE, STABLE, read_stream
 from thesis_surrogates.flavor.study.kinetic import labels
@@ -102,3 +103,18 @@ def test_methods_are_named_in_the_configuration(tmp_path):
         make_data(FlavorData(rate_method="simulated"), tmp_path / "x.h5")
     assert "rate_method" not in FlavorData().model_dump() and "box" not in FlavorData().model_dump()
     assert set(LABELS) == {"power-1/2", "box3d", "kinetic_1d"}
+
+
+def test_another_generator_is_another_dataset_and_the_mixture_is_what_it_was(tmp_path):
+    assert "generator" not in FlavorData().described()
+    assert FlavorData(generator="tilted").file_name("flavor") != FlavorData().file_name("flavor")
+    for generator in ("aligned", "tilted"):
+        config = FlavorData(cells=100, generator=generator, quadrature_order=17)
+        path = tmp_path / f"{generator}.h5"
+        make_data(config, path)
+        assert read_hdf5(path, [])[1]["generator"] == generator
+        cells = load_data(config, path).splits["train"]["f4_initial"]
+        patch = cells[(cells[:, 3] > 0).all((1, 2)) & (cells[:, :3] != 0).any(1).all((1, 2))]
+        assert bool((patch[..., 1] == patch[..., 2]).all()) == (generator == "aligned")
+    with pytest.raises(DataError, match=r"generator=tilted needs labels of a scheme"):
+        make_data(FlavorData(generator="tilted", label_method="kinetic_1d"), tmp_path / "k.h5")
