@@ -29,6 +29,7 @@ from thesis_surrogates.flavor.streams import (
     FINAL,
     INITIAL,
     RATE,
+    SCATTER,
     STABLE,
     FaultRules,
     read_asymptotic,
@@ -219,6 +220,8 @@ def _table(arrays: Mapping[str, np.ndarray], stream: str) -> dict[str, np.ndarra
     initial = arrays[INITIAL]
     asymptotic = stream == "asymptotic"
     stable = np.zeros(len(initial)) if asymptotic else arrays[STABLE]
+    scatter = arrays[SCATTER][:, 3, :, 0] if SCATTER in arrays else np.zeros((len(initial), 2))
+    total = np.maximum(initial[:, 3].sum((1, 2)), 1e-30)
     columns = {
         "f4_initial": initial,
         "f4_final": arrays.get(FINAL, initial),
@@ -226,6 +229,7 @@ def _table(arrays: Mapping[str, np.ndarray], stream: str) -> dict[str, np.ndarra
         "stable": stable,
         "has_final": np.maximum(stable, float(asymptotic)),
         "asymptotic": np.full(len(initial), float(asymptotic)),
+        "ne_scatter": np.sqrt((scatter**2).mean(1)) / total,
     }
     return {name: column.astype(np.float32) for name, column in columns.items()}
 
