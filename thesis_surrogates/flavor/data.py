@@ -110,7 +110,9 @@ class FlavorData(DataConfig):
     reading = frozenset({"faults"})
     file_keys = ("path", "stable_path")
     path: Files | None = Field(default=None, description="asymptotic files of your own")  # type: ignore[assignment]
-    stable_path: Files | None = Field(default=None, description="stable files of your own; needed with path")
+    stable_path: Files | None = Field(
+        default=None, description="stable files of your own; not needed where those of path hold both streams"
+    )
     cells: int = Field(default=20000, ge=100, description="rows to generate for each of the two streams")
     generator: Generator = Field(
         default="mixture", exclude_if=unless_default("mixture"), description="what draws the cells, a key of GENERATORS"
