@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from thesis_surrogates.core.errors import DataError
-from thesis_surrogates.flavor.data import FlavorData, load_data
+from thesis_surrogates.flavor.data import FlavorData, load_data, make_data
 from thesis_surrogates.flavor.generator import random_cells
 from thesis_surrogates.flavor.streams import (
     FINAL,
@@ -157,6 +157,55 @@ def test_a_density_far_below_zero_is_refused_without_a_warning(tmp_path):
     wrong[2, 3, 0, 0] = -2 * wrong[2, 3].sum()
     with pytest.raises(DataError, match=r"a negative density: .*row 2"):
         read_asymptotic(asymptotic_file(tmp_path / "a.h5", wrong, final))
+
+
+# ---- files that this package has made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Generated datasets by seed; equal numbers of groups in both."""
+    paths = {seed: tmp_path_factory.mktemp("made") / f"cells_{seed}.h5" for seed in (0, 1)}
+    for seed, path in paths.items():
+        make_data(FlavorData(cells=150, seed=seed, quadrature_order=17), path)
+    return paths
+
+
+def test_a_generated_file_serves_as_a_file_of_ones_own(made, tmp_path):
+    data = load_data(FlavorData(path=str(made[0])), tmp_path)
+    own = load_data(FlavorData(cells=150), made[0])
+    assert sum(len(part["stable"]) for part in data.splits.values()) == 300
+    assert data.meta["label_method"] == own.meta["label_method"]
+    assert set(data.meta["reports"]) == {"asymptotic", "stable"}
+    stable = stable_file(tmp_path / "s.h5", cells(70, 5))
+    for names, rows in (
+        ({"path": str(made[0]), "stable_path": str(made[1])}, 300),
+        ({"path": str(made[0]), "stable_path": str(stable)}, 220),
+        ({"path": (str(made[0]), str(made[1]))}, 600),
+    ):
+        data = load_data(FlavorData(**names), tmp_path)
+        assert sum(len(part["stable"]) for part in data.splits.values()) == rows
+
+
+def test_a_file_without_stable_cells_asks_for_them(made, tmp_path):
+    asymptotic_file(tmp_path / "a.h5", cells(20))
+    for path in (
+        str(tmp_path / "a.h5"),
+        {"train": str(made[0]), "validation": str(made[1]), "test": str(tmp_path / "a.h5")},
+    ):
+        with pytest.raises(DataError, match=r"data\.stable_path is missing"):
+            load_data(FlavorData(path=path), tmp_path)
+
+
+def test_generated_files_of_two_seeds_share_no_group_and_of_one_seed_all(made, tmp_path):
+    def groups(*files):
+        splits = load_data(FlavorData(path=tuple(map(str, files))), tmp_path).splits
+        return len(set().union(*(part["group"].tolist() for part in splits.values())))
+
+    alone = groups(made[0]), groups(made[1])
+    assert groups(made[0], made[1]) == sum(alone), "the numbers are of a seed"
+    make_data(FlavorData(cells=150, label_method="box3d", quadrature_order=17), tmp_path / "box3d.h5")
+    assert groups(made[0], tmp_path / "box3d.h5") == alone[0], "the same cells with other labels stay together"
 
 
 def named(path, names):

@@ -8,13 +8,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from thesis_surrogates.core.errors import DataError
-from thesis_surrogates.flavor.data import LABELS, FlavorData, make_data
+from thesis_surrogates.core.hdf5 import read_hdf5
+from thesis_surrogates.flavor.data import LABELS, FlavorData, load_data, make_data
 from thesis_surrogates.flavor.kinetics import TOO_SLOW, simulate
-from thesis_surrogates.flavor.streams import FINAL, INITIAL, RATE, STABLE, read_stream
+from thesis_surrogates.flavor.metrics import score
+from thesis_surrogates.flavor.streams import FINAL, INITIAL, RATE, SCATTER, STABLE, read_stream
 from thesis_surrogates.flavor.study.kinetic import labels
-from thesis_surrogates.flavor.study.kinetic.labels import LINEAR_RATE, SCATTER, BoxConfig, make_kinetic
+from thesis_surrogates.flavor.study.kinetic.labels import LINEAR_RATE, BoxConfig, make_kinetic
 
 TOY = BoxConfig(points=16, wavelengths=2, directions=5, end=0.5, seeds=2)
 
@@ -102,3 +105,32 @@ def test_methods_are_named_in_the_configuration(tmp_path):
         make_data(FlavorData(rate_method="simulated"), tmp_path / "x.h5")
     assert "rate_method" not in FlavorData().model_dump() and "box" not in FlavorData().model_dump()
     assert set(LABELS) == {"power-1/2", "box3d", "kinetic_1d"}
+
+
+def test_another_generator_is_another_dataset_and_the_mixture_is_what_it_was(tmp_path):
+    assert "generator" not in FlavorData().described()
+    assert FlavorData(generator="tilted").file_name("flavor") != FlavorData().file_name("flavor")
+    for generator in ("aligned", "tilted"):
+        config = FlavorData(cells=100, generator=generator, quadrature_order=17)
+        path = tmp_path / f"{generator}.h5"
+        make_data(config, path)
+        assert read_hdf5(path, [])[1]["generator"] == generator
+        cells = load_data(config, path).splits["train"]["f4_initial"]
+        patch = cells[(cells[:, 3] > 0).all((1, 2)) & (cells[:, :3] != 0).any(1).all((1, 2))]
+        assert bool((patch[..., 1] == patch[..., 2]).all()) == (generator == "aligned")
+    with pytest.raises(DataError, match=r"generator=tilted needs labels of a scheme"):
+        make_data(FlavorData(generator="tilted", label_method="kinetic_1d"), tmp_path / "k.h5")
+
+
+def test_the_scatter_of_labels_is_reported_beside_the_error(whole, tmp_path):
+    arrays = read_stream(whole, "asymptotic", "asymptotic/")[0]
+    rows = load_data(FlavorData(path=str(whole), split="random", test_share=0.3, validation_share=0.3), tmp_path).splits
+    truth = {name: torch.cat([part[name] for part in rows.values()]) for name in rows["test"]}
+    total = arrays[INITIAL][:, 3].sum((1, 2))
+    expected = np.sqrt(np.mean((arrays[SCATTER][:, 3, :, 0] / total[:, None]) ** 2))
+    shift = truth["f4_final"] + 0.01 * truth["f4_initial"][:, 3].sum((1, 2))[:, None, None, None]
+    found = score({**truth, "f4_final": shift, "stability": truth["stable"]}, truth).metrics
+    assert found["ne_scatter"] == pytest.approx(expected, rel=1e-5) and expected > 0
+    assert found["ne_rmse_beyond_scatter"] == pytest.approx(max(0.01**2 - expected**2, 0) ** 0.5, rel=1e-3)
+    truth["ne_scatter"] = torch.zeros_like(truth["stable"])
+    assert "ne_scatter" not in score({**truth, "stability": truth["stable"]}, truth).metrics

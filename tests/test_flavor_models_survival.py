@@ -21,7 +21,13 @@ NEW = {"features": "contrast", "exchange": "layers", "gate": "analytic"}
 CONFIGS = {
     "survival": {"name": "survival"},
     "average": {"name": "survival", "exchange": "average", "gate": "none"},
-    "sectors": {"name": "survival", "symmetry": "heavies_and_sectors", "rate_guide": "estimate"},
+    "sectors": {
+        "name": "survival",
+        "symmetry": "heavies_and_sectors",
+        "rate_guide": "estimate",
+        "sharing": "learned",
+        "starts_from": "power_half",
+    },
     "box3d": {"name": "ymatrix", **NEW, "residual_on": "box3d", "lepton_number": "direct", "physical": True},
     "power": {"name": "ymatrix", **NEW, "residual_on": "power_half", "rate_guide": "estimate"},
     "stochastic": {"name": "stochastic", **NEW, "residual_on": "box3d"},
@@ -137,6 +143,8 @@ def test_one_pair_is_three_where_heavies_are_equal():
     ("config", "scheme", "allowed"),
     [
         ({"name": "survival"}, box3d, 6e-3),
+        ({"name": "survival", "starts_from": "power_half"}, power_half, 6e-3),
+        ({"name": "survival", "sharing": "learned"}, box3d, 6e-3),
         ({"name": "ymatrix", "residual_on": "box3d"}, box3d, 1e-3),
         ({"name": "ymatrix", "residual_on": "power_half"}, power_half, 1e-3),
         ({"name": "stochastic", "residual_on": "box3d"}, box3d, 2e-3),

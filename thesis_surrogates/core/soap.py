@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 # %% auto #0
-__all__ = ['Soap']
+__all__ = ['as_matrices', 'Soap']
 
 # %% ../../nbs/01_core/13_soap.ipynb #dea5b127
 def _soap_start(grad: torch.Tensor) -> dict[str, Any]:
-    """State of a parameter from its first gradient [m, n]."""
-    moments = [grad @ grad.T, grad.T @ grad]
+    """State of a parameter from its first gradient [..., m, n]."""
+    moments = [grad @ grad.mT, grad.mT @ grad]
     return {
         "count": 0,
         "first": torch.zeros_like(grad),
@@ -30,28 +30,34 @@ def _turn_frames(state: dict[str, Any]) -> None:
     """One step of orthogonal iteration for both frames, keeping the mean squares beside their axes."""
     for side in (0, 1):
         moment, frame = state["moments"][side], state["frames"][side]
-        order = (frame * (moment @ frame)).sum(0).argsort(descending=True)
-        state["second"] = state["second"].index_select(side, order)
-        state["frames"][side] = torch.linalg.qr(moment @ frame[:, order])[0]
+        order = (frame * (moment @ frame)).sum(-2).argsort(descending=True)
+        by_row, by_column = order.unsqueeze(-1), order.unsqueeze(-2)
+        state["second"] = state["second"].take_along_dim(by_column if side else by_row, dim=side - 2)
+        state["frames"][side] = torch.linalg.qr(moment @ frame.take_along_dim(by_column, dim=-1))[0]
 
 # %% ../../nbs/01_core/13_soap.ipynb #d1151e9d
 def _soap_move(state: dict[str, Any], grad: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-    """The direction [m, n] of this step; updates the running means and, now and then, the frames."""
+    """The direction [..., m, n] of this step; updates the running means and, now and then, the frames."""
     memory, (left, right) = group["memory"], state["frames"]
     state["count"] += 1
     state["first"].lerp_(grad, 1 - memory)
-    turned = left.T @ grad @ right
+    turned = left.mT @ grad @ right
     state["second"].mul_(memory).addcmul_(turned, turned, value=1 - memory)
     unbiased = 1 - memory ** state["count"]
     size = (state["second"] / unbiased).sqrt_().add_(group["eps"])
-    move = left @ ((left.T @ state["first"] @ right) / unbiased / size) @ right.T
-    state["moments"][0].lerp_(grad @ grad.T, 1 - memory)
-    state["moments"][1].lerp_(grad.T @ grad, 1 - memory)
+    move = left @ ((left.mT @ state["first"] @ right) / unbiased / size) @ right.mT
+    state["moments"][0].lerp_(grad @ grad.mT, 1 - memory)
+    state["moments"][1].lerp_(grad.mT @ grad, 1 - memory)
     if state["count"] % group["refresh"] == 0:
         _turn_frames(state)
     return move
 
 # %% ../../nbs/01_core/13_soap.ipynb #826f947e
+def as_matrices(tensor: torch.Tensor) -> torch.Tensor:
+    """One matrix [m, n], or several [b, m, n] of a tensor of three axes, each of which gets frames of its own."""
+    return tensor if tensor.dim() == 3 else tensor.reshape(len(tensor) if tensor.dim() else 1, -1)
+
+
 class Soap(torch.optim.Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv:2409.11321, algorithm 3)."""
 
@@ -75,7 +81,7 @@ class Soap(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    grad = parameter.grad.reshape(len(parameter) if parameter.dim() else 1, -1)
+                    grad = as_matrices(parameter.grad)
                     state = self.state[parameter]
                     if state:
                         parameter.mul_(1 - group["lr"] * group["weight_decay"])

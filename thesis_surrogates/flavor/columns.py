@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 
 from ..core.system import FileColumn, FileKind, Symbol
-from .streams import FINAL, INITIAL, RATE, STABLE
-from .study.kinetic.labels import LINEAR_RATE, SCATTER
+from .streams import FINAL, INITIAL, RATE, SCATTER, STABLE
+from .study.kinetic.labels import LINEAR_RATE
 
 # %% auto #0
 __all__ = ['SYMBOLS', 'UNIT', 'CELL_COLUMNS', 'STREAM_COLUMNS', 'STREAMS', 'FILES', 'cells_of', 'component_of', 'flux_factor']

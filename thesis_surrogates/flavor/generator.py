@@ -5,6 +5,7 @@
 # %% ../../nbs/04_flavor/03_generator.ipynb #24553f27
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +15,31 @@ from .asymptotics import Quadrature, final_state, growth_rate, lebedev
 from .crossing import unstable
 
 # %% auto #0
-__all__ = ['KINDS', 'LARGEST_GENERATED_FLUX_FACTOR', 'CELLS_PER_PATCH', 'isotropic', 'assemble', 'equal_heavies',
-           'zero_flux_cells', 'one_flavor_cells', 'random_cells', 'patch_cells', 'Cells', 'mixture', 'Labelled',
-           'label_cells']
+__all__ = ['KINDS', 'LARGEST_GENERATED_FLUX_FACTOR', 'CELLS_PER_PATCH', 'GENERATORS', 'Recipe', 'isotropic', 'assemble',
+           'equal_heavies', 'zero_flux_cells', 'one_flavor_cells', 'random_cells', 'patch_cells', 'Cells', 'mixture',
+           'Labelled', 'label_cells']
 
 # %% ../../nbs/04_flavor/03_generator.ipynb #c636e28e
 KINDS = ("zero_flux", "one_flavor", "random", "patch")
 LARGEST_GENERATED_FLUX_FACTOR = 0.95
 CELLS_PER_PATCH = 8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a generator draws: shares of cells, and how the heavy species differ."""
+
+    alike: float = 0.7  # share of cells whose four heavy species are equal
+    random: float = 34 / 60  # random cells for each cell of a patch
+    tilt: float = 0.4  # largest scatter of the directions of a patch
+    apart: float = 0.0  # scatter of the heavy densities of a patch, in log10
+
+
+GENERATORS: Mapping[str, Recipe] = {
+    "mixture": Recipe(),
+    "aligned": Recipe(alike=1.0, random=0.0, tilt=0.1),
+    "tilted": Recipe(alike=0.0, random=0.0, tilt=1.5, apart=0.3),
+}
 
 
 def isotropic(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -57,17 +75,17 @@ def one_flavor_cells(rng: np.random.Generator, count: int) -> np.ndarray:
     return assemble(density.reshape(count, 2, 3), flux_factor, isotropic(rng, count, 2, 3))
 
 # %% ../../nbs/04_flavor/03_generator.ipynb #75f7fad4
-def random_cells(rng: np.random.Generator, count: int) -> np.ndarray:
+def random_cells(rng: np.random.Generator, count: int, alike: float = 0.7) -> np.ndarray:
     """Independent species, [count, 4, 2, 3]."""
     power = rng.choice([1.0, 3.0, 10.0], size=(count, 1, 1))
     flux_factor = LARGEST_GENERATED_FLUX_FACTOR * rng.uniform(size=(count, 2, 3)) ** power
     density = 10 ** (rng.uniform(31, 34, (count, 1, 1)) + rng.uniform(-3, 0, (count, 2, 3)))
     direction = isotropic(rng, count, 2, 3)
-    same = rng.uniform(size=count) < 0.7
+    same = rng.uniform(size=count) < alike
     return assemble(equal_heavies(density, same), equal_heavies(flux_factor, same), equal_heavies(direction, same))
 
 # %% ../../nbs/04_flavor/03_generator.ipynb #9a89f908
-def _patch_centres(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _patch_centres(rng: np.random.Generator, count: int, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log10 density [P, 2, 3], flux factor [P, 2, 3] and (not normalised) direction [P, 2, 3, 3] of patch centres."""
     log_density = np.empty((count, 2, 3))
     log_density[:, 0, 0] = rng.uniform(31, 34, count)
@@ -80,13 +98,17 @@ def _patch_centres(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np
     flux_factor[:, :, 1:] = (flux_factor[:, 1, 0] + (1 - flux_factor[:, 1, 0]) * rng.uniform(0, 0.5, count))[
         :, None, None
     ]
-    tilt = rng.uniform(0, 0.4, (count, 1, 1, 1)) * rng.normal(size=(count, 2, 3, 3))
+    if recipe.apart:
+        log_density[:, :, 1:] += recipe.apart * rng.normal(size=(count, 2, 2))
+    tilt = rng.uniform(0, recipe.tilt, (count, 1, 1, 1)) * rng.normal(size=(count, 2, 3, 3))
     return log_density, flux_factor, isotropic(rng, count)[:, None, None] + tilt
 
 
-def patch_cells(rng: np.random.Generator, patches: int) -> tuple[np.ndarray, np.ndarray]:
+def patch_cells(
+    rng: np.random.Generator, patches: int, recipe: Recipe = GENERATORS["mixture"]
+) -> tuple[np.ndarray, np.ndarray]:
     """Merger-like cells [patches * CELLS_PER_PATCH, 4, 2, 3] and the number of their patch."""
-    log_density, flux_factor, direction = _patch_centres(rng, patches)
+    log_density, flux_factor, direction = _patch_centres(rng, patches, recipe)
     place = np.linspace(-1, 1, CELLS_PER_PATCH)
 
     def spread(centre: np.ndarray, width: float) -> np.ndarray:
@@ -97,7 +119,7 @@ def patch_cells(rng: np.random.Generator, patches: int) -> tuple[np.ndarray, np.
 
     density, factor, way = 10 ** spread(log_density, 0.03), spread(flux_factor, 0.02), spread(direction, 0.03)
     way /= np.linalg.norm(way, axis=-1, keepdims=True)
-    same = np.repeat(rng.uniform(size=patches) < 0.7, CELLS_PER_PATCH)
+    same = np.repeat(rng.uniform(size=patches) < recipe.alike, CELLS_PER_PATCH)
     factor = np.clip(factor, 0, LARGEST_GENERATED_FLUX_FACTOR)
     cells = assemble(equal_heavies(density, same), equal_heavies(factor, same), equal_heavies(way, same))
     return cells, np.repeat(np.arange(patches), CELLS_PER_PATCH)
@@ -115,14 +137,15 @@ class Cells:
         return Cells(self.f4[rows], self.group[rows], self.kind[rows])
 
 
-def mixture(seed: int, block: int, patches: int = 300) -> Cells:
-    """Block number `block` of the data set with this seed."""
+def mixture(seed: int, block: int, patches: int = 300, generator: str = "mixture") -> Cells:
+    """Block number `block` of the data set with this seed and key of `GENERATORS`."""
+    recipe = GENERATORS[generator]
     rng = numpy_rng(seed, "cells", block)
-    in_patches, group = patch_cells(rng, patches)
-    single = len(in_patches) * 34 // 60, len(in_patches) * 3 // 60
+    in_patches, group = patch_cells(rng, patches, recipe)
+    single = int(len(in_patches) * recipe.random + 1e-9), len(in_patches) * 3 // 60
     parts = [
         in_patches,
-        random_cells(rng, single[0]),
+        random_cells(rng, single[0], recipe.alike),
         zero_flux_cells(rng, single[1]),
         one_flavor_cells(rng, single[1]),
     ]

@@ -16,8 +16,8 @@ from ..core.comparison import Scores
 from ..core.data import Tensors
 
 # %% auto #0
-__all__ = ['ROUNDING', 'Predict', 'in_units_of_total', 'law_violations', 'rate_factor', 'score', 'random_turn', 'turn_cells',
-           'equivariance_errors']
+__all__ = ['ROUNDING', 'Predict', 'in_units_of_total', 'law_violations', 'rate_factor', 'beside_scatter', 'score', 'random_turn',
+           'turn_cells', 'equivariance_errors']
 
 # %% ../../nbs/04_flavor/09_metrics.ipynb #3016cda1
 ROUNDING = 1e-6  # single precision, as a fraction of ntot
@@ -53,6 +53,15 @@ def _root_mean_square(values: Tensor) -> float:
     """Root of the mean square; NaN without values."""
     return float(values.square().mean().sqrt()) if values.numel() else math.nan
 
+# %% ../../nbs/04_flavor/09_metrics.ipynb #ef8b0de7
+def beside_scatter(ne_rmse: float, scatter: Tensor) -> dict[str, float]:
+    """Scatter of electron labels, of ntot, and the error beyond it, from that of each cell; empty where none is known."""
+    known = scatter[torch.isfinite(scatter) & (scatter > 0)]
+    if known.numel() == 0:
+        return {}
+    size = _root_mean_square(known.double())
+    return {"ne_scatter": size, "ne_rmse_beyond_scatter": math.sqrt(max(ne_rmse**2 - size**2, 0.0))}
+
 # %% ../../nbs/04_flavor/09_metrics.ipynb #ef8b0de6
 def score(predictions: Tensors, truth: Tensors) -> Scores:
     """All metrics of predicted f4_final, growthrate and stability against a split, and the error of each cell."""
@@ -72,6 +81,7 @@ def score(predictions: Tensors, truth: Tensors) -> Scores:
         "stability_accuracy": float(right.double().mean()),
         "growth_rate_median_factor": float(np.median(factor)) if len(factor) else math.nan,
     }
+    metrics |= beside_scatter(metrics["ne_rmse"], truth["ne_scatter"][moving]) if "ne_scatter" in truth else {}
     samples = {
         "ne_error": of_ne.cpu().numpy(),
         "rate_factor": factor,

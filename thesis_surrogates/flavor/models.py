@@ -104,7 +104,7 @@ class StochasticConfig(CorrectionConfig):
 
 # %% ../../nbs/04_flavor/07_models.ipynb #5e7a91c2
 class SurvivalConfig(NetworkConfig):
-    """The numbers of a shape of the survival probability of each direction; untrained it is nearly Box3D."""
+    """The numbers of a shape of the survival probability of each direction; untrained it is nearly a scheme."""
 
     name: Literal["survival"] = "survival"
     features: Literal["gram", "closure", "contrast"] = Field(default="contrast", description="as for other models")
@@ -115,12 +115,24 @@ class SurvivalConfig(NetworkConfig):
     cosines: int = Field(default=6, ge=2, description="rings of directions on either side of the crossing")
     azimuths: int = Field(default=8, ge=4, multiple_of=2, description="directions on a ring")
 
+    starts_from: Literal["box3d", "power_half"] = Field(
+        default="box3d",
+        exclude_if=unless_default("box3d"),
+        description="the scheme that an untrained network gives, nearly",
+    )
+
+    sharing: Literal["strength", "learned"] = Field(
+        default="strength",
+        exclude_if=unless_default("strength"),
+        description="how three pairs share the exchange: by their sqrt(I+ I-), or by a rule that is learned",
+    )
+
     @property
     def starts_silent(self) -> bool:
         return True
 
     def mixing(self) -> Mixing:
-        return SurvivalMixing(self.average_heavies, self.cosines, self.azimuths)
+        return SurvivalMixing(self.average_heavies, self.cosines, self.azimuths, self.starts_from, self.sharing)
 
 
 MODELS: dict[str, type[NetworkConfig]] = {

@@ -21,13 +21,15 @@ from ..core.files import atomic
 from ..core.hdf5 import add_scalars, present_names, read_hdf5, write_hdf5
 
 # %% auto #0
-__all__ = ['Arrays', 'INITIAL', 'FINAL', 'RATE', 'STABLE', 'FIELDS', 'Action', 'ON_THE_CONE', 'ROUNDING', 'LAWS', 'write_streams',
-           'write_asymptotic', 'write_stable', 'grid_groups', 'FaultRules', 'Fault', 'Report', 'beyond_cone',
-           'law_changes', 'refuse', 'find_faults', 'clean', 'read_stream', 'read_asymptotic', 'read_stable']
+__all__ = ['Arrays', 'INITIAL', 'FINAL', 'RATE', 'STABLE', 'SCATTER', 'FIELDS', 'Action', 'ON_THE_CONE', 'ROUNDING', 'LAWS',
+           'write_streams', 'write_asymptotic', 'write_stable', 'grid_groups', 'FaultRules', 'Fault', 'Report',
+           'beyond_cone', 'law_changes', 'refuse', 'find_faults', 'clean', 'read_stream', 'read_asymptotic',
+           'read_stable']
 
 # %% ../../nbs/04_flavor/05_streams.ipynb #5660964f
 Arrays = Mapping[str, np.ndarray]  # by the name of their dataset
 INITIAL, FINAL, RATE, STABLE = "F4_initial(1|ccm)", "F4_final(1|ccm)", "growthRate(1|s)", "stable"
+SCATTER = "F4_final_stddev(1|ccm)"  # of final states in time and over seeds, where a file knows it
 FIELDS = {"asymptotic": (INITIAL, FINAL, RATE), "stable": (INITIAL, STABLE)}
 
 
@@ -259,8 +261,9 @@ def read_stream(
             refuse, or no usable row.
     """
     path, fields = Path(path), FIELDS[stream]
-    raw, _ = read_hdf5(path, [prefix + name for name in fields])
-    arrays = {name: raw[prefix + name] for name in fields}
+    known = [*fields, *([SCATTER] if FINAL in fields and present_names(path, [prefix + SCATTER]) else [])]
+    raw, _ = read_hdf5(path, [prefix + name for name in known])
+    arrays = {name: raw[prefix + name] for name in known}
     for name, array in arrays.items():
         arrays[name] = _cells(array, name, path) if name.startswith("F4") else array.astype(np.float64).reshape(-1)
     _check_flavors(path, prefix)

@@ -15,8 +15,8 @@ from ..asymptotics import _inverse_square_flow
 from .directions import OwnDirections, Sampled, axes_of, longest
 
 # %% auto #0
-__all__ = ['Shape', 'shape_of', 'Sides', 'two_sides', 'root', 'exchanged_parts', 'solve_three', 'smallest_matrix',
-           'density_matrix', 'Exchange', 'SurvivalMixing']
+__all__ = ['Shape', 'shape_of', 'sharing_of', 'shared', 'Sides', 'two_sides', 'root', 'exchanged_parts', 'solve_three',
+           'smallest_matrix', 'density_matrix', 'Exchange', 'SurvivalMixing']
 
 # %% ../../../nbs/04_flavor/networks/07_survival.ipynb #a6689f25
 class Shape(NamedTuple):
@@ -28,10 +28,10 @@ class Shape(NamedTuple):
     fading: Tensor
 
 
-def shape_of(raw: Tensor, alike: bool) -> Shape:
+def shape_of(raw: Tensor, alike: bool, softness: float = -4.0) -> Shape:
     """Shapes of the pairs (e,mu), (e,tau), (mu,tau), or of e with both heavies alike, from raw matrices [B, 6, 6].
 
-    Zeros mean nearly Box3D. An exchange of mu and tau, or of the sectors, exchanges nothing but the pairs.
+    Zeros mean nearly Box3D, or with a softness of 4 nearly power-1/2. An exchange of mu and tau, or of the sectors, exchanges nothing but the pairs.
     """
     six = raw.reshape(-1, 2, 3, 2, 3)
     same, other = six[:, 0, :, 0] + six[:, 1, :, 1], six[:, 0, :, 1] + six[:, 1, :, 0]
@@ -42,9 +42,28 @@ def shape_of(raw: Tensor, alike: bool) -> Shape:
     numbers = torch.cat([between, 0.5 * (own[:, :, [0, 0, 1]] + own[:, :, [1, 2, 2]])], 1)
     if alike:
         numbers = numbers[:, :, :2].mean(2, keepdim=True)
-    level, softness, bend, fading = numbers.unbind(1)
+    level, smoother, bend, fading = numbers.unbind(1)
     most = torch.sigmoid(math.log(2) + level)
-    return Shape(most, torch.sigmoid(softness - 4), torch.sigmoid(bend - 4), torch.exp((fading - 4).clamp(max=4.0)))
+    faded = torch.exp((fading - 4).clamp(max=4.0))
+    return Shape(most, torch.sigmoid(smoother + softness), torch.sigmoid(bend - 4), faded)
+
+# %% ../../../nbs/04_flavor/networks/07_survival.ipynb #a6689f31
+def sharing_of(raw: Tensor) -> Tensor:
+    """Numbers `even` and `overlap` [B, 2] of each cell, from raw matrices [B, 6, 6]; zeros share by strength, nearly."""
+    six = raw.reshape(-1, 2, 3, 2, 3)
+    both = torch.stack([six[:, 0, :, 0] + six[:, 1, :, 1], six[:, 0, :, 1] + six[:, 1, :, 0]], 1)
+    odd = (both - both.transpose(2, 3))[:, :, 0, 1:].sum(2)
+    return torch.stack([torch.exp((4 - odd[:, 0]).clamp(-6.0, 6.0)), torch.sigmoid(odd[:, 1] - 4)], 1)
+
+
+def shared(strength: Tensor, sharing: Tensor | None) -> Tensor:
+    """Weights of the pairs [B, P]; those of the pairs of one flavor never add up to more than one."""
+    if sharing is None or strength.shape[1] == 1:
+        return strength / strength.sum(1, keepdim=True).clamp(min=1e-30)
+    ratio = strength / strength.amax(1, keepdim=True).clamp(min=1e-30)
+    even, overlap = sharing[:, :1], sharing[:, 1:]
+    part = ratio * (1 + even) / (ratio + even)
+    return part / (part.sum(1, keepdim=True) - overlap * part.amin(1, keepdim=True)).clamp(min=1e-30)
 
 # %% ../../../nbs/04_flavor/networks/07_survival.ipynb #f23a7f4b
 class Sides(NamedTuple):
@@ -146,7 +165,7 @@ def density_matrix(parts: Tensor, pairs: Tensor) -> Tensor:
 class Exchange(nn.Module):
     """Species [B, 6, 4] in units of ntot and `Shape` to the change matrices of densities and fluxes, [B, 6, 6] each.
 
-    Pairs share the exchange by their sqrt(I+ I-). With heavies alike there is one: e and the mean of mu and tau.
+    Pairs share the exchange by their sqrt(I+ I-), or as `sharing_of` says. With heavies alike there is one: e and the mean of mu and tau.
     """
 
     def __init__(self, alike: bool = False, cosines: int = 6, azimuths: int = 8):
@@ -160,17 +179,18 @@ class Exchange(nn.Module):
         """What the partners of each pair differ by, [B, 6, K] to [B, 2, P, K]."""
         return torch.matmul(self.pairs.to(six.dtype), six.reshape(-1, 2, 3, six.shape[-1]))
 
-    def exchanged(self, sampled: Sampled, flow: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
+    def exchanged(
+        self, sampled: Sampled, flow: Tensor, shape: Shape, sharing: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Parts [B, P, K] that are exchanged, and the sqrt(I+ I-) [B, P] of the pairs."""
         g, moved = self.difference(sampled.g), self.difference(flow)
         parts, strength = exchanged_parts(g[:, 0] - g[:, 1], moved[:, 0] - moved[:, 1], shape)
-        weight = strength / strength.sum(1, keepdim=True).clamp(min=1e-30)
-        return parts * weight.unsqueeze(-1), strength
+        return parts * shared(strength, sharing).unsqueeze(-1), strength
 
-    def forward(self, species: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
+    def forward(self, species: Tensor, shape: Shape, sharing: Tensor | None = None) -> tuple[Tensor, Tensor]:
         sampled = self.directions(species)
         flow = sampled.share * species[..., 3:]
-        parts, pairs = self.exchanged(sampled, flow, shape)[0], self.pairs.to(flow.dtype)
+        parts, pairs = self.exchanged(sampled, flow, shape, sharing)[0], self.pairs.to(flow.dtype)
         density = density_matrix(torch.matmul(parts, sampled.share.transpose(1, 2)), pairs)
         carried = torch.matmul(parts.unsqueeze(1) * self.difference(flow), sampled.n.unsqueeze(1))
         change = -torch.matmul(pairs.t(), carried).flatten(1, 2)
@@ -190,10 +210,19 @@ class SurvivalMixing(nn.Module):
     heads, title = ("shape",), "survival network"
     matrices = len(heads)
 
-    def __init__(self, average_heavies: bool = False, cosines: int = 6, azimuths: int = 8):
+    def __init__(
+        self,
+        average_heavies: bool = False,
+        cosines: int = 6,
+        azimuths: int = 8,
+        starts_from: str = "box3d",
+        sharing: str = "strength",
+    ):
         super().__init__()
-        self.alike = average_heavies
+        self.alike, self.softness = average_heavies, {"box3d": -4.0, "power_half": 4.0}[starts_from]
+        self.learns_sharing = sharing == "learned"
         self.exchange = Exchange(average_heavies, cosines, azimuths)
 
     def forward(self, raw: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
-        return self.exchange(species, shape_of(raw[:, 0], self.alike))
+        sharing = sharing_of(raw[:, 0]) if self.learns_sharing else None
+        return self.exchange(species, shape_of(raw[:, 0], self.alike, self.softness), sharing)

@@ -23,14 +23,13 @@ from ...crossing import unstable
 from ...generator import Cells, mixture
 from ...kinetics import RUN, Protocol, simulate_cell
 from ...stability import growth_rate_lsa
-from ...streams import FINAL, INITIAL, RATE, STABLE, write_streams
+from ...streams import FINAL, INITIAL, RATE, SCATTER, STABLE, write_streams
 
 # %% auto #0
-__all__ = ['SCATTER', 'LINEAR_RATE', 'PATCHES', 'RATES', 'BoxConfig', 'cells_in_order', 'cell_maker', 'estimate_rates',
-           'write_labels', 'make_kinetic']
+__all__ = ['LINEAR_RATE', 'PATCHES', 'RATES', 'BoxConfig', 'cells_in_order', 'cell_maker', 'estimate_rates', 'write_labels',
+           'make_kinetic']
 
 # %% ../../../../nbs/04_flavor/study/kinetic/03_labels.ipynb #752b5280
-SCATTER = "F4_final_stddev(1|ccm)"
 LINEAR_RATE = "linearGrowthRate(1|s)"
 PATCHES = 30  # of a block of cells: small blocks, so that small datasets hold all kinds
 
