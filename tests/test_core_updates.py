@@ -101,6 +101,8 @@ def test_heads_keep_their_own_gradient_where_only_a_trunk_is_shared():
     for part in (parts[0][0], parts[1][0]):
         assert float(found[0] @ part) >= -1e-5, "no task is made worse"
     assert not torch.equal(ProjectedGradients(("one", "two"))(conflict(), both)[1], parts[0][1])
+    still = ProjectedGradients(("still", "one"))({"still": torch.tensor(3.0), **conflict()}, both)
+    assert all(torch.equal(a, b) for a, b in zip(still, parts[0], strict=True)), "a task that nothing moves"
 
 
 class Shares(Companion):

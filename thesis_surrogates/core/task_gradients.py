@@ -49,10 +49,11 @@ class ProjectedGradients:
         missing = [name for name in self.tasks if name not in terms]
         if missing:
             raise ConfigError(f"no loss term {missing[0]!r}; there are {', '.join(terms)}")
-        found = []
-        for number, name in enumerate(self.tasks, 1):
-            keep = number < len(self.tasks)
-            found.append(torch.autograd.grad(terms[name], list(parameters), retain_graph=keep, materialize_grads=True))
+        moving = [name for name in self.tasks if terms[name].requires_grad]  # the others move nothing
+        found = [
+            torch.autograd.grad(terms[name], list(parameters), retain_graph=name != moving[-1], materialize_grads=True)
+            for name in moving
+        ]
         chosen = {id(one) for one in (parameters if self.shared is None else self.shared)}
         total = [torch.stack(of_all).sum(0) for of_all in zip(*found, strict=True)]
         places = [place for place, one in enumerate(parameters) if id(one) in chosen]
