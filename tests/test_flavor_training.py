@@ -73,9 +73,10 @@ def test_validation_in_batches_is_that_of_all_rows(data, monkeypatch, penalty, f
             parameter.mul_(10)
     rows["stable"] = {name: column[:fewest] for name, column in rows["stable"].items()}
     rows["stable"]["has_final"] = torch.arange(fewest) % 2.0
+    rows["asymptotic"]["f4_final"] = rows["asymptotic"]["f4_final"].clone()
     rows["asymptotic"]["f4_final"][0, :3] = 0  # without a direction
     whole = losses_without_gradient(model, rows, train)
-    monkeypatch.setattr(training, "VALIDATION_ROWS", 16)
+    monkeypatch.setattr(training, "PIECE", 16)
     with torch.no_grad():
         pieces = validate_in_batches(rows, train.multipliers(), penalty)(model)
     assert list(pieces) == list(whole) and whole["unphysical"] > 0
@@ -197,6 +198,19 @@ def test_files_are_drawn_equally_often_in_each_stream(tmp_path):
         shares[sampling] = (counts / counts.sum()).tolist()
     assert shares["files"] == pytest.approx([1 / 3] * 3, abs=0.06)
     assert shares["rows"] == pytest.approx([rows / 1160 for rows in sizes.values()], abs=0.02)
+
+
+def test_a_stream_is_its_rows_in_their_order_and_no_copy_where_they_stand_together(data):
+    train = data.splits["train"]
+    order = torch.randperm(len(train["stable"]), generator=torch.Generator().manual_seed(0))
+    mixed = {name: column[order] for name, column in train.items()}
+    for rows in (train, mixed):
+        for asymptotic in (True, False):
+            found, mask = stream(rows, asymptotic), rows["asymptotic"] == float(asymptotic)
+            assert all(torch.equal(found[name], rows[name][mask]) for name in rows)
+    own = [stream(train, kind)["f4_initial"].untyped_storage().data_ptr() for kind in (True, False)]
+    assert own == [train["f4_initial"].untyped_storage().data_ptr()] * 2
+    assert len(stream(stream(train, True), False)["stable"]) == 0
 
 
 def test_one_file_a_stream_is_read_as_ever(data):

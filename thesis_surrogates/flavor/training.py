@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.data import Batch, Data, Tensors, TensorSource, ZipSource, moments
+from ..core.data import Batch, Data, Tensors, TensorSource, ZipSource, moments_of_parts
 from ..core.errors import DataError
 from ..core.plan import ParameterGroup, Plan, Update, Weight, mean_loss, supervised_plan
 from ..core.running_means import count_rows
@@ -25,32 +25,42 @@ from .tasks.scales import SCALES, scaled_weights
 from .tasks.weights import FixedWeights, LearnedWeights, ProjectedTasks
 
 # %% auto #0
-__all__ = ['VALIDATION_ROWS', 'stream', 'fit_scalers', 'part_weights', 'validate_in_batches', 'sampling_weights', 'own_group',
+__all__ = ['PIECE', 'stream', 'fit_scalers', 'part_weights', 'validate_in_batches', 'sampling_weights', 'own_group',
            'make_update', 'plan']
 
 # %% ../../nbs/04_flavor/10_training.ipynb #b55b7563
 def stream(split: Tensors, asymptotic: bool) -> Tensors:
-    """The rows of one stream of a split."""
+    """The rows of one stream of a split; where they stand together, no copy is made of them."""
     rows = (split["asymptotic"] > 0.5) == asymptotic
-    return {name: tensor[rows] for name, tensor in split.items()}
+    first, count = int(rows.int().argmax()), int(rows.sum())
+    together = slice(first, first + count)
+    chosen = together if bool(rows[together].all()) else rows
+    return {name: tensor[chosen] for name, tensor in split.items()}
 
 # %% ../../nbs/04_flavor/10_training.ipynb #ffd99ca3
+PIECE = 2048  # rows of which features are computed at once, before a training and in a validation
+
+
 def fit_scalers(model: FlavorSurrogate, data: Data) -> None:
-    """Normalise features by all training cells, the logarithm of the rate by the unstable ones."""
+    """Normalise features by all training cells, the logarithm of the rate by the unstable ones; piece by piece."""
     train = data.splits["train"]
     moving = stream(train, asymptotic=True)
+    pieces = [moving[name].split(PIECE) for name in ("f4_initial", "growthrate")]
+
+    def read(cells: Tensor) -> Tensor:
+        return model.backbone.features(normalised_species(cells)[0])
+
+    def rates(cells: Tensor, rate: Tensor) -> Tensor:
+        of_total = log_rate(rate, cells[:, 3].sum((1, 2)))
+        return (of_total - model.guide(normalised_species(cells)[0]))[:, None]
+
     with torch.no_grad():
-        model.backbone.normalizer.fit(*moments(model.backbone.features(normalised_species(train["f4_initial"])[0])))
-        rates = log_rate(moving["growthrate"], moving["f4_initial"][:, 3].sum((1, 2)))
-        rates = rates - model.guide(normalised_species(moving["f4_initial"])[0])
-        mean, std = moments(rates[:, None])
+        model.backbone.normalizer.fit(*moments_of_parts(map(read, train["f4_initial"].split(PIECE))))
+        mean, std = moments_of_parts(map(rates, *pieces))
         model.rate_mean.copy_(mean[0])
         model.rate_std.copy_(std[0])
 
 # %% ../../nbs/04_flavor/10_training.ipynb #b7c00002
-VALIDATION_ROWS = 8192  # of the longer stream in a batch of the validation
-
-
 def _rows(*streams: str) -> Weight:
     """A function of a batch to its rows in these streams."""
     return lambda batch: float(sum(len(batch[stream]["stable"]) for stream in streams))
@@ -81,7 +91,7 @@ def validate_in_batches(
     def total(means: Mapping[str, float]) -> float:
         return float(torch.stack(list(weigh(terms_of(means)).values())).sum())
 
-    size = max(VALIDATION_ROWS, -(-max(rows) // min(rows)))
+    size = max(PIECE, -(-max(rows) // min(rows)))
     means = mean_loss(parts_of, streams, size, weights=part_weights(), total=total)
 
     def validate(model: FlavorSurrogate) -> dict[str, float]:
