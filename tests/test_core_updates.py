@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from thesis_surrogates.core.adabelief import AdaBelief
-from thesis_surrogates.core.config import OptimizerConfig, TrainConfig, hash_canonical
+from thesis_surrogates.core.config import OptimizerConfig, ScheduleConfig, TrainConfig, check, hash_canonical
 from thesis_surrogates.core.data import TensorSource
 from thesis_surrogates.core.errors import ConfigError
 from thesis_surrogates.core.facts import read_run
 from thesis_surrogates.core.finite_rows import mean_of_finite_rows, select_rows
 from thesis_surrogates.core.optimization import OptimizerStep, make_optimizer
-from thesis_surrogates.core.plan import ParameterGroup, Phase, Plan, Update, Watcher, describe, mean_loss
+from thesis_surrogates.core.plan import Companion, ParameterGroup, Phase, Plan, Update, Watcher, describe, mean_loss
 from thesis_surrogates.core.recorder import fits_table, open_run
 from thesis_surrogates.core.running_means import LEFT_OUT
 from thesis_surrogates.core.task_gradients import ProjectedGradients, project_conflicts
@@ -84,6 +84,81 @@ def test_projected_gradients_help_both_tasks_where_the_sum_does_not():
     steep, flat = torch.tensor([-10.0, 1.0]), torch.tensor([1.0, 0.2])
     projected = project_conflicts(torch.stack([steep, flat]))
     assert (steep + flat) @ flat < 0 <= min(projected @ flat, projected @ steep)
+
+
+def test_heads_keep_their_own_gradient_where_only_a_trunk_is_shared():
+    trunk, head, other = (nn.Parameter(torch.randn(3, generator=torch.Generator().manual_seed(k))) for k in range(3))
+    both = [trunk, head, other]
+
+    def conflict():
+        return {"one": (trunk * head).sum() ** 2 + head.sum(), "two": 4 * (trunk.sum() - other.sum()) ** 2}
+
+    parts = [torch.autograd.grad(term, both, materialize_grads=True) for term in conflict().values()]
+    assert float(parts[0][0] @ parts[1][0]) < 0, "tasks that agree test nothing"
+    found = ProjectedGradients(("one", "two"), shared=(trunk,))(conflict(), both)
+    assert torch.equal(found[1], parts[0][1]) and torch.equal(found[2], parts[1][2])
+    torch.testing.assert_close(found[0], project_conflicts(torch.stack([parts[0][0], parts[1][0]])))
+    for part in (parts[0][0], parts[1][0]):
+        assert float(found[0] @ part) >= -1e-5, "no task is made worse"
+    assert not torch.equal(ProjectedGradients(("one", "two"))(conflict(), both)[1], parts[0][1])
+    still = ProjectedGradients(("still", "one"))({"still": torch.tensor(3.0), **conflict()}, both)
+    assert all(torch.equal(a, b) for a, b in zip(still, parts[0], strict=True)), "a task that nothing moves"
+
+
+class Shares(Companion):
+    def __init__(self):
+        super().__init__()
+        self.raw = nn.Parameter(torch.zeros(2))
+
+    def reset_parameters(self):
+        nn.init.zeros_(self.raw)
+
+
+def test_a_companion_is_trained_beside_the_model_repeated_and_resumed_exactly(tmp_path):
+    shares = Shares()
+
+    def weighed(model, batch):
+        parts = tasks(model, batch)
+        first, second = shares.raw
+        loss = torch.exp(-first) * parts["square"] + first + torch.exp(-second) * parts["size"] + second
+        return {"loss": loss, "first": first.detach().clone()}
+
+    own = ParameterGroup(name="shares", parameters=lambda model: shares.parameters(), weight_decay=0.0)
+    update = Update(loss_terms=weighed, optimizer=OptimizerConfig(), companion=shares, groups=(own,))
+    plan, train = plan_of(update), TrainConfig()
+    assert "beside the model: Shares" in describe(plan)
+    assert_exact(plan, train, tmp_path)
+    assert (shares.raw != 0).all() and not any("raw" in name for name in net().state_dict())
+    assert (
+        OptimizerStep(net(), update, plan.phases[0], train, torch.device("cpu")).state()["companion"]["raw"].eq(0).all()
+    )
+
+
+def test_a_plateau_ends_the_training_at_the_smallest_rate_if_asked(tmp_path):
+    down = {"name": "plateau", "patience": 0, "factor": 0.1, "floor": 0.01}
+    update = Update(loss_terms=tasks, optimizer=OptimizerConfig())
+
+    def epochs(folder=None, **more):
+        options = ScheduleConfig(**down, **more)
+        plan = replace(plan_of(update, epochs=20, schedule=options), validate=lambda model: {"loss": 1.0})
+        if folder is not None:
+            return len(train_in_pieces(plan, TrainConfig(), folder)[1])
+        return fit(net(), plan, seed=5, train=TrainConfig()).epochs
+
+    assert epochs() == 20 and epochs(stop_at_floor=True) == 3 == epochs(tmp_path, stop_at_floor=True)
+    assert "stop_at_floor" not in ScheduleConfig(**down).model_dump()
+    for wrong in ({"name": "cosine"}, {"name": "plateau", "floor": 0.0}):
+        with pytest.raises(ConfigError, match="stop_at_floor needs"):
+            check(ScheduleConfig, {**wrong, "stop_at_floor": True})
+
+
+def test_without_a_warm_up_the_first_step_has_the_whole_rate():
+    update = Update(loss_terms=tasks, optimizer=OptimizerConfig(learning_rate=0.5))
+    for warmup in (0, 0.1):
+        plan = plan_of(update, schedule=ScheduleConfig(name="constant", warmup_epochs=warmup))
+        mover = OptimizerStep(net(), update, plan.phases[0], TrainConfig(), torch.device("cpu"))
+        mover.step(net(), ROWS, 0)
+        assert mover.optimizer.param_groups[0]["lr"] == 0.5
 
 
 def test_a_term_that_is_no_task_is_named():

@@ -20,8 +20,8 @@ from .errors import DataError
 from .files import atomic
 
 # %% auto #0
-__all__ = ['save_checkpoint', 'load_checkpoint', 'load_weights', 'check_about', 'fill_model', 'keep_checkpoint', 'rng_state',
-           'set_rng_state', 'separate_random_numbers']
+__all__ = ['save_checkpoint', 'load_checkpoint', 'load_weights', 'check_about', 'fill_model', 'keep_checkpoint',
+           'kept_checkpoints', 'rng_state', 'set_rng_state', 'separate_random_numbers']
 
 # %% ../../nbs/01_core/09_checkpoints.ipynb #b709673c
 def save_checkpoint(path: str | Path, values: Mapping[str, Any]) -> None:
@@ -95,6 +95,12 @@ def keep_checkpoint(path: str | Path, name: str | Path) -> None:
             os.link(path, partial)
         except OSError:
             shutil.copyfile(path, partial)
+
+
+def kept_checkpoints(folder: Path) -> dict[int, Path]:
+    """The files `epoch_N.pt` of a folder by N, in order."""
+    found = {path.stem.removeprefix("epoch_"): path for path in folder.glob("epoch_*.pt")}
+    return {int(number): found[number] for number in sorted((n for n in found if n.isdigit()), key=int)}
 
 # %% ../../nbs/01_core/09_checkpoints.ipynb #b27be766
 def rng_state() -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 from .errors import ConfigError
 from .parts import Place, find_place
@@ -179,6 +179,17 @@ class ScheduleConfig(StrictModel):
     factor: float = Field(default=0.5, gt=0, lt=1, description="plateau: multiply the rate by this")
     patience: int = Field(default=10, ge=0, description="plateau: epochs without improvement before a step down")
     cooldown: int = Field(default=0, ge=0, description="plateau: epochs to wait after a step down")
+    stop_at_floor: bool = Field(
+        default=False,
+        exclude_if=unless_default(False),
+        description="plateau: end the training where the rate has come down to the smallest",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_floor_to_stop_at(self) -> ScheduleConfig:
+        if self.stop_at_floor and (self.name != "plateau" or self.floor == 0):
+            raise ValueError("stop_at_floor needs name: plateau and a floor above 0")
+        return self
 
 # %% ../../nbs/01_core/03_config.ipynb #a6f8dfe6
 class TrainConfig(StrictModel):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from .errors import DataError
 
 # %% auto #0
 __all__ = ['Tensors', 'Batch', 'to_device', 'Data', 'items_in', 'spread_rows', 'numpy_rng', 'torch_rng', 'split_by_group',
-           'moments', 'Source', 'TensorSource', 'ZipSource']
+           'moments', 'moments_of_parts', 'Source', 'TensorSource', 'ZipSource']
 
 # %% ../../nbs/01_core/05_data.ipynb #88960386
 Tensors = dict[str, torch.Tensor]
@@ -104,6 +104,20 @@ def split_by_group(
     return {name: found.get(name, np.empty(0, dtype=int)) for name in fractions}
 
 # %% ../../nbs/01_core/05_data.ipynb #61428486
+def _finite_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Rows [N, F] in float64. Raises DataError where a value is not finite."""
+    if not torch.isfinite(rows).all():
+        bad = int((~torch.isfinite(rows)).any(0).nonzero()[0, 0])
+        raise DataError(f"feature {bad} holds a value that is not finite; clean the data first")
+    return rows.double()
+
+
+def _as_scales(mean: torch.Tensor, std: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation, one where a feature is constant."""
+    constant = std <= 1e-7 * (1 + mean.abs())
+    return mean.to(dtype), torch.where(constant, torch.ones_like(std), std).to(dtype)
+
+
 def moments(
     x: torch.Tensor,  # values, shape [..., F]
     mask: torch.Tensor | None = None,  # true where real, shape [...]; None if nothing is padding
@@ -119,13 +133,29 @@ def moments(
     rows = x.reshape(-1, x.shape[-1]) if mask is None else x[mask.bool()]
     if len(rows) == 0:
         raise DataError("no real rows to take moments of; is the mask inverted?")
-    if not torch.isfinite(rows).all():
-        bad = int((~torch.isfinite(rows)).any(0).nonzero()[0, 0])
-        raise DataError(f"feature {bad} holds a value that is not finite; clean the data first")
-    rows = rows.double()
-    mean, std = rows.mean(0), rows.std(0, unbiased=False)
-    constant = std <= 1e-7 * (1 + mean.abs())
-    return mean.to(x.dtype), torch.where(constant, torch.ones_like(std), std).to(x.dtype)
+    rows = _finite_rows(rows)
+    return _as_scales(rows.mean(0), rows.std(0, unbiased=False), x.dtype)
+
+# %% ../../nbs/01_core/05_data.ipynb #bb040fd3
+def moments_of_parts(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `moments` of all rows would be, from pieces [n, F] one after the other. Raises as `moments`."""
+    count, mean, square, dtype = 0, torch.zeros(1), torch.zeros(1), torch.float32
+    for part in parts:
+        rows, dtype = _finite_rows(part), part.dtype
+        if len(rows) == 0:
+            continue
+        own, both = rows.mean(0), count + len(rows)
+        spread = rows.var(0, unbiased=False) * len(rows)
+        if count:
+            shift = own - mean
+            square = square + spread + shift**2 * (count * len(rows) / both)
+            mean = mean + shift * (len(rows) / both)
+        else:
+            mean, square = own, spread
+        count = both
+    if count == 0:
+        raise DataError("no rows to take moments of; give more data")
+    return _as_scales(mean, (square / count).sqrt(), dtype)
 
 # %% ../../nbs/01_core/05_data.ipynb #3930b101
 class Source(Protocol):

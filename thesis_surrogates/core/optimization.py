@@ -67,6 +67,11 @@ class Schedule:
             shape = self.config.floor + (1 - self.config.floor) * shape
         return self.base * shape
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the plateau has come down to the smallest rate, where the configuration ends the training there."""
+        return self.config.stop_at_floor and self.state["factor"] <= self.config.floor * (1 + 1e-9)
+
     def epoch_end(self, value: float) -> None:
         """Let the plateau schedule see the monitored validation value of an epoch."""
         if self.config.name != "plateau":
@@ -116,7 +121,7 @@ def _clip_here(gradients: Sequence[torch.Tensor], norm: torch.Tensor | None, cli
 # %% ../../nbs/01_core/17_optimization.ipynb #22f0eb89
 def parameter_groups(model: nn.Module, update: Update) -> list[dict[str, Any]]:
     """The parameters of an update group by group, first those that are in no group of its own."""
-    left = {id(parameter): parameter for parameter in update.parameters(model)}
+    left = {id(parameter): parameter for parameter in update.list_moved(model)}
     found = []
     for group in update.groups:
         chosen = [left.pop(id(one)) for one in group.parameters(model) if id(one) in left]
@@ -156,7 +161,9 @@ class OptimizerStep:
 
     def __init__(self, model: nn.Module, update: Update, phase: Phase, train: TrainConfig, device: torch.device):
         self.update, self.clip, self.device = update, phase.gradient_clip, device
-        self.parameters = list(update.parameters(model))
+        if update.companion is not None:
+            update.companion.reset_parameters()  # a plan may be trained twice
+        self.parameters = update.list_moved(model)
         if not self.parameters:
             raise ConfigError(f"update {update.name!r} of phase {phase.name!r} has no parameters to move")
         grouped = parameter_groups(model, update) if update.groups else []
@@ -207,10 +214,12 @@ class OptimizerStep:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
+        beside = self.update.companion
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state,
             "scaler": self.scaler.state_dict(),
+            **({} if beside is None else {"companion": beside.state_dict()}),
         }
 
     def go_on_from(self, state: Mapping[str, Any]) -> None:
@@ -224,6 +233,8 @@ class OptimizerStep:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.state = dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.update.companion is not None:
+            self.update.companion.load_state_dict(state["companion"])
 
 # %% ../../nbs/01_core/17_optimization.ipynb #9093bfe0
 class EpochMeans:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +21,8 @@ from .running_means import COUNTED, LARGEST, RunningMeans, count_rows, cut_batch
 
 # %% auto #0
 __all__ = ['LossTerms', 'LARGEST_SHARE_LEFT_OUT', 'Gradients', 'LossAndGradients', 'Callback', 'Weight', 'OF_PHASE',
-           'list_trainable', 'ParameterGroup', 'Update', 'PhaseLength', 'Phase', 'count_epochs', 'Watcher', 'Plan',
-           'Event', 'rows_of', 'mean_loss', 'supervised_plan', 'is_same_loop', 'describe']
+           'list_trainable', 'ParameterGroup', 'Companion', 'Update', 'PhaseLength', 'Phase', 'count_epochs', 'Watcher',
+           'Plan', 'Event', 'rows_of', 'mean_loss', 'supervised_plan', 'is_same_loop', 'describe']
 
 # %% ../../nbs/01_core/11_plan.ipynb #df49da87
 LossTerms = Callable[[Any, Batch], Tensors]
@@ -48,6 +49,14 @@ Gradients = Callable[[Tensors, Sequence[nn.Parameter]], Sequence[torch.Tensor]]
 LossAndGradients = Callable[[Any, Batch, Sequence[nn.Parameter]], tuple[Tensors, Sequence[torch.Tensor]]]
 
 
+class Companion(nn.Module, ABC):
+    """A module that a training needs and a model does not."""
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Put all parameters where they begin; called when a phase begins."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Update:
     """One optimizer's share of a step."""
@@ -65,11 +74,18 @@ class Update:
     # `(model, batch, parameters)` to terms and gradients at once, where a kernel knows both; it stands in place of
     # `loss_terms` and `gradients`
     loss_and_gradients: LossAndGradients | None = None
+    # what is trained beside the model and is no part of it (weights of tasks); saved with the optimizer
+    companion: Companion | None = None
 
     def __post_init__(self) -> None:
         ready = self.loss_and_gradients is not None
         if ready == (self.loss_terms is not None) or (ready and self.gradients is not None):
             raise ConfigError(f"update {self.name!r}: give loss_terms (and gradients), or loss_and_gradients alone")
+
+    def list_moved(self, model: nn.Module) -> list[nn.Parameter]:
+        """All parameters that it moves: of the model, then of the companion."""
+        beside = [] if self.companion is None else list_trainable(self.companion)
+        return [*self.parameters(model), *beside]
 
 # %% ../../nbs/01_core/11_plan.ipynb #d1f0a3c2
 @dataclass(frozen=True, kw_only=True)
@@ -298,6 +314,8 @@ def describe(plan: Plan) -> str:
             )
             lines += [f"      gradients: {_name(update.gradients)}"] if update.gradients is not None else []
             lines += [f"      {_describe_group(group, update.optimizer)}" for group in update.groups]
+            lines += [f"      beside the model: {_name(update.companion)}"] if update.companion is not None else []
+        lines += ["    ends at the smallest rate"] if phase.schedule.stop_at_floor else []
         lines += [f"    after the step: {_name(phase.after_step)}"] if phase.after_step is not None else []
         of_phase = OF_PHASE if plan.best_per_phase else ""
         lines.append(f"  each epoch: validate, keep the best by {plan.monitor!r}{of_phase}, save")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -34,23 +34,32 @@ def project_conflicts(gradients: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/01_core/15_task_gradients.ipynb #a874c9dd
 @dataclass(frozen=True)
 class ProjectedGradients:
-    """How the terms `tasks` become one gradient: PCGrad over all parameters of the update."""
+    """How the terms `tasks` become one gradient: PCGrad over shared parameters, the sum over all others."""
 
     tasks: tuple[str, ...]
+    shared: Sequence[nn.Parameter] | None = field(default=None, compare=False, repr=False)  # all when None
 
     @property
     def description(self) -> str:
         """What the description of a plan says."""
-        return f"projected, of {', '.join(self.tasks)}"
+        where = "" if self.shared is None else f", over {len(self.shared)} shared tensors"
+        return f"projected, of {', '.join(self.tasks)}{where}"
 
     def __call__(self, terms: Tensors, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
         missing = [name for name in self.tasks if name not in terms]
         if missing:
             raise ConfigError(f"no loss term {missing[0]!r}; there are {', '.join(terms)}")
-        flat = []
-        for number, name in enumerate(self.tasks, 1):
-            keep = number < len(self.tasks)
-            found = torch.autograd.grad(terms[name], list(parameters), retain_graph=keep, materialize_grads=True)
-            flat.append(torch.cat([gradient.reshape(-1) for gradient in found]))
-        pieces = project_conflicts(torch.stack(flat)).split([parameter.numel() for parameter in parameters])
-        return [piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)]
+        moving = [name for name in self.tasks if terms[name].requires_grad]  # the others move nothing
+        found = [
+            torch.autograd.grad(terms[name], list(parameters), retain_graph=name != moving[-1], materialize_grads=True)
+            for name in moving
+        ]
+        chosen = {id(one) for one in (parameters if self.shared is None else self.shared)}
+        total = [torch.stack(of_all).sum(0) for of_all in zip(*found, strict=True)]
+        places = [place for place, one in enumerate(parameters) if id(one) in chosen]
+        if places:
+            flat = [torch.cat([of_task[place].reshape(-1) for place in places]) for of_task in found]
+            pieces = project_conflicts(torch.stack(flat)).split([parameters[place].numel() for place in places])
+            for place, piece in zip(places, pieces, strict=True):
+                total[place] = piece.view_as(parameters[place])
+        return total

@@ -78,7 +78,7 @@ class _Training(Resumable):
             self.kept = []
             self.tell("phase_start", phase.name, details={"about": dict(phase.about)} if phase.about else None)
         patience = self.train.early_stopping or math.inf
-        while phase.steps_of(self.at.epoch_in_phase) > 0 and self.at.waited < patience:
+        while phase.steps_of(self.at.epoch_in_phase) > 0 and self.at.waited < patience and not self.stage.is_over:
             if self.run_epoch(self.stage):
                 self.end_epoch(self.stage)
             if self.out_of_time:

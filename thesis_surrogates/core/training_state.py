@@ -82,6 +82,11 @@ class Stage:
         self.prefixes = term_prefixes(phase)
         self.movers = [OptimizerStep(model, update, phase, train, device) for update in phase.updates]
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all schedules have come to an end of their own."""
+        return bool(self.movers) and all(mover.schedule.is_over for mover in self.movers)
+
     def step(self, batch: Batch, number: int, sums: EpochMeans) -> None:
         """Move the parameters by one batch and add its terms to the sums of the epoch."""
         for mover, prefix in zip(self.movers, self.prefixes, strict=True):

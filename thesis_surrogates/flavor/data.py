@@ -298,6 +298,8 @@ def read_rows(
         tables.append(_table(arrays, stream))
     columns = {name: torch.from_numpy(np.concatenate([table[name] for table in tables])) for name in tables[0]}
     columns["group"] = torch.from_numpy(np.concatenate(groups).astype(np.int64))
+    if len({stream for stream, _, _ in sources}) < len(sources):  # which file, where a stream has several
+        columns["file"] = torch.repeat_interleave(torch.tensor([len(own) for own in groups]))
     return columns, {"label_method": attrs.get("label_method", "unknown (user's file)"), "reports": reports}
 
 # %% ../../nbs/04_flavor/06_data.ipynb #d7081114

@@ -6,22 +6,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ..core.config import ScheduleConfig, TrainConfig
+from ..core.config import ScheduleConfig, TrainConfig, unless_default
 from ..core.data import Batch, Tensors
 from .asymptotics import RATE_PER_DENSITY
+from .tasks.penalties import unphysical_losses
+from .tasks.weights import FixedWeights, LearnedWeights
 
 # %% auto #0
-__all__ = ['TASKS', 'FlavorTrain', 'state_losses', 'unphysical_loss', 'log_rate', 'rate_loss', 'stability_loss',
-           'make_loss_terms']
+__all__ = ['TASKS', 'DATA_TASKS', 'STREAMS', 'FlavorTrain', 'state_parts', 'state_losses', 'log_rate', 'rate_loss',
+           'stability_loss', 'loss_parts', 'losses_of', 'make_loss_terms']
 
 # %% ../../nbs/04_flavor/08_losses.ipynb #21b870e2
 TASKS = ("ndens", "fluxmag", "direction", "growthrate", "stable", "unphysical")
+DATA_TASKS = TASKS[:-1]  # those that data teach; the last one is a penalty
 
 
 class FlavorTrain(TrainConfig):
@@ -34,10 +38,49 @@ class FlavorTrain(TrainConfig):
     loss_multiplier_growthrate: float = Field(default=1.0, ge=0)
     loss_multiplier_stable: float = Field(default=1.0, ge=0)
     loss_multiplier_unphysical: float = Field(default=10.0, ge=0)
+    loss_multiplier_unphysical_flux: float | None = Field(
+        default=None,
+        ge=0,
+        exclude_if=unless_default(None),
+        description="of fluxes beyond the cone, and that of unphysical is of densities alone; null for one of both",
+    )
+    penalty: Literal["squared", "hinge"] = Field(
+        default="squared", exclude_if=unless_default("squared"), description="what an unphysical state costs"
+    )
+    loss_scales: Literal["none", "box3d"] = Field(
+        default="none",
+        exclude_if=unless_default("none"),
+        description="what losses are divided by: nothing, or what Box3D costs on the training rows",
+    )
+    learned_weights: bool = Field(
+        default=False,
+        exclude_if=unless_default(False),
+        description="weights of what data teach are trained, from the multipliers on; never in what is monitored",
+    )
+    gradients: Literal["sum", "projected"] = Field(
+        default="sum",
+        exclude_if=unless_default("sum"),
+        description="what moves the trunk: the sum of the gradients, or each without its part against others (PCGrad)",
+    )
+    sampling: Literal["rows", "files"] = Field(
+        default="rows",
+        exclude_if=unless_default("rows"),
+        description="what of a stream is drawn equally often: each row, or each of its files",
+    )
+
+    @model_validator(mode="after")
+    def _scaled_alike(self) -> FlavorTrain:
+        if self.learned_weights and self.gradients == "projected" and self.amp == "float16":
+            raise ValueError("learned_weights with gradients: projected need amp: off or bfloat16")
+        return self
 
     def multipliers(self) -> dict[str, float]:
         """Weight of each task."""
-        return {task: float(getattr(self, f"loss_multiplier_{task}")) for task in TASKS}
+        found = {task: float(getattr(self, f"loss_multiplier_{task}")) for task in TASKS}
+        if self.loss_multiplier_unphysical_flux is not None:
+            found["unphysical_density"] = found.pop("unphysical")
+            found["unphysical_flux"] = float(self.loss_multiplier_unphysical_flux)
+        return found
 
 # %% ../../nbs/04_flavor/08_losses.ipynb #120aa16b
 def _length(flux: Tensor) -> Tensor:
@@ -45,25 +88,36 @@ def _length(flux: Tensor) -> Tensor:
     return ((flux**2).sum(1) + 1e-12).sqrt()
 
 
-def state_losses(predicted: Tensor, true: Tensor, total: Tensor) -> Tensors:
-    """Losses `ndens`, `fluxmag` and `direction` of final cells [B, 4, 2, 3]; total is the density [B] of each cell."""
+def state_parts(predicted: Tensor, true: Tensor, total: Tensor) -> Tensors:
+    """What `state_losses` are made of: means, the sum of `direction` and its number `directions`, largest errors."""
     scale = total.clamp(min=1e-30)[:, None, None, None]
     predicted, true = predicted / scale, true / scale
     size_predicted, size_true = _length(predicted[:, :3]), _length(true[:, :3])
     cosine = (predicted[:, :3] * true[:, :3]).sum(1) / (size_predicted * size_true)
     has_direction = (size_true > 1e-4).to(cosine.dtype)
+    off = has_direction * (1 - cosine)
+    density, length = predicted[:, 3] - true[:, 3], size_predicted - size_true
     return {
-        "ndens": ((predicted[:, 3] - true[:, 3]) ** 2).mean(),
-        "fluxmag": ((size_predicted - size_true) ** 2).mean(),
-        "direction": (has_direction * (1 - cosine)).sum() / has_direction.sum().clamp(min=1.0),
+        "ndens": (density**2).mean(),
+        "fluxmag": (length**2).mean(),
+        "direction": off.sum(),
+        "directions": has_direction.sum(),
+        "ndens_max": density.detach().abs().amax(),
+        "fluxmag_max": length.detach().abs().amax(),
+        "direction_max": off.detach().amax(),
     }
 
 
-def unphysical_loss(predicted: Tensor, total: Tensor) -> Tensor:
-    """Penalty on negative densities and on fluxes longer than the density, as a fraction of ntot squared."""
-    cells = predicted / total.clamp(min=1e-30)[:, None, None, None]
-    density = cells[:, 3]
-    return density.clamp(max=0.0).square().mean() + ((cells[:, :3] ** 2).sum(1) - density**2).clamp(min=0.0).mean()
+def _mean_of(parts: Tensors, task: str, prefix: str = "") -> Tensor:
+    """A loss from its parts; a direction that no flux has costs nothing."""
+    value = parts[prefix + task]
+    return value / parts[f"{prefix}directions"].clamp(min=1e-9) if task == "direction" else value
+
+
+def state_losses(predicted: Tensor, true: Tensor, total: Tensor) -> Tensors:
+    """Losses `ndens`, `fluxmag` and `direction` of final cells [B, 4, 2, 3]; total is the density [B] of each cell."""
+    parts = state_parts(predicted, true, total)
+    return {task: _mean_of(parts, task) for task in TASKS[:3]}
 
 # %% ../../nbs/04_flavor/08_losses.ipynb #1aaf3961
 def log_rate(rate: Tensor, total: Tensor) -> Tensor:
@@ -82,24 +136,61 @@ def stability_loss(logit: Tensor, stable: Tensor) -> Tensor:
     return binary_cross_entropy_with_logits(logit, stable.to(logit.dtype))
 
 # %% ../../nbs/04_flavor/08_losses.ipynb #19c87a48
-def make_loss_terms(multipliers: Mapping[str, float]) -> Callable[[nn.Module, Batch], Tensors]:
-    """The function (model, {'asymptotic': ..., 'stable': ...}) to the six losses and their weighted sum `loss`."""
+STREAMS = ("asymptotic", "stable")
+
+
+def loss_parts(model: nn.Module, batch: Batch, penalty: str = "squared") -> Tensors:
+    """What the losses of {'asymptotic': ..., 'stable': ...} are made of: means or sums over rows, largest errors."""
+    moving, still = batch["asymptotic"], batch["stable"]
+    rows = len(moving["stable"])
+    cells = torch.cat([moving["f4_initial"], still["f4_initial"]])
+    final, rate, logit = model(cells)
+    total = cells[:, 3].sum((1, 2))
+    known = still["has_final"][:, None, None, None]
+    still_truth = torch.where(known > 0, still["f4_initial"], final[rows:].detach())
+    of_states = {
+        "asymptotic": state_parts(final[:rows], moving["f4_final"], total[:rows]),
+        "stable": state_parts(final[rows:], still_truth, total[rows:]),
+    }
+    parts = {f"{stream}/{name}": value for stream in STREAMS for name, value in of_states[stream].items()}
+    stable = torch.cat([moving["stable"], still["stable"]])
+    parts["growthrate"] = rate_loss(rate[:rows], moving["growthrate"], total[:rows])
+    parts["stable"] = stability_loss(logit, stable)
+    with torch.no_grad():
+        change = (final[:, 3] - cells[:, 3]) / total.clamp(min=1e-30)[:, None, None]
+        parts["growthrate_max"] = (rate[:rows] - log_rate(moving["growthrate"], total[:rows])).abs().amax()
+        parts["stable_max"] = (torch.sigmoid(logit) - stable).abs().amax()
+        parts["eln_violation_max"] = (change[:, 0] - change[:, 1]).abs().amax()
+    return parts | unphysical_losses(final, total, penalty)
+
+
+def losses_of(parts: Tensors) -> Tensors:
+    """The losses, the two halves of the penalty, and largest errors, from their parts."""
+    terms = {
+        task: 0.5 * (_mean_of(parts, task, "asymptotic/") + _mean_of(parts, task, "stable/")) for task in TASKS[:3]
+    }
+    halves = {name: parts[name] for name in ("unphysical_density", "unphysical_flux")}
+    terms |= {
+        "growthrate": parts["growthrate"],
+        "stable": parts["stable"],
+        "unphysical": halves["unphysical_density"] + halves["unphysical_flux"],
+    }
+    largest = {
+        f"{task}_max": torch.maximum(parts[f"asymptotic/{task}_max"], parts[f"stable/{task}_max"]) for task in TASKS[:3]
+    }
+    others = {name: parts[name] for name in ("growthrate_max", "stable_max", "unphysical_max", "eln_violation_max")}
+    return {**terms, **halves, **largest, **others}
+
+# %% ../../nbs/04_flavor/08_losses.ipynb #19c87a50
+def make_loss_terms(
+    multipliers: Mapping[str, float], penalty: str = "squared", learned: LearnedWeights | None = None
+) -> Callable[[nn.Module, Batch], Tensors]:
+    """The function (model, {'asymptotic': ..., 'stable': ...}) to the losses, largest errors and the weighted `loss`."""
+    weigh = FixedWeights(multipliers) if learned is None else learned
 
     def flavor_losses(model: nn.Module, batch: Batch) -> Tensors:
-        moving, still = batch["asymptotic"], batch["stable"]
-        rows = len(moving["stable"])
-        cells = torch.cat([moving["f4_initial"], still["f4_initial"]])
-        final, rate, logit = model(cells)
-        total = cells[:, 3].sum((1, 2))
-        moving_terms = state_losses(final[:rows], moving["f4_final"], total[:rows])
-        known = still["has_final"][:, None, None, None]
-        still_truth = torch.where(known > 0, still["f4_initial"], final[rows:].detach())
-        still_terms = state_losses(final[rows:], still_truth, total[rows:])
-        terms = {task: 0.5 * (moving_terms[task] + still_terms[task]) for task in moving_terms}
-        terms["growthrate"] = rate_loss(rate[:rows], moving["growthrate"], total[:rows])
-        terms["stable"] = stability_loss(logit, torch.cat([moving["stable"], still["stable"]]))
-        terms["unphysical"] = unphysical_loss(final, total)
-        weighted = torch.stack([multipliers[task] * terms[task] for task in TASKS])
-        return {"loss": weighted.sum(), **terms}
+        terms = losses_of(loss_parts(model, batch, penalty))
+        weighted = torch.stack(list(weigh(terms).values()))
+        return {"loss": weighted.sum(), **terms, **({} if learned is None else learned.now())}
 
     return flavor_losses

@@ -10,6 +10,7 @@ from ..core.verdict import Terms
 from .baselines import baselines, surrogate
 from .columns import FILES, SYMBOLS
 from .data import PRESETS, FlavorData, load_data, make_data
+from .exchange.older_files import views
 from .figures import figures
 from .losses import FlavorTrain
 from .metrics import score
@@ -40,6 +41,7 @@ SYSTEM = System(
     deploy=deploy,
     presets=PRESETS,
     files=FILES,
+    views=views,
     terms=Terms(
         headline="ne_rmse",
         columns=(

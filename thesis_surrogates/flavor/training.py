@@ -5,63 +5,157 @@
 # %% ../../nbs/04_flavor/10_training.ipynb #934fa896
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
-from ..core.data import Data, Tensors, TensorSource, ZipSource, moments
+import torch
+from torch import Tensor
+
+from ..core.data import Batch, Data, Tensors, TensorSource, ZipSource, moments_of_parts
 from ..core.errors import DataError
-from ..core.plan import Plan, supervised_plan
-from .losses import FlavorTrain, log_rate
+from ..core.plan import ParameterGroup, Plan, Update, Weight, mean_loss, supervised_plan
+from ..core.running_means import count_rows
+from ..core.task_gradients import ProjectedGradients
+from .losses import DATA_TASKS, STREAMS, FlavorTrain, log_rate, loss_parts, losses_of
 from .mixing import normalised_species
 from .models import NetworkConfig
 from .networks.surrogate import FlavorSurrogate
+from .tasks.scales import SCALES, scaled_weights
+from .tasks.weights import FixedWeights, LearnedWeights, ProjectedTasks
 
 # %% auto #0
-__all__ = ['stream', 'fit_scalers', 'plan']
+__all__ = ['PIECE', 'stream', 'fit_scalers', 'part_weights', 'validate_in_batches', 'sampling_weights', 'own_group',
+           'make_update', 'plan']
 
 # %% ../../nbs/04_flavor/10_training.ipynb #b55b7563
 def stream(split: Tensors, asymptotic: bool) -> Tensors:
-    """The rows of one stream of a split."""
+    """The rows of one stream of a split; where they stand together, no copy is made of them."""
     rows = (split["asymptotic"] > 0.5) == asymptotic
-    return {name: tensor[rows] for name, tensor in split.items()}
+    first, count = int(rows.int().argmax()), int(rows.sum())
+    together = slice(first, first + count)
+    chosen = together if bool(rows[together].all()) else rows
+    return {name: tensor[chosen] for name, tensor in split.items()}
 
 # %% ../../nbs/04_flavor/10_training.ipynb #ffd99ca3
+PIECE = 2048  # rows of which features are computed at once, before a training and in a validation
+
+
 def fit_scalers(model: FlavorSurrogate, data: Data) -> None:
-    """Normalise features by all training cells, the logarithm of the rate by the unstable ones."""
+    """Normalise features by all training cells, the logarithm of the rate by the unstable ones; piece by piece."""
     train = data.splits["train"]
     moving = stream(train, asymptotic=True)
+    pieces = [moving[name].split(PIECE) for name in ("f4_initial", "growthrate")]
+
+    def read(cells: Tensor) -> Tensor:
+        return model.backbone.features(normalised_species(cells)[0])
+
+    def rates(cells: Tensor, rate: Tensor) -> Tensor:
+        of_total = log_rate(rate, cells[:, 3].sum((1, 2)))
+        return (of_total - model.guide(normalised_species(cells)[0]))[:, None]
+
     with torch.no_grad():
-        model.backbone.normalizer.fit(*moments(model.backbone.features(normalised_species(train["f4_initial"])[0])))
-        rates = log_rate(moving["growthrate"], moving["f4_initial"][:, 3].sum((1, 2)))
-        rates = rates - model.guide(normalised_species(moving["f4_initial"])[0])
-        mean, std = moments(rates[:, None])
+        model.backbone.normalizer.fit(*moments_of_parts(map(read, train["f4_initial"].split(PIECE))))
+        mean, std = moments_of_parts(map(rates, *pieces))
         model.rate_mean.copy_(mean[0])
         model.rate_std.copy_(std[0])
 
+# %% ../../nbs/04_flavor/10_training.ipynb #b7c00002
+def _rows(*streams: str) -> Weight:
+    """A function of a batch to its rows in these streams."""
+    return lambda batch: float(sum(len(batch[stream]["stable"]) for stream in streams))
+
+
+def part_weights() -> dict[str, Weight]:
+    """What each part of the losses is a mean of; sums of directions are added up."""
+    found = {f"{stream}/{task}": _rows(stream) for stream in STREAMS for task in ("ndens", "fluxmag")}
+    for stream in STREAMS:
+        found |= {f"{stream}/{name}": lambda batch: 1.0 for name in ("direction", "directions")}
+    both = {name: _rows(*STREAMS) for name in ("stable", "unphysical_density", "unphysical_flux")}
+    return {**found, "growthrate": _rows("asymptotic"), **both}
+
+
+def validate_in_batches(
+    streams: Mapping[str, Tensors], weights: Mapping[str, float], penalty: str = "squared"
+) -> Callable[[Any], dict[str, float]]:
+    """A validation: the losses over all rows, in batches, and first their sum with fixed weights."""
+    rows = count_rows(streams)
+    weigh = FixedWeights(weights)
+
+    def parts_of(model: FlavorSurrogate, batch: Batch) -> Tensors:
+        return loss_parts(model, batch, penalty)
+
+    def terms_of(means: Mapping[str, float]) -> Tensors:
+        return losses_of({name: torch.tensor(value, dtype=torch.float64) for name, value in means.items()})
+
+    def total(means: Mapping[str, float]) -> float:
+        return float(torch.stack(list(weigh(terms_of(means)).values())).sum())
+
+    size = max(PIECE, -(-max(rows) // min(rows)))
+    means = mean_loss(parts_of, streams, size, weights=part_weights(), total=total)
+
+    def validate(model: FlavorSurrogate) -> dict[str, float]:
+        found = means(model)
+        return {"loss": found.pop("loss"), **{name: float(value) for name, value in terms_of(found).items()}}
+
+    return validate
+
+# %% ../../nbs/04_flavor/10_training.ipynb #b7c00006
+def sampling_weights(rows: Tensors, sampling: str) -> Tensor | None:
+    """How often each row of a stream is drawn; None where each is drawn once in a pass."""
+    if sampling == "rows" or "file" not in rows:
+        return None
+    number = torch.unique(rows["file"], return_inverse=True)[1]
+    return 1.0 / torch.bincount(number).to(torch.float64)[number]
+
 # %% ../../nbs/04_flavor/10_training.ipynb #69df8e13
+def own_group(learned: LearnedWeights) -> ParameterGroup:
+    """Learned weights as a group: no weight decay, which would pull them back."""
+    return ParameterGroup(name="task weights", parameters=lambda model: learned.parameters(), weight_decay=0.0)
+
+
+def make_update(model: FlavorSurrogate, config: NetworkConfig, train: FlavorTrain, weights: dict[str, float]) -> Update:
+    """How a step moves the network: by which sum of losses, which weights, and which gradients."""
+    device = next(model.parameters()).device
+    learned = LearnedWeights(weights, DATA_TASKS).to(device) if train.learned_weights else None
+    shared = tuple(model.backbone.trunk.parameters())
+    gradients = {
+        "sum": None,
+        "projected": ProjectedTasks(learned or FixedWeights(weights), ProjectedGradients(tuple(weights), shared)),
+    }
+    return Update(
+        loss_terms=config.loss(weights, train.penalty, learned),
+        optimizer=train.optimizer,
+        gradients=gradients[train.gradients],
+        companion=learned,
+        groups=() if learned is None else (own_group(learned),),
+    )
+
+# %% ../../nbs/04_flavor/10_training.ipynb #b7c00010
 def plan(model: FlavorSurrogate, data: Data, config: NetworkConfig, train: FlavorTrain, seed: int) -> Plan:
     """Fill the scales and plan the training: asymptotic and stable cells side by side in each batch.
 
     Raises:
         DataError: a split lacks one of the streams.
     """
-    streams = {
-        split: {"asymptotic": stream(data.splits[split], True), "stable": stream(data.splits[split], False)}
+    splits = {
+        split: {name: stream(data.splits[split], name == "asymptotic") for name in STREAMS}
         for split in ("train", "validation")
     }
-    for split, parts in streams.items():
+    for split, parts in splits.items():
         for name, rows in parts.items():
             if len(rows["stable"]) == 0:
                 raise DataError(f"the {split} split holds no {name} cells; give more data or another data.split")
     fit_scalers(model, data)
-    loss_terms = config.loss(train.multipliers())
-
-    def validate(model: FlavorSurrogate) -> dict[str, float]:
-        return {name: float(value) for name, value in loss_terms(model, streams["validation"]).items()}
-
+    weights = scaled_weights(train.multipliers(), SCALES[train.loss_scales](splits["train"]["asymptotic"]))
+    update = make_update(model, config, train, weights)
     source = ZipSource(
         {
-            name: TensorSource(rows, train.batch_size, seed + number)
-            for number, (name, rows) in enumerate(streams["train"].items())
+            name: TensorSource(rows, train.batch_size, seed + number, weights=sampling_weights(rows, train.sampling))
+            for number, (name, rows) in enumerate(splits["train"].items())
         }
     )
-    return supervised_plan(loss_terms=loss_terms, source=source, validate=validate, train=train)
+    validate = validate_in_batches(splits["validation"], weights, train.penalty)
+    made = supervised_plan(loss_terms=config.loss(weights), source=source, validate=validate, train=train)
+    phases = tuple(replace(phase, updates=(update,)) for phase in made.phases)
+    return replace(made, phases=phases, about={} if train.loss_scales == "none" else {"loss_weights": weights})

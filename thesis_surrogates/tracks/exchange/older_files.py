@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...core.checkpoints import load_checkpoint, load_weights
+from ...core.checkpoints import kept_checkpoints, load_checkpoint, load_weights
 from ...core.config import check, check_run
 from ...core.data_files import named_files
 from ...core.errors import DataError
@@ -226,10 +226,7 @@ def as_bytes(values: Mapping[str, Any]) -> bytes:
 
 def kept_epochs(run: Run) -> dict[int, Path]:
     """Checkpoints that were kept, by the number of epochs done."""
-    found = {path.stem.removeprefix("epoch_"): path for path in RunFiles(run.path).checkpoints.glob("epoch_*.pt")}
-    return {
-        int(number): path for number, path in sorted(found.items(), key=lambda item: int(item[0])) if number.isdigit()
-    }
+    return kept_checkpoints(RunFiles(run.path).checkpoints)
 
 
 def optimizer_of(state: Mapping[str, Any]) -> Any:
