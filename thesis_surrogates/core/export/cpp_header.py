@@ -27,6 +27,7 @@ from thesis_surrogates.core.export.cpp_compiler import (
     run_rows,
 )
 from .cpp_graph import translate_graph
+from .cpp_lanes import LANES, runs_in_lanes
 from .cpp_program import Addresses, Program, scatter_tensor
 from thesis_surrogates.core.export.deployable import (
     Deployable,
@@ -121,6 +122,22 @@ inline float tanh(float x) {
   const float small = x + x * s * ((((-5.70498872745e-3f * s + 2.06390887954e-2f) * s - 5.37397155531e-2f) * s + 1.33314422036e-1f) * s - 3.33332819422e-1f);
   return s < 0.390625f ? small : x < 0 ? -large : large;
 }
+
+// What differs between one row and some rows in the lanes of a vector.
+template <typename T> inline T choose(T c, T a, T b) { return c != 0 ? a : b; }
+template <typename T> inline T at_least(T x, T low) { return x < low ? low : x; }
+template <typename T> inline T at_most(T x, T high) { return high < x ? high : x; }
+template <typename T> inline T is_less(T a, T b) { return T(a < b); }
+template <typename T> inline T is_at_most(T a, T b) { return T(a <= b); }
+template <typename T> inline T is_equal(T a, T b) { return T(a == b); }
+template <typename T> inline bool any(T x) { return x != 0; }
+namespace math {
+#define ONE(name) template <typename T> inline T name(T x) { return std::name(x); }
+ONE(abs) ONE(sqrt) ONE(exp) ONE(log) ONE(log1p) ONE(expm1) ONE(erf) ONE(sin) ONE(cos) ONE(tan) ONE(asin) ONE(acos) ONE(atan)
+ONE(sinh) ONE(cosh) ONE(asinh) ONE(floor) ONE(ceil) ONE(nearbyint) ONE(trunc)
+#undef ONE
+template <typename T> inline T pow(T x, T y) { return std::pow(x, y); }
+}  // namespace math
 """  # noqa: E501 (the text of headers that are in use)
 
 # %% ../../../nbs/01_core/export/05_cpp_header.ipynb #db7b308b
@@ -158,7 +175,10 @@ class Function:
         shapes = {name: cells.at.shape[1:] for name, cells in self.outputs.items()}
         arrays = "\n".join([*tensor_places(self.inputs, "in"), *tensor_places(shapes, "out")])
         body = "\n".join("  " + line for line in self.lines)
-        many = f"{self.name}<T>(in + r * {self.prefix}inputs, out + r * {self.prefix}outputs)"
+        sizes = f"{self.prefix}inputs, {self.prefix}outputs"
+        many = f"for (std::size_t r = 0; r < rows; ++r) {self.name}<T>(in + r * {given}, out + r * {found});"
+        if runs_in_lanes(self.lines):
+            many = f"detail::in_blocks<{sizes}>(in, out, rows, [&](const auto* x, auto* y) {{ {self.name}(x, y); }});"
         return f"""
 {arrays}
 {kept} constexpr std::size_t {self.prefix}inputs = {given}, {self.prefix}outputs = {found};
@@ -171,7 +191,7 @@ inline void {self.name}(const T* in, T* out){fixed} {{
 
 template <typename T = {scalar}>
 inline void {self.name}(const T* in, T* out, std::size_t rows){fixed} {{
-  for (std::size_t r = 0; r < rows; ++r) {many};
+  {many}
 }}
 """
 
@@ -202,6 +222,7 @@ inline constexpr char about[] = R"surrogate({json.dumps(card)})surrogate";
 namespace detail {{
 {PREAMBLE.strip()}
 {FUNCTIONS.rstrip()}
+{LANES.rstrip()}
 
 {"".join(program.declarations)}}}  // namespace detail
 {points}

@@ -28,53 +28,53 @@ ARITHMETIC: Mapping[str, str] = {  # {0}, {1}, ... are the inputs
     "Mul": "{0} * {1}",
     "Div": "{0} / {1}",
     "Neg": "-{0}",
-    "Abs": "std::abs({0})",
-    "Sqrt": "std::sqrt({0})",
+    "Abs": "math::abs({0})",
+    "Sqrt": "math::sqrt({0})",
     "Reciprocal": "T(1) / {0}",
-    "Exp": "std::exp({0})",
-    "Log": "std::log({0})",
-    "Erf": "std::erf({0})",
-    "Sin": "std::sin({0})",
-    "Cos": "std::cos({0})",
-    "Tan": "std::tan({0})",
-    "Asin": "std::asin({0})",
-    "Acos": "std::acos({0})",
-    "Atan": "std::atan({0})",
-    "Sinh": "std::sinh({0})",
-    "Cosh": "std::cosh({0})",
-    "Asinh": "std::asinh({0})",
+    "Exp": "math::exp({0})",
+    "Log": "math::log({0})",
+    "Erf": "math::erf({0})",
+    "Sin": "math::sin({0})",
+    "Cos": "math::cos({0})",
+    "Tan": "math::tan({0})",
+    "Asin": "math::asin({0})",
+    "Acos": "math::acos({0})",
+    "Atan": "math::atan({0})",
+    "Sinh": "math::sinh({0})",
+    "Cosh": "math::cosh({0})",
+    "Asinh": "math::asinh({0})",
     "Tanh": "detail::tanh({0})",
     "Sigmoid": "detail::sigmoid({0})",
-    "Relu": "({0} > 0 ? {0} : T(0))",
+    "Relu": "choose(is_less(T(0), {0}), {0}, T(0))",
     "Softplus": "detail::softplus({0})",
-    "LeakyRelu": "({0} < 0 ? {alpha} * {0} : {0})",
-    "Elu": "({0} < 0 ? {alpha} * std::expm1({0}) : {0})",
-    "Floor": "std::floor({0})",
-    "Ceil": "std::ceil({0})",
-    "Round": "std::nearbyint({0})",
-    "Sign": "T(({0} > 0) - ({0} < 0))",
-    "Pow": "std::pow({0}, {1})",
-    "Where": "({0} != 0 ? {1} : {2})",
+    "LeakyRelu": "choose(is_less({0}, T(0)), {alpha} * {0}, {0})",
+    "Elu": "choose(is_less({0}, T(0)), {alpha} * math::expm1({0}), {0})",
+    "Floor": "math::floor({0})",
+    "Ceil": "math::ceil({0})",
+    "Round": "math::nearbyint({0})",
+    "Sign": "is_less(T(0), {0}) - is_less({0}, T(0))",
+    "Pow": "math::pow({0}, {1})",
+    "Where": "choose({0}, {1}, {2})",
     "Cast": "{0}",
-    "Gelu": "T(0.5) * {0} * (T(1) + std::erf({0} * T(0.70710678118654752)))",
+    "Gelu": "T(0.5) * {0} * (T(1) + math::erf({0} * T(0.70710678118654752)))",
 }
 
 # %% ../../../nbs/01_core/export/02_cpp_operations.ipynb #a63dca02
 COMPARISONS: Mapping[str, str] = {  # truth is 1 and falsehood 0
-    "Equal": "T({0} == {1})",
-    "Less": "T({0} < {1})",
-    "LessOrEqual": "T({0} <= {1})",
-    "Greater": "T({0} > {1})",
-    "GreaterOrEqual": "T({0} >= {1})",
-    "Not": "T({0} == 0)",
-    "And": "T({0} != 0 && {1} != 0)",
-    "Or": "T({0} != 0 || {1} != 0)",
-    "Xor": "T(({0} != 0) != ({1} != 0))",
-    "IsNaN": "T(std::isnan({0}))",
-    "IsInf": "T(std::isinf({0}))",
+    "Equal": "is_equal({0}, {1})",
+    "Less": "is_less({0}, {1})",
+    "LessOrEqual": "is_at_most({0}, {1})",
+    "Greater": "is_less({1}, {0})",
+    "GreaterOrEqual": "is_at_most({1}, {0})",
+    "Not": "is_equal({0}, T(0))",
+    "And": "choose({0}, choose({1}, T(1), T(0)), T(0))",
+    "Or": "choose({0}, T(1), choose({1}, T(1), T(0)))",
+    "Xor": "choose({0}, is_equal({1}, T(0)), choose({1}, T(1), T(0)))",
+    "IsNaN": "is_equal(is_equal({0}, {0}), T(0))",
+    "IsInf": "is_equal(math::abs({0}), T(INFINITY))",
 }
 ELEMENTWISE: Mapping[str, str] = {**ARITHMETIC, **COMPARISONS}
-PAIRWISE: Mapping[str, str] = {"Min": "({1} < {0} ? {1} : {0})", "Max": "({0} < {1} ? {1} : {0})", "Sum": "{0} + {1}"}
+PAIRWISE: Mapping[str, str] = {"Min": "at_most({0}, {1})", "Max": "at_least({0}, {1})", "Sum": "{0} + {1}"}
 DEFAULTS: Mapping[str, float] = {"LeakyRelu": 0.01, "Elu": 1.0}
 TRUTH = frozenset(COMPARISONS)
 
@@ -84,11 +84,11 @@ REDUCTIONS: Mapping[str, tuple[str, str, str]] = {  # start, step with {x}, resu
     "ReduceMean": ("T(0)", "s += {x};", "s / {n}"),
     "ReduceProd": ("T(1)", "s *= {x};", "s"),
     "ReduceSumSquare": ("T(0)", "s += {x} * {x};", "s"),
-    "ReduceL1": ("T(0)", "s += std::abs({x});", "s"),
-    "ReduceL2": ("T(0)", "s += {x} * {x};", "std::sqrt(s)"),
-    "ReduceMax": ("{0}", "s = s < {x} ? {x} : s;", "s"),
-    "ReduceMin": ("{0}", "s = {x} < s ? {x} : s;", "s"),
-    "ReduceLogSumExp": ("T(0)", "s += std::exp({x});", "std::log(s)"),
+    "ReduceL1": ("T(0)", "s += math::abs({x});", "s"),
+    "ReduceL2": ("T(0)", "s += {x} * {x};", "math::sqrt(s)"),
+    "ReduceMax": ("{0}", "s = at_least(s, {x});", "s"),
+    "ReduceMin": ("{0}", "s = at_most(s, {x});", "s"),
+    "ReduceLogSumExp": ("T(0)", "s += math::exp({x});", "math::log(s)"),
     "ArgMax": ("0", "s = {s} < {x} ? k : s;", "T(s)"),
     "ArgMin": ("0", "s = {x} < {s} ? k : s;", "T(s)"),
 }
@@ -140,7 +140,7 @@ def write_power(exponent: Value) -> str:
     if isinstance(exponent, np.ndarray) and exponent.size and (exponent == exponent.flat[0]).all():
         value = float(exponent.flat[0])
         if value == 0.5:
-            return "std::sqrt({0})"
+            return "math::sqrt({0})"
         if value == int(value) and 1 <= value <= 16:
             return f"detail::power<{int(value)}>({{0}})"
     return ELEMENTWISE["Pow"]
@@ -150,7 +150,7 @@ def write_clip(program: Program, node: NodeProto, given: Sequence[Value | None],
     """A `Clip`: values between two limits, of which each may be missing."""
     low, high = (read_constant(program, node, given, place) for place in (1, 2))
     limits = (np.asarray(-np.inf if low is None else low), np.asarray(np.inf if high is None else high))
-    text = "({0} < {1} ? {1} : {2} < {0} ? {2} : {0})"
+    text = "at_most(at_least({0}, {1}), {2})"
     return write_elementwise(program, text, (given[0], *limits), kind, node.output[0])  # type: ignore[arg-type]
 
 
@@ -185,10 +185,10 @@ def translate_simple(program: Program, node: NodeProto, given: Sequence[Value | 
     if op == "Cast":
         source, kind = kind, np.dtype(helper.tensor_dtype_to_np_dtype(known["to"]))
         expression = (
-            "T({0} != 0)" if kind == bool else "std::trunc({0})" if kind.kind in "iu" and source.kind == "f" else "{0}"
+            "choose({0}, T(1), T(0))" if kind == bool else "math::trunc({0})" if kind.kind in "iu" and source.kind == "f" else "{0}"
         )
     if op == "Div" and kind.kind in "iu":
-        expression = "std::trunc({0} / {1})"
+        expression = "math::trunc({0} / {1})"
     return write_elementwise(
         program, expression, present, kind, hint, alpha=write_literal(known.get("alpha", DEFAULTS.get(op, 0)))
     )
@@ -224,11 +224,11 @@ def write_softmax(program: Program, node: NodeProto, given: Sequence[Value | Non
     n, number = moved.shape[-1], read_number(program, Addresses(moved, cells.kind), node.output[0])
     result = program.buffer(moved.shape, cells.kind, node.output[0])
     y, x = f"{program.names[-1]}[i * {n} + k]", number(f"i * {n} + k")
-    last = f"{y} /= s" if node.op_type == "Softmax" else f"{y} = {x} - m - std::log(s)"
+    last = f"{y} /= s" if node.op_type == "Softmax" else f"{y} = {x} - m - math::log(s)"
     each = f"for (int k = 0; k < {n}; ++k)"
     program.loop(
         moved.size // n,
-        f"{{ T m = {number(f'i * {n}')}; {each} m = m < {x} ? {x} : m; T s = 0; "
-        f"{each} {{ {y} = std::exp({x} - m); s += {y}; }} {each} {last}; }}",
+        f"{{ T m = {number(f'i * {n}')}; {each} m = at_least(m, {x}); T s = T(0); "
+        f"{each} {{ {y} = math::exp({x} - m); s += {y}; }} {each} {last}; }}",
     )
     return Addresses(np.moveaxis(result.at, -1, axis), result.kind)

@@ -31,6 +31,7 @@ from thesis_surrogates.core.export.cpp_header import (
     report_header,
     translate_all,
 )
+from .cpp_lanes import LANES
 from .cpp_program import Program, array_text
 from .deployable import Deployable, ExportError, all_entry_points, describe
 from .onnx import Originals, checked_export, load_graphs
@@ -169,6 +170,7 @@ inline namespace r{reader[:12]} {{  // two readers of one name may be loaded by 
 namespace detail {{
 {PREAMBLE.strip()}
 {FUNCTIONS.rstrip()}
+{LANES.rstrip()}
 {OPEN}
 {"".join(tables)}}}  // namespace detail
 {class_text(program, functions, reader)}
