@@ -44,12 +44,6 @@ def this_python(sockets: str) -> type:
     return ThisPython
 
 # %% ../../nbs/06_running/07_templates.ipynb #720ed3e8
-# errors of a cell whose message is all that a user needs
-PLAIN_ERRORS: Mapping[str, type[SurrogatesError]] = {
-    kind.__name__: kind for kind in (ConfigError, DataError, FactsError)
-}
-
-
 def load_papermill() -> ModuleType:
     """papermill, without what its check of notebooks has no use for: a grammar that takes a second to compile.
 
@@ -65,6 +59,12 @@ def load_papermill() -> ModuleType:
         if not known:
             del sys.modules[grammar]
     return papermill
+
+# %% ../../nbs/06_running/07_templates.ipynb #4a275820
+# errors of a cell whose message is all that a user needs
+PLAIN_ERRORS: Mapping[str, type[SurrogatesError]] = {
+    kind.__name__: kind for kind in (ConfigError, DataError, FactsError)
+}
 
 
 def execute_notebook(template: Path, output: Path, parameters: Mapping[str, Any]) -> None:
