@@ -15,7 +15,7 @@ from .compiled.schemes import scheme_compiled
 from .networks.surrogate import FlavorSurrogate
 
 # %% auto #0
-__all__ = ['surrogate', 'baselines']
+__all__ = ['IMPLEMENTATIONS', 'surrogate', 'baselines']
 
 # %% ../../nbs/04_flavor/11_baselines.ipynb #8aef8fd6
 def surrogate(model: FlavorSurrogate, data: Data) -> Contender:
@@ -39,24 +39,33 @@ def surrogate(model: FlavorSurrogate, data: Data) -> Contender:
     )
 
 # %% ../../nbs/04_flavor/11_baselines.ipynb #92eff907
-def _analytic(scheme: str, order: int, label_method: str) -> Contender:
+# order of the Lebedev rule and precision, the usual one first: 50 to 302 directions
+IMPLEMENTATIONS = ((17, "float64"), (17, "float32"), (11, "float32"), (29, "float64"))
+
+
+def _analytic(scheme: str, order: int, precision: str, label_method: str) -> Contender:
     """An analytic scheme on a Lebedev rule as a row of the comparison."""
     rule = lebedev(order)
+    kind_of_number = torch.float32 if precision == "float32" else torch.float64
 
     def predict(tensors: Tensors) -> Tensors:
-        final, rate = scheme_compiled(tensors["f4_initial"].double().cpu().numpy(), rule, scheme)
+        final, rate = scheme_compiled(tensors["f4_initial"].to("cpu", kind_of_number).numpy(), rule, scheme)
         found = {"f4_final": final, "growthrate": rate, "stability": (rate == 0).astype(float)}
         return {name: torch.from_numpy(array).to(tensors["f4_initial"]) for name, array in found.items()}
 
     made = label_method.startswith(scheme)
-    note = "this scheme made the labels: its error is quadrature only" if made else f"labels are {label_method}"
-    note = f"compiled, one thread, double precision; {note}"
     kind: Kind = "reference" if made else "baseline"
-    return Contender(name=scheme.replace("box3d", "Box3D"), kind=kind, predict=predict, note=note)
+    return Contender(
+        name=scheme.replace("box3d", "Box3D"),
+        kind=kind,
+        implementation=f"compiled, {len(rule.weights)} directions, {precision}",
+        predict=predict,
+        note="made the labels: its error is quadrature only" if made else f"one thread; labels are {label_method}",
+    )
 
 
 def baselines(data: Data) -> tuple[Contender, ...]:
-    """Doing nothing, Box3D and power-1/2."""
+    """Doing nothing, and Box3D and power-1/2 in each of `IMPLEMENTATIONS`."""
     method = str(data.meta["label_method"])
 
     def unchanged(tensors: Tensors) -> Tensors:
@@ -65,4 +74,5 @@ def baselines(data: Data) -> tuple[Contender, ...]:
         return {"f4_final": cells.clone(), "growthrate": zero, "stability": zero + 1}
 
     nothing = Contender(name="no change", kind="nothing", predict=unchanged, note="calls every cell stable")
-    return nothing, _analytic("box3d", 17, method), _analytic("power-1/2", 17, method)
+    schemes = (_analytic(name, *how, method) for name in ("box3d", "power-1/2") for how in IMPLEMENTATIONS)
+    return nothing, *schemes
