@@ -283,7 +283,8 @@ def read_rows(
     attrs: dict[str, Any] = {}
     for stream, file, prefix in sources:
         ours = config.path is None or (prefix and config.faults == FaultRules())
-        arrays, report = read_stream(file, stream, prefix, OWN_RULES if ours else config.faults)  # type: ignore[arg-type]
+        rules = OWN_RULES if ours else config.faults
+        arrays, report = read_stream(file, stream, prefix, rules)  # type: ignore[arg-type]
         reports[f"{stream}, {file.name}" if stream in reports else stream] = vars(report)
         arrays = subsample(arrays, config.random_samples_per_database, config.seed)
         own = read_hdf5(file, [])[1]
