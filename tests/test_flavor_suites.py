@@ -1,4 +1,4 @@
-"""The suites of flavor: each loads, asks one question, gates by the crossing test and is fair to the analytic schemes."""
+"""The suites of flavor: each loads, asks one question, gates by the crossing test, is fair to the schemes."""
 
 from __future__ import annotations
 

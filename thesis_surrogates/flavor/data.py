@@ -110,9 +110,7 @@ class FlavorData(DataConfig):
     reading = frozenset({"faults"})
     file_keys = ("path", "stable_path")
     path: Files | None = Field(default=None, description="asymptotic files of your own")  # type: ignore[assignment]
-    stable_path: Files | None = Field(
-        default=None, description="stable files of your own; not needed where those of path hold both streams"
-    )
+    stable_path: Files | None = Field(default=None, description="stable files of your own, where path holds none")
     cells: int = Field(default=20000, ge=100, description="rows to generate for each of the two streams")
     generator: Generator = Field(
         default="mixture", exclude_if=unless_default("mixture"), description="what draws the cells, a key of GENERATORS"
@@ -268,8 +266,10 @@ OWN_RULES = FaultRules(beyond_cone="keep", negative="keep")  # what a scheme mak
 
 
 def first_group(attrs: Mapping[str, Any]) -> int:
-    """Where the groups of a file begin: those of a generated one are numbered anew for each seed and generator."""
-    cells = f"{attrs.get('seed', '')} {attrs.get('generator', '')} {'protocol' in attrs}"  # boxes are given cells of their own
+    """Where the groups of a generated file begin: they are numbered anew for each seed and generator."""
+    cells = (
+        f"{attrs.get('seed', '')} {attrs.get('generator', '')} {'protocol' in attrs}"  # boxes have own cells
+    )
     return int.from_bytes(hashlib.blake2b(cells.encode(), digest_size=7).digest())
 
 
@@ -283,7 +283,8 @@ def read_rows(
     attrs: dict[str, Any] = {}
     for stream, file, prefix in sources:
         ours = config.path is None or (prefix and config.faults == FaultRules())
-        arrays, report = read_stream(file, stream, prefix, OWN_RULES if ours else config.faults)  # type: ignore[arg-type]
+        rules = OWN_RULES if ours else config.faults
+        arrays, report = read_stream(file, stream, prefix, rules)  # type: ignore[arg-type]
         reports[f"{stream}, {file.name}" if stream in reports else stream] = vars(report)
         arrays = subsample(arrays, config.random_samples_per_database, config.seed)
         own = read_hdf5(file, [])[1]

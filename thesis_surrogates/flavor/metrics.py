@@ -55,7 +55,7 @@ def _root_mean_square(values: Tensor) -> float:
 
 # %% ../../nbs/04_flavor/09_metrics.ipynb #ef8b0de7
 def beside_scatter(ne_rmse: float, scatter: Tensor) -> dict[str, float]:
-    """Scatter of electron labels, of ntot, and the error beyond it, from that of each cell; empty where none is known."""
+    """Scatter of electron labels, of ntot, and the error beyond it, from that of each cell; empty if unknown."""
     known = scatter[torch.isfinite(scatter) & (scatter > 0)]
     if known.numel() == 0:
         return {}

@@ -31,7 +31,8 @@ class Shape(NamedTuple):
 def shape_of(raw: Tensor, alike: bool, softness: float = -4.0) -> Shape:
     """Shapes of the pairs (e,mu), (e,tau), (mu,tau), or of e with both heavies alike, from raw matrices [B, 6, 6].
 
-    Zeros mean nearly Box3D, or with a softness of 4 nearly power-1/2. An exchange of mu and tau, or of the sectors, exchanges nothing but the pairs.
+    Zeros mean nearly Box3D, or nearly power-1/2 with a softness of 4. An exchange of mu and tau, or of the sectors,
+    exchanges nothing but the pairs.
     """
     six = raw.reshape(-1, 2, 3, 2, 3)
     same, other = six[:, 0, :, 0] + six[:, 1, :, 1], six[:, 0, :, 1] + six[:, 1, :, 0]
@@ -49,7 +50,7 @@ def shape_of(raw: Tensor, alike: bool, softness: float = -4.0) -> Shape:
 
 # %% ../../../nbs/04_flavor/networks/07_survival.ipynb #a6689f31
 def sharing_of(raw: Tensor) -> Tensor:
-    """Numbers `even` and `overlap` [B, 2] of each cell, from raw matrices [B, 6, 6]; zeros share by strength, nearly."""
+    """Numbers `even` and `overlap` [B, 2] of each cell, from raw matrices [B, 6, 6]; zeros nearly mean strength."""
     six = raw.reshape(-1, 2, 3, 2, 3)
     both = torch.stack([six[:, 0, :, 0] + six[:, 1, :, 1], six[:, 0, :, 1] + six[:, 1, :, 0]], 1)
     odd = (both - both.transpose(2, 3))[:, :, 0, 1:].sum(2)
@@ -165,23 +166,21 @@ def density_matrix(parts: Tensor, pairs: Tensor) -> Tensor:
 class Exchange(nn.Module):
     """Species [B, 6, 4] in units of ntot and `Shape` to the change matrices of densities and fluxes, [B, 6, 6] each.
 
-    Pairs share the exchange by their sqrt(I+ I-), or as `sharing_of` says. With heavies alike there is one: e and the mean of mu and tau.
+    Pairs share the exchange by their sqrt(I+ I-), or as `sharing_of` says. With heavies alike there is one pair.
     """
 
     def __init__(self, alike: bool = False, cosines: int = 6, azimuths: int = 8):
         super().__init__()
         self.directions = OwnDirections(cosines, azimuths)
-        three = [[1.0, -1.0, 0.0], [1.0, 0.0, -1.0], [0.0, 1.0, -1.0]]
-        self.register_buffer("pairs", torch.tensor([[1.0, -0.5, -0.5]] if alike else three), persistent=False)
+        pairs = [[1.0, -0.5, -0.5]] if alike else [[1.0, -1.0, 0.0], [1.0, 0.0, -1.0], [0.0, 1.0, -1.0]]
+        self.register_buffer("pairs", torch.tensor(pairs), persistent=False)
         self.pairs: Tensor
 
     def difference(self, six: Tensor) -> Tensor:
         """What the partners of each pair differ by, [B, 6, K] to [B, 2, P, K]."""
         return torch.matmul(self.pairs.to(six.dtype), six.reshape(-1, 2, 3, six.shape[-1]))
 
-    def exchanged(
-        self, sampled: Sampled, flow: Tensor, shape: Shape, sharing: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def exchanged(self, sampled: Sampled, flow: Tensor, shape: Shape, sharing: Tensor | None) -> tuple[Tensor, Tensor]:
         """Parts [B, P, K] that are exchanged, and the sqrt(I+ I-) [B, P] of the pairs."""
         g, moved = self.difference(sampled.g), self.difference(flow)
         parts, strength = exchanged_parts(g[:, 0] - g[:, 1], moved[:, 0] - moved[:, 1], shape)
@@ -191,16 +190,16 @@ class Exchange(nn.Module):
         sampled = self.directions(species)
         flow = sampled.share * species[..., 3:]
         parts, pairs = self.exchanged(sampled, flow, shape, sharing)[0], self.pairs.to(flow.dtype)
-        density = density_matrix(torch.matmul(parts, sampled.share.transpose(1, 2)), pairs)
         carried = torch.matmul(parts.unsqueeze(1) * self.difference(flow), sampled.n.unsqueeze(1))
-        change = -torch.matmul(pairs.t(), carried).flatten(1, 2)
-        return density, smallest_matrix(change, species[..., :3])
+        change = smallest_matrix(-torch.matmul(pairs.t(), carried).flatten(1, 2), species[..., :3])
+        return density_matrix(torch.matmul(parts, sampled.share.transpose(1, 2)), pairs), change
 
     def log_strength(self, species: Tensor) -> Tensor:
         """ln of the largest sqrt(I+ I-) of all pairs over ntot, [B], at least -20: the estimate of the growth rate."""
         sampled = self.directions(species)
         one = torch.ones_like(species[:, : self.pairs.shape[0], 0])
-        _, strength = self.exchanged(sampled, sampled.share * species[..., 3:], Shape(one, 0 * one, 0 * one, 0 * one))
+        box3d = Shape(one, 0 * one, 0 * one, 0 * one)
+        _, strength = self.exchanged(sampled, sampled.share * species[..., 3:], box3d, None)
         return torch.log(strength.amax(1).clamp(min=2e-9))
 
 # %% ../../../nbs/04_flavor/networks/07_survival.ipynb #d2a206f2
