@@ -225,7 +225,7 @@ def _sources(config: FlavorData, path: Path, split: str) -> list[tuple[str, Path
         raise DataError(f"{other}: name files for train, validation and test, as the other stream does")
     return [(stream, file, "") for stream, value in streams.items() for file in files_of(value, split, str(value))]
 
-
+# %% ../../nbs/04_flavor/06_data.ipynb #ad473637
 OWN_RULES = FaultRules(beyond_cone="keep", negative="keep")  # what a scheme makes of a generated cell is what it is
 
 
