@@ -1,4 +1,4 @@
-"""How a flavor network is trained: weights, scales, penalties, gradients, files drawn equally, validation in batches."""
+"""How a flavor network is trained: weights, scales, penalties, gradients, equal files, validation in batches."""
 
 from __future__ import annotations
 

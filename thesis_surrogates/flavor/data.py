@@ -197,6 +197,9 @@ def make_data(config: FlavorData, path: Path, workers: int = 1) -> None:
     LABELS[config.label_method](config, path, workers)
 
 # %% ../../nbs/04_flavor/06_data.ipynb #cfd9cb2f
+OWN_RULES = FaultRules(beyond_cone="keep", negative="keep")  # what a scheme makes of a generated cell is what it is
+
+
 def _table(arrays: Mapping[str, np.ndarray], stream: str) -> dict[str, np.ndarray]:
     """Columns of the common table from one stream, float32; densities stay in 1/ccm."""
     initial = arrays[INITIAL]
@@ -224,9 +227,6 @@ def _sources(config: FlavorData, path: Path, split: str) -> list[tuple[str, Path
         other = "data.path" if isinstance(config.stable_path, SplitFiles) else "data.stable_path"
         raise DataError(f"{other}: name files for train, validation and test, as the other stream does")
     return [(stream, file, "") for stream, value in streams.items() for file in files_of(value, split, str(value))]
-
-# %% ../../nbs/04_flavor/06_data.ipynb #ad473637
-OWN_RULES = FaultRules(beyond_cone="keep", negative="keep")  # what a scheme makes of a generated cell is what it is
 
 
 def read_rows(

@@ -190,7 +190,7 @@ def losses_of(parts: Tensors) -> Tensors:
 def make_loss_terms(
     multipliers: Mapping[str, float], penalty: str = "squared", learned: LearnedWeights | None = None
 ) -> Callable[[nn.Module, Batch], Tensors]:
-    """The function (model, {'asymptotic': ..., 'stable': ...}) to losses, largest errors and the weighted sum `loss`."""
+    """The function (model, {'asymptotic': ..., 'stable': ...}) to losses, largest errors and their weighted `loss`."""
     weigh = FixedWeights(multipliers) if learned is None else learned
 
     def flavor_losses(model: nn.Module, batch: Batch) -> Tensors:
