@@ -1,4 +1,4 @@
-"""How a flavor network is trained: weights, scales, penalties, gradients, files drawn equally, validation in batches."""
+"""How a flavor network is trained: weights, scales, penalties, gradients, equal files, validation in batches."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from thesis_surrogates.flavor import training
 from thesis_surrogates.flavor.data import FlavorData, load_data, make_data
 from thesis_surrogates.flavor.losses import DATA_TASKS, STREAMS, FlavorTrain, make_loss_terms
 from thesis_surrogates.flavor.models import YMatrixConfig, build
+from thesis_surrogates.flavor.networks.tasks.penalties import unphysical_losses
+from thesis_surrogates.flavor.networks.tasks.scales import costs_of_box3d
 from thesis_surrogates.flavor.streams import FINAL, INITIAL, RATE, STABLE, write_asymptotic, write_stable
-from thesis_surrogates.flavor.tasks.penalties import unphysical_losses
-from thesis_surrogates.flavor.tasks.scales import costs_of_box3d
 from thesis_surrogates.flavor.training import make_update, plan, stream, validate_in_batches
 from thesis_surrogates.running.registry import resolve
 

@@ -44,7 +44,7 @@ class ParameterGroup:
     weight_decay: float | None = None  # that of the update's optimizer when None
     rate: float = 1.0  # learning rate as a multiple of that of the update
 
-# %% ../../nbs/01_core/11_plan.ipynb #6b72f467
+# %% ../../nbs/01_core/11_plan.ipynb #6b72f466
 Gradients = Callable[[Tensors, Sequence[nn.Parameter]], Sequence[torch.Tensor]]
 LossAndGradients = Callable[[Any, Batch, Sequence[nn.Parameter]], tuple[Tensors, Sequence[torch.Tensor]]]
 
@@ -56,7 +56,7 @@ class Companion(nn.Module, ABC):
     def reset_parameters(self) -> None:
         """Put all parameters where they begin; called when a phase begins."""
 
-
+# %% ../../nbs/01_core/11_plan.ipynb #6b72f467
 @dataclass(frozen=True, kw_only=True)
 class Update:
     """One optimizer's share of a step."""
@@ -321,7 +321,7 @@ def describe(plan: Plan) -> str:
         lines.append(f"  each epoch: validate, keep the best by {plan.monitor!r}{of_phase}, save")
     return "\n".join(lines)
 
-
+# %% ../../nbs/01_core/11_plan.ipynb #ac5cf7f1
 def _name_of_loss(update: Update) -> str:
     """The loss of an update, and whether it brings its gradient."""
     own, usual = update.loss_and_gradients, update.loss_terms

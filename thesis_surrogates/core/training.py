@@ -23,7 +23,7 @@ from .eager import without_compiler
 from .errors import SurrogatesError
 from .optimization import EpochMeans
 from .plan import Callback, Phase, Plan, Watcher, count_epochs, describe
-from .training_state import Resumable, Stage, TrainingProgress, take_up
+from .training_state import Resumable, Stage, TrainingProgress, is_over, take_up
 
 # %% auto #0
 __all__ = ['PATIENCE', 'REMEDY', 'TrainingDiverged', 'FitResult', 'ask_watchers', 'fit']
@@ -78,7 +78,7 @@ class _Training(Resumable):
             self.kept = []
             self.tell("phase_start", phase.name, details={"about": dict(phase.about)} if phase.about else None)
         patience = self.train.early_stopping or math.inf
-        while phase.steps_of(self.at.epoch_in_phase) > 0 and self.at.waited < patience and not self.stage.is_over:
+        while phase.steps_of(self.at.epoch_in_phase) > 0 and self.at.waited < patience and not is_over(self.stage):
             if self.run_epoch(self.stage):
                 self.end_epoch(self.stage)
             if self.out_of_time:

@@ -38,7 +38,7 @@ from thesis_surrogates.core.optimization import (
 from .plan import Callback, Event, Phase, Plan, describe, is_same_loop, rows_of
 
 # %% auto #0
-__all__ = ['TrainingProgress', 'Stage', 'check_plan', 'BestWeights', 'Resumable', 'take_snapshot', 'take_up']
+__all__ = ['TrainingProgress', 'Stage', 'is_over', 'check_plan', 'BestWeights', 'Resumable', 'take_snapshot', 'take_up']
 
 # %% ../../nbs/01_core/18_training_state.ipynb #36fb737b
 @dataclass
@@ -82,11 +82,6 @@ class Stage:
         self.prefixes = term_prefixes(phase)
         self.movers = [OptimizerStep(model, update, phase, train, device) for update in phase.updates]
 
-    @property
-    def is_over(self) -> bool:
-        """Whether all schedules have come to an end of their own."""
-        return bool(self.movers) and all(mover.schedule.is_over for mover in self.movers)
-
     def step(self, batch: Batch, number: int, sums: EpochMeans) -> None:
         """Move the parameters by one batch and add its terms to the sums of the epoch."""
         for mover, prefix in zip(self.movers, self.prefixes, strict=True):
@@ -114,6 +109,11 @@ class Stage:
         if bad:
             means["bad_steps"] = float(bad)
         return means, bad
+
+# %% ../../nbs/01_core/18_training_state.ipynb #5f8b11c0
+def is_over(stage: Stage) -> bool:
+    """Whether all schedules have come to an end of their own."""
+    return bool(stage.movers) and all(mover.schedule.is_over for mover in stage.movers)
 
 # %% ../../nbs/01_core/18_training_state.ipynb #c7b1d4e1
 def check_plan(model: nn.Module, plan: Plan, train: TrainConfig) -> None:

@@ -16,22 +16,21 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from ..core.config import ScheduleConfig, TrainConfig, unless_default
 from ..core.data import Batch, Tensors
 from .asymptotics import RATE_PER_DENSITY
-from .tasks.penalties import unphysical_losses
-from .tasks.weights import FixedWeights, LearnedWeights
+from .networks.tasks.penalties import unphysical_losses
+from .networks.tasks.weights import FixedWeights, LearnedWeights
 
 # %% auto #0
-__all__ = ['TASKS', 'DATA_TASKS', 'STREAMS', 'FlavorTrain', 'state_parts', 'state_losses', 'log_rate', 'rate_loss',
-           'stability_loss', 'loss_parts', 'losses_of', 'make_loss_terms']
+__all__ = ['TASKS', 'DATA_TASKS', 'STREAMS', 'TaskMultipliers', 'FlavorTrain', 'state_parts', 'state_losses', 'log_rate',
+           'rate_loss', 'stability_loss', 'loss_parts', 'losses_of', 'make_loss_terms']
 
 # %% ../../nbs/04_flavor/08_losses.ipynb #21b870e2
 TASKS = ("ndens", "fluxmag", "direction", "growthrate", "stable", "unphysical")
 DATA_TASKS = TASKS[:-1]  # those that data teach; the last one is a penalty
 
 
-class FlavorTrain(TrainConfig):
+class TaskMultipliers(TrainConfig):
     """Training with one weight per task."""
 
-    schedule: ScheduleConfig = ScheduleConfig(warmup_epochs=0.5)
     loss_multiplier_ndens: float = Field(default=1.0, ge=0)
     loss_multiplier_fluxmag: float = Field(default=1.0, ge=0)
     loss_multiplier_direction: float = Field(default=1.0, ge=0)
@@ -44,6 +43,20 @@ class FlavorTrain(TrainConfig):
         exclude_if=unless_default(None),
         description="of fluxes beyond the cone, and that of unphysical is of densities alone; null for one of both",
     )
+
+    def multipliers(self) -> dict[str, float]:
+        """Weight of each task."""
+        found = {task: float(getattr(self, f"loss_multiplier_{task}")) for task in TASKS}
+        if self.loss_multiplier_unphysical_flux is not None:
+            found["unphysical_density"] = found.pop("unphysical")
+            found["unphysical_flux"] = float(self.loss_multiplier_unphysical_flux)
+        return found
+
+# %% ../../nbs/04_flavor/08_losses.ipynb #21b870e3
+class FlavorTrain(TaskMultipliers):
+    """Training of a flavor network: weights of the losses, and what else is done with them."""
+
+    schedule: ScheduleConfig = ScheduleConfig(warmup_epochs=0.5)
     penalty: Literal["squared", "hinge"] = Field(
         default="squared", exclude_if=unless_default("squared"), description="what an unphysical state costs"
     )
@@ -73,14 +86,6 @@ class FlavorTrain(TrainConfig):
         if self.learned_weights and self.gradients == "projected" and self.amp == "float16":
             raise ValueError("learned_weights with gradients: projected need amp: off or bfloat16")
         return self
-
-    def multipliers(self) -> dict[str, float]:
-        """Weight of each task."""
-        found = {task: float(getattr(self, f"loss_multiplier_{task}")) for task in TASKS}
-        if self.loss_multiplier_unphysical_flux is not None:
-            found["unphysical_density"] = found.pop("unphysical")
-            found["unphysical_flux"] = float(self.loss_multiplier_unphysical_flux)
-        return found
 
 # %% ../../nbs/04_flavor/08_losses.ipynb #120aa16b
 def _length(flux: Tensor) -> Tensor:
@@ -163,7 +168,7 @@ def loss_parts(model: nn.Module, batch: Batch, penalty: str = "squared") -> Tens
         parts["eln_violation_max"] = (change[:, 0] - change[:, 1]).abs().amax()
     return parts | unphysical_losses(final, total, penalty)
 
-
+# %% ../../nbs/04_flavor/08_losses.ipynb #19c87a4a
 def losses_of(parts: Tensors) -> Tensors:
     """The losses, the two halves of the penalty, and largest errors, from their parts."""
     terms = {
@@ -185,7 +190,7 @@ def losses_of(parts: Tensors) -> Tensors:
 def make_loss_terms(
     multipliers: Mapping[str, float], penalty: str = "squared", learned: LearnedWeights | None = None
 ) -> Callable[[nn.Module, Batch], Tensors]:
-    """The function (model, {'asymptotic': ..., 'stable': ...}) to the losses, largest errors and the weighted `loss`."""
+    """The function (model, {'asymptotic': ..., 'stable': ...}) to losses, largest errors and their weighted `loss`."""
     weigh = FixedWeights(multipliers) if learned is None else learned
 
     def flavor_losses(model: nn.Module, batch: Batch) -> Tensors:

@@ -21,8 +21,8 @@ from .losses import DATA_TASKS, STREAMS, FlavorTrain, log_rate, loss_parts, loss
 from .mixing import normalised_species
 from .models import NetworkConfig
 from .networks.surrogate import FlavorSurrogate
-from .tasks.scales import SCALES, scaled_weights
-from .tasks.weights import FixedWeights, LearnedWeights, ProjectedTasks
+from .networks.tasks.scales import SCALES, scaled_weights
+from .networks.tasks.weights import FixedWeights, LearnedWeights, ProjectedTasks
 
 # %% auto #0
 __all__ = ['PIECE', 'stream', 'fit_scalers', 'part_weights', 'validate_in_batches', 'sampling_weights', 'own_group',
