@@ -185,7 +185,11 @@ def translate_simple(program: Program, node: NodeProto, given: Sequence[Value | 
     if op == "Cast":
         source, kind = kind, np.dtype(helper.tensor_dtype_to_np_dtype(known["to"]))
         expression = (
-            "choose({0}, T(1), T(0))" if kind == bool else "math::trunc({0})" if kind.kind in "iu" and source.kind == "f" else "{0}"
+            "choose({0}, T(1), T(0))"
+            if kind == bool
+            else "math::trunc({0})"
+            if kind.kind in "iu" and source.kind == "f"
+            else "{0}"
         )
     if op == "Div" and kind.kind in "iu":
         expression = "math::trunc({0} / {1})"
