@@ -338,7 +338,8 @@ def test_two_headers_of_one_name_live_in_one_process(tmp_path):
         folder.mkdir()
         deployable = Deployable(module=Plain((3, 8, 2)), inputs={"x": torch.randn(32, 3)}, outputs=("y",))
         export_header(deployable, folder / "m.hpp", states=100)
-        door = f'#include "{folder / "m.hpp"}"\nextern "C" void row(const float* in, float* out) {{ m::evaluate(in, out); }}'
+        call = 'extern "C" void row(const float* in, float* out) { m::evaluate(in, out); }'
+        door = f'#include "{folder / "m.hpp"}"\n{call}\n'
         compile_source(door, folder / "m.so", find_compiler(), ("-O0", "-shared", "-fPIC"))
         given, found = np.ones(3, np.float32), np.empty(2, np.float32)
         ctypes.CDLL(str(folder / "m.so")).row(*(ctypes.c_void_p(a.ctypes.data) for a in (given, found)))
