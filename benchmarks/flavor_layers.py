@@ -1,10 +1,12 @@
 """What exact exchange of muon and tau costs a flavor network: an average of two passes, or layers that know it.
 
-    python benchmarks/flavor_layers.py [--parameters 91210] [--rows 10000] [--repeats 7]
+    python benchmarks/flavor_layers.py [--parameters 91210] [--rows 10000] [--repeats 7] [--quick]
 
-Both kinds, and a plain network of the same features without any symmetry, get the width that has about as many
-parameters. In one process and in turn each makes a prediction of all rows and a training step. Shown is the speed of
-the plain one divided into that of the others, by processor time, medians over repeats; one thread.
+Both kinds, a survival network, and a plain network of the same features without any symmetry, get the width that has
+about as many parameters. In one process and in turn each makes a prediction of all rows, and a training step with twice
+as many (two streams); beside them stand nothing but the matrix products of the plain one. All times are processor
+time, medians over repeats, one thread; ratios count, since others may use the machine. `--quick` takes 1,000 rows and
+two repeats. Writes outputs/benchmarks/flavor_layers.json.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from measured import write_result
 from torch import Tensor, nn
 
 from thesis_surrogates.core.data import numpy_rng
@@ -24,10 +27,10 @@ from thesis_surrogates.flavor.models import build
 from thesis_surrogates.flavor.networks.surrogate import FlavorSurrogate
 
 
-def sized(parameters: int, exchange: str) -> FlavorSurrogate:
+def sized(parameters: int, exchange: str, **options: str) -> FlavorSurrogate:
     """The network of this kind whose number of parameters is closest from above."""
     for width in range(16, 400, 2):
-        network = build({**OPTIONS, "width": width, "exchange": exchange})
+        network = build({**OPTIONS, "width": width, "exchange": exchange, **options})
         if count_parameters(network) >= parameters:
             return network
     raise SystemExit(f"--parameters {parameters}: give fewer, a width of 400 has less")
@@ -73,29 +76,56 @@ def guess_of(network: nn.Module, cells: Tensor) -> Callable[[], None]:
     return guess
 
 
+def products_of(network: nn.Module, rows: int) -> Callable[[], None]:
+    """The matrix products of a prediction by a plain network, and nothing else."""
+    weights = [weight.detach() for weight in network.parameters() if weight.dim() == 2]
+    given = [torch.randn(rows, weight.shape[1]) for weight in weights]
+
+    def multiply() -> None:
+        for x, weight in zip(given, weights, strict=True):
+            torch.mm(x, weight.t())
+
+    return multiply
+
+
+def time_jobs(jobs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median processor seconds of each job, in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(repeats + 1):
+        for name, job in jobs.items():
+            start = time.process_time()
+            job()
+            seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--parameters", type=int, default=91_210)
     words.add_argument("--rows", type=int, default=10_000)
     words.add_argument("--repeats", type=int, default=7)
+    words.add_argument("--quick", action="store_true")
     given = words.parse_args()
     torch.set_num_threads(1)
-    cells = torch.from_numpy(random_cells(numpy_rng(0, "benchmark"), given.rows)).float()
+    rows, repeats = (1000, 2) if given.quick else (given.rows, given.repeats)
+    cells = torch.from_numpy(random_cells(numpy_rng(0, "benchmark"), 2 * rows)).float()
     networks: dict[str, nn.Module] = {kind: sized(given.parameters, kind) for kind in ("average", "layers")}
+    networks["survival"] = sized(given.parameters, "layers", name="survival")
     networks["plain"] = Plain(sized(given.parameters, "average"))
-    for title, make in (("prediction", guess_of), ("training step", step_of)):
-        jobs = {name: make(network, cells) for name, network in networks.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in jobs}
-        for _ in range(given.repeats + 1):
-            for name, job in jobs.items():
-                start = time.process_time()
-                job()
-                seconds[name].append(time.process_time() - start)
-        medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-        for name, network in networks.items():
-            ratio, speed = medians["plain"] / medians[name], given.rows / medians[name]
-            size = count_parameters(network)
-            print(f"{title:14s} {name:8s} {size:7d} parameters {speed:9.0f}/s {ratio:5.2f} of plain")
+    found: list[dict[str, object]] = []
+    for title, make, count in (("prediction", guess_of, rows), ("training step", step_of, 2 * rows)):
+        jobs = {name: make(network, cells[:count]) for name, network in networks.items()}
+        if title == "prediction":
+            jobs["matrix products"] = products_of(networks["plain"], count)
+        seconds = time_jobs(jobs, repeats)
+        for name in jobs:
+            size = count_parameters(networks[name]) if name in networks else None
+            speed, ratio = count / seconds[name], seconds["plain"] / seconds[name]
+            row = {"job": title, "network": name, "parameters": size, "rows_per_second": speed, "of_plain": ratio}
+            if title == "prediction":
+                row["of_matrix_rate"] = seconds["matrix products"] / seconds[name]
+            found.append(row)
+    write_result("flavor_layers", {"rows": rows, "results": found})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ refused.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import re
 
@@ -278,3 +279,71 @@ def test_a_header_that_disagrees_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="differs from torch"):
         export_header(plain((3, 8, 2)), tmp_path / "m.hpp", states=100)
     assert not list(tmp_path.iterdir())
+
+
+class Curved(nn.Module):
+    """Functions that lanes compute in their own way, choices, and places that are known."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 21), nn.Linear(21, 5)
+
+    def forward(self, x):
+        h = self.first(x)
+        h = torch.cat([torch.tanh(h[:, :5]), torch.asinh(h[:, 5:10]), torch.nn.functional.softplus(h[:, 10:])], 1)
+        y = self.second(h).clamp(-0.5, 2.0)
+        y = torch.where(y > 0.1, torch.log1p(y.abs()), torch.expm1(y) / (1 + y.square()).sqrt())
+        return torch.log(torch.exp(y).sum(1, keepdim=True)) - y.amax(1, keepdim=True)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("kind", "name"), [(np.float32, "float"), (np.float64, "double")])
+def test_a_row_of_a_batch_gets_its_own_answer_wherever_it_stands(tmp_path, kind, name):
+    torch.manual_seed(3)
+    module, x = Curved().eval(), torch.randn(37, 3, generator=torch.Generator().manual_seed(1))
+    deployable = Deployable(module=module, inputs={"x": x}, outputs=("y",))
+    export_header(deployable, tmp_path / "m.hpp", states=100)
+    door = f'#include "{tmp_path / "m.hpp"}"\nextern "C" void rows(const {name}* in, {name}* out, std::size_t n) '
+    source = f"{door}{{ m::evaluate<{name}>(in, out, n); }}\n"
+    compile_source(
+        source, tmp_path / "m.so", find_compiler(), ("-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
+    )
+    library, given = ctypes.CDLL(str(tmp_path / "m.so")), x.numpy().astype(kind).copy()
+
+    def ask(rows):
+        found = np.full((len(rows) + 1, 1), -7, kind)
+        library.rows(
+            *(ctypes.c_void_p(a.ctypes.data) for a in (np.ascontiguousarray(rows), found)), ctypes.c_size_t(len(rows))
+        )
+        assert found[-1] == -7
+        return found[:-1]
+
+    with torch.no_grad():
+        wanted = copy.deepcopy(module).double()(x.double()).numpy()
+    given[5, 1] = np.nan
+    whole = ask(given)
+    others = np.arange(37) != 5
+    assert np.isnan(whole[5]) and np.abs(whole - wanted)[others].max() < (3e-6 if kind == np.float32 else 1e-6)
+    for first, last in ((0, 1), (3, 10), (15, 17), (30, 37), (4, 4)):
+        assert ask(given[first:last]).tobytes() == whole[first:last].tobytes()
+
+
+@needs_compiler
+def test_two_headers_of_one_name_live_in_one_process(tmp_path):
+    """Tables in a header have process-wide symbols; those of another network must not be taken for them."""
+    answers = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        deployable = Deployable(module=Plain((3, 8, 2)), inputs={"x": torch.randn(32, 3)}, outputs=("y",))
+        export_header(deployable, folder / "m.hpp", states=100)
+        call = 'extern "C" void row(const float* in, float* out) { m::evaluate(in, out); }'
+        door = f'#include "{folder / "m.hpp"}"\n{call}\n'
+        compile_source(door, folder / "m.so", find_compiler(), ("-O0", "-shared", "-fPIC"))
+        given, found = np.ones(3, np.float32), np.empty(2, np.float32)
+        ctypes.CDLL(str(folder / "m.so")).row(*(ctypes.c_void_p(a.ctypes.data) for a in (given, found)))
+        with torch.no_grad():
+            wanted = deployable.module(torch.ones(1, 3))[0].numpy()
+        answers.append(np.abs(found - wanted).max())
+    assert max(answers) < 1e-5

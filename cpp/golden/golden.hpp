@@ -11,6 +11,7 @@
 #include <cstring>
 
 namespace golden {
+inline namespace rae88f36755f1 {  // two headers of one name may be used in one process
 
 inline constexpr std::size_t constant_bytes = 672, work_numbers = 113;
 
@@ -87,6 +88,192 @@ inline float tanh(float x) {
   return s < 0.390625f ? small : x < 0 ? -large : large;
 }
 
+// What differs between one row and some rows in the lanes of a vector.
+template <typename T> inline T choose(T c, T a, T b) { return c != 0 ? a : b; }
+template <typename T> inline T at_least(T x, T low) { return x < low ? low : x; }
+template <typename T> inline T at_most(T x, T high) { return high < x ? high : x; }
+template <typename T> inline T is_less(T a, T b) { return T(a < b); }
+template <typename T> inline T is_at_most(T a, T b) { return T(a <= b); }
+template <typename T> inline T is_equal(T a, T b) { return T(a == b); }
+template <typename T> inline bool any(T x) { return x != 0; }
+namespace math {
+#define ONE(name) template <typename T> inline T name(T x) { return std::name(x); }
+ONE(abs) ONE(sqrt) ONE(exp) ONE(log) ONE(log1p) ONE(expm1) ONE(erf) ONE(sin) ONE(cos) ONE(tan) ONE(asin) ONE(acos) ONE(atan)
+ONE(sinh) ONE(cosh) ONE(asinh) ONE(floor) ONE(ceil) ONE(nearbyint) ONE(trunc)
+#undef ONE
+template <typename T> inline T pow(T x, T y) { return std::pow(x, y); }
+}  // namespace math
+
+#if defined(__GNUC__)
+// Some rows at once, one in each lane of a vector: what the functions of many rows compute with.
+template <typename S>
+struct Lanes {
+  typedef S V __attribute__((vector_size(64)));
+  static constexpr int count = 64 / sizeof(S);
+  V v;
+  Lanes() = default;
+  Lanes(S x) : v(x - V{}) {}
+  explicit Lanes(const V& x) : v(x) {}
+  friend inline Lanes operator+(const Lanes& a, const Lanes& b) { return Lanes(a.v + b.v); }
+  friend inline Lanes operator-(const Lanes& a, const Lanes& b) { return Lanes(a.v - b.v); }
+  friend inline Lanes operator*(const Lanes& a, const Lanes& b) { return Lanes(a.v * b.v); }
+  friend inline Lanes operator/(const Lanes& a, const Lanes& b) { return Lanes(a.v / b.v); }
+  friend inline Lanes operator-(const Lanes& a) { return Lanes(-a.v); }
+  Lanes& operator+=(const Lanes& b) { v += b.v; return *this; }
+  Lanes& operator*=(const Lanes& b) { v *= b.v; return *this; }
+  Lanes& operator/=(const Lanes& b) { v /= b.v; return *this; }
+};
+template <typename S> using Vector = typename Lanes<S>::V;
+typedef std::int32_t Whole __attribute__((vector_size(64)));
+
+template <typename S> inline Lanes<S> choose(const Lanes<S>& c, const Lanes<S>& a, const Lanes<S>& b) { return Lanes<S>(c.v != 0 ? a.v : b.v); }
+template <typename S> inline Lanes<S> at_least(const Lanes<S>& x, const Lanes<S>& low) { return Lanes<S>(x.v < low.v ? low.v : x.v); }
+template <typename S> inline Lanes<S> at_most(const Lanes<S>& x, const Lanes<S>& high) { return Lanes<S>(high.v < x.v ? high.v : x.v); }
+template <typename S> inline Lanes<S> is_less(const Lanes<S>& a, const Lanes<S>& b) { return Lanes<S>(a.v < b.v ? Vector<S>{} + 1 : Vector<S>{}); }
+template <typename S> inline Lanes<S> is_at_most(const Lanes<S>& a, const Lanes<S>& b) { return Lanes<S>(a.v <= b.v ? Vector<S>{} + 1 : Vector<S>{}); }
+template <typename S> inline Lanes<S> is_equal(const Lanes<S>& a, const Lanes<S>& b) { return Lanes<S>(a.v == b.v ? Vector<S>{} + 1 : Vector<S>{}); }
+template <typename S> inline bool any(const Lanes<S>& x) {
+  bool found = false;
+  for (int k = 0; k < Lanes<S>::count; ++k) found |= x.v[k] != 0;
+  return found;
+}
+
+template <typename S, typename F>
+inline Lanes<S> each(const Lanes<S>& x, F f) {
+  S number[Lanes<S>::count];
+  std::memcpy(number, &x.v, sizeof number);
+  for (int k = 0; k < Lanes<S>::count; ++k) number[k] = f(number[k]);
+  Lanes<S> y;
+  std::memcpy(&y.v, number, sizeof number);
+  return y;
+}
+
+
+inline Lanes<double> exponential(const Lanes<double>& x) { return each(x, [](double y) { return std::exp(y); }); }
+inline Lanes<float> exponential(const Lanes<float>& x) { return each(x, [](float y) { return exponential(y); }); }
+
+namespace math {
+#define EACH(name) template <typename S> inline Lanes<S> name(const Lanes<S>& x) { return each(x, [](S y) { return S(std::name(y)); }); }
+EACH(abs) EACH(sqrt) EACH(erf) EACH(sin) EACH(cos) EACH(tan) EACH(asin) EACH(acos) EACH(atan) EACH(sinh) EACH(cosh)
+EACH(floor) EACH(ceil) EACH(nearbyint) EACH(trunc)
+#undef EACH
+template <typename S> inline Lanes<S> pow(const Lanes<S>& x, const Lanes<S>& y) {
+  Lanes<S> z;
+  for (int k = 0; k < Lanes<S>::count; ++k) z.v[k] = std::pow(x.v[k], y.v[k]);
+  return z;
+}
+inline Lanes<double> exp(const Lanes<double>& x) { return exponential(x); }
+inline Lanes<double> log(const Lanes<double>& x) { return each(x, [](double y) { return std::log(y); }); }
+inline Lanes<double> log1p(const Lanes<double>& x) { return each(x, [](double y) { return std::log1p(y); }); }
+inline Lanes<double> expm1(const Lanes<double>& x) { return each(x, [](double y) { return std::expm1(y); }); }
+inline Lanes<double> asinh(const Lanes<double>& x) { return each(x, [](double y) { return std::asinh(y); }); }
+
+inline Lanes<float> exp(const Lanes<float>& x) {
+  const Vector<float> found = exponential(x).v, none = {};
+  return Lanes<float>(x.v > 88.0f ? none + INFINITY : x.v < -87.0f ? none : found);
+}
+
+// Natural logarithm by the polynomial of S. Moshier's Cephes (1989); relative error 1e-7.
+inline Lanes<float> log(const Lanes<float>& x) {
+  const Vector<float> none = {};
+  const Whole tiny = x.v < 1.17549435e-38f;
+  const Vector<float> y = tiny ? x.v * 8388608.0f : x.v;
+  Whole bits, power;
+  std::memcpy(&bits, &y, sizeof bits);
+  power = ((bits >> 23) & 255) - 127 + (tiny & -23);
+  bits = (bits & 0x007fffff) | 0x3f800000;
+  Vector<float> m;
+  std::memcpy(&m, &bits, sizeof m);
+  const Whole large = m > 1.41421356f;
+  m = (large ? 0.5f * m : m) - 1.0f;
+  power -= large;
+  const Vector<float> n = __builtin_convertvector(power, Vector<float>), z = m * m;
+  Vector<float> p = 7.0376836292e-2f * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  p = p * m * z - 2.12194440e-4f * n - 0.5f * z;
+  const Vector<float> found = m + p + 0.693359375f * n;
+  const Vector<float> edge = x.v == 0.0f ? none - INFINITY : x.v > 0.0f ? x.v : none + NAN;
+  return Lanes<float>(x.v > 0.0f ? (x.v <= 3.4028234e38f ? found : edge) : edge);
+}
+
+inline Lanes<float> log1p(const Lanes<float>& x) {  // the rounding of 1 + x is taken back
+  const Vector<float> u = 1.0f + x.v, found = log(Lanes<float>(u)).v;
+  return Lanes<float>(u == 1.0f ? x.v : u > 1e30f ? found : u <= 0.0f ? found : found * x.v / (u - 1.0f));
+}
+
+inline Lanes<float> expm1(const Lanes<float>& x) {
+  const Vector<float> u = exp(x).v, less = u - 1.0f;
+  return Lanes<float>(u == 1.0f ? x.v : x.v < -17.0f ? less : x.v > 80.0f ? less : less * x.v / log(Lanes<float>(u)).v);
+}
+
+inline Lanes<float> asinh(const Lanes<float>& x) {
+  const Vector<float> size = abs(x).v, square = size * size;
+  const Vector<float> found = log1p(Lanes<float>(size + square / (1.0f + sqrt(Lanes<float>(square + 1.0f)).v))).v;
+  const Vector<float> y = size > 1e18f ? log(Lanes<float>(size)).v + 0.69314718f : found;
+  return Lanes<float>(x.v < 0.0f ? -y : x.v == 0.0f ? x.v : y);
+}
+}  // namespace math
+
+template <typename S> inline Lanes<S> softplus(const Lanes<S>& x) { return choose(is_less(Lanes<S>(0), x), x, Lanes<S>(0)) + math::log1p(math::exp(-math::abs(x))); }
+inline Lanes<double> tanh(const Lanes<double>& x) { return each(x, [](double y) { return std::tanh(y); }); }
+inline Lanes<float> tanh(const Lanes<float>& x) { return each(x, [](float y) { return tanh(y); }); }
+
+
+// Outputs from `o` on, `Block` at a time, their sums in registers; input j and output o meet in weight[j * J + o * O].
+template <int Inputs, int Outputs, int J, int O, int Block, typename S, typename W, typename B>
+inline int lane_product(int o, const Lanes<S>* x, const W* weight, const B* bias, Lanes<S>* y) {
+  for (; o + Block <= Outputs; o += Block) {
+    Vector<S> sum[Block];
+    for (int k = 0; k < Block; ++k) sum[k] = (bias ? S(bias[o + k]) : S(0)) - Vector<S>{};
+    for (int j = 0; j < Inputs; ++j)
+      for (int k = 0; k < Block; ++k) sum[k] += x[j].v * S(weight[j * J + (o + k) * O]);
+    for (int k = 0; k < Block; ++k) y[o + k].v = sum[k];
+  }
+  return o;
+}
+template <int Inputs, int Outputs, int J, int O, typename S, typename W, typename B>
+inline void lane_products(const Lanes<S>* x, const W* weight, const B* bias, Lanes<S>* y) {
+#ifdef __AVX512F__
+  int o = lane_product<Inputs, Outputs, J, O, 16>(0, x, weight, bias, y);
+  o = lane_product<Inputs, Outputs, J, O, 4>(o, x, weight, bias, y);
+#else
+  int o = lane_product<Inputs, Outputs, J, O, 3>(0, x, weight, bias, y);
+#endif
+  lane_product<Inputs, Outputs, J, O, 1>(o, x, weight, bias, y);
+}
+template <int Inputs, int Outputs, typename S, typename W, typename B>
+inline void dense(const Lanes<S>* x, const W* weight, const B* bias, Lanes<S>* y) { lane_products<Inputs, Outputs, Outputs, 1>(x, weight, bias, y); }
+template <int Inputs, int Outputs, typename S, typename W, typename B>
+inline void project(const Lanes<S>* x, const W* weight, const B* bias, Lanes<S>* y) { lane_products<Inputs, Outputs, 1, Inputs>(x, weight, bias, y); }
+
+// Rows in blocks of as many as there are lanes; the last block repeats its last row.
+template <std::size_t Inputs, std::size_t Outputs, typename T, typename F>
+inline void in_blocks(const T* in, T* out, std::size_t rows, F evaluate) {
+  constexpr std::size_t count = Lanes<T>::count;
+  Lanes<T> x[Inputs], y[Outputs];
+  for (std::size_t r = 0; r < rows; r += count) {
+    for (std::size_t k = 0; k < count; ++k) {
+      const T* row = in + (r + k < rows ? r + k : rows - 1) * Inputs;
+      for (std::size_t c = 0; c < Inputs; ++c) x[c].v[k] = row[c];
+    }
+    evaluate(x, y);
+    for (std::size_t k = 0; k < count && r + k < rows; ++k)
+      for (std::size_t c = 0; c < Outputs; ++c) out[(r + k) * Outputs + c] = y[c].v[k];
+  }
+}
+#else
+template <std::size_t Inputs, std::size_t Outputs, typename T, typename F>
+inline void in_blocks(const T* in, T* out, std::size_t rows, F evaluate) {
+  for (std::size_t r = 0; r < rows; ++r) evaluate(in + r * Inputs, out + r * Outputs);
+}
+#endif
+
 inline constexpr float typical_0_8[7] = {
     0x0.0p+0f, 0x1.f400000000000p+7f, 0x0.0p+0f, 0x1.3333340000000p-3f, 0x0.0p+0f, 0x1.4d20000000000p+11f, 0x1.4290000000000p+12f};
 inline constexpr float module_scale_16[5] = {
@@ -131,9 +318,9 @@ inline void evaluate(const T* in, T* out) {
   T sum_1_2[1];
   { T s = T(0); for (int k = 0; k < 7; ++k) s += sub_1[(0 * 7 + k)]; sum_1_2[0] = s; }
   T eq_2_5[1];
-  eq_2_5[0] = T(sum_1_2[0] == T(0));
+  eq_2_5[0] = is_equal(sum_1_2[0], T(0));
   T where_9[7];
-  for (int i = 0; i < 7; ++i) where_9[i] = (eq_2_5[0] != 0 ? in[i] : T(typical_0_8[i]));
+  for (int i = 0; i < 7; ++i) where_9[i] = choose(eq_2_5[0], in[i], T(typical_0_8[i]));
   T mul_13_12[1];
   mul_13_12[0] = where_9[4] * T(0x1.3a5aec0000000p-12);
   T mul_15_13[1];
@@ -183,18 +370,19 @@ inline void evaluate(const T* in, T* out) {
   T add_124_49[1];
   add_124_49[0] = sum_1_2[0] + sum_2_48[0];
   T eq_45_52[1];
-  eq_45_52[0] = T(add_124_49[0] == T(0));
+  eq_45_52[0] = is_equal(add_124_49[0], T(0));
   T extrapolated_54[4];
   for (int i = 0; i < 2; ++i) extrapolated_54[i] = add_96_43[i];
   for (int i = 0; i < 2; ++i) extrapolated_54[2 + i] = add_112_44[i];
   T extrapolated_56[4];
-  for (int i = 0; i < 4; ++i) extrapolated_56[i] = (eq_45_52[0] != 0 ? extrapolated_54[i] : T(NAN));
+  for (int i = 0; i < 4; ++i) extrapolated_56[i] = choose(eq_45_52[0], extrapolated_54[i], T(NAN));
   for (int i = 0; i < 4; ++i) out[i] = extrapolated_56[i];
 }
 
 template <typename T = float>
 inline void evaluate(const T* in, T* out, std::size_t rows) {
-  for (std::size_t r = 0; r < rows; ++r) evaluate<T>(in + r * inputs, out + r * outputs);
+  detail::in_blocks<inputs, outputs>(in, out, rows, [&](const auto* x, auto* y) { evaluate(x, y); });
 }
 
+}  // inline namespace
 }  // namespace golden

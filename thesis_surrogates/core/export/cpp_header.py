@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 import tempfile
@@ -200,6 +201,8 @@ def header_text(program: Program, functions: Sequence[Function], namespace: str,
     """The whole header file."""
     scalar = "double" if program.double else "float"
     points = "".join(function.text(scalar) for function in functions)
+    content = "".join([*program.declarations, points, FUNCTIONS, LANES])
+    own = hashlib.sha256(content.encode()).hexdigest()[:12]
     return f"""// {program.model}, in physical units; a state a call, or many; no state between calls, no allocation.
 // True is 1 and false is 0. A state with NaN or an infinity is answered NaN, -1 where the result is a whole number.
 // Compile with -O3 -march=native, or the like.
@@ -213,6 +216,7 @@ def header_text(program: Program, functions: Sequence[Function], namespace: str,
 #include <cstring>
 
 namespace {namespace} {{
+inline namespace r{own} {{  // two headers of one name may be used in one process
 
 inline constexpr std::size_t constant_bytes = {program.constant_bytes}, work_numbers = {program.work_numbers};
 
@@ -226,6 +230,7 @@ namespace detail {{
 
 {"".join(program.declarations)}}}  // namespace detail
 {points}
+}}  // inline namespace
 }}  // namespace {namespace}
 """
 

@@ -5,10 +5,11 @@
 # %% ../../../nbs/01_core/export/14_cpp_lanes.ipynb #d2334f55
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 # %% auto #0
-__all__ = ['NUMBERS', 'OF_LANES', 'IN_BLOCKS', 'LANES', 'runs_in_lanes']
+__all__ = ['NUMBERS', 'OF_LANES', 'IN_BLOCKS', 'LANES', 'MOST_NUMBERS', 'runs_in_lanes']
 
 # %% ../../../nbs/01_core/export/14_cpp_lanes.ipynb #8b53d2e7
 NUMBERS = r"""
@@ -189,8 +190,10 @@ inline void in_blocks(const T* in, T* out, std::size_t rows, F evaluate) {
 #endif
 """  # noqa: E501
 LANES = NUMBERS + OF_LANES + IN_BLOCKS
+MOST_NUMBERS = 8192  # of local arrays: half a MiB on the stack with a vector for each, about what a cache holds
 
 
 def runs_in_lanes(lines: Sequence[str]) -> bool:
-    """Whether no line looks up a place that is computed, which differs from lane to lane."""
-    return not any("detail::inside(" in line or "{ int s" in line for line in lines)
+    """Whether the arrays of a function are small, and no place that is looked up differs from lane to lane."""
+    numbers = sum(int(found[1]) for line in lines if (found := re.fullmatch(r"T \w+\[(\d+)\];", line)))
+    return numbers <= MOST_NUMBERS and not any("detail::inside(" in line or "{ int s" in line for line in lines)
