@@ -13,7 +13,7 @@ from thesis_surrogates.events import kinematics
 from thesis_surrogates.events.baselines import baselines
 from thesis_surrogates.events.data import COLUMNS, SLOTS, process_counts, read_split, to_tensors
 from thesis_surrogates.events.generator import generate
-from thesis_surrogates.events.metrics import score
+from thesis_surrogates.events.metrics import count_levels, held_out_bits, score
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +94,9 @@ def test_rows_from_true_particles_are_references(splits, table):
     names = ("sum of true particles", "trees on true particles")
     assert [kinds[name] for name in names] == ["reference", "reference"]
     assert table[names[1]]["met_half_width_gev"] < table[names[0]]["met_half_width_gev"]
+
+
+def test_code_lengths_of_no_particle_and_of_several_levels():
+    counts = count_levels(torch.zeros(0, dtype=torch.int64), 8)
+    assert counts.shape == (1, 8) and held_out_bits(torch.zeros(0, dtype=torch.int64), counts).tolist() == [0]
+    assert held_out_bits(torch.zeros(5, 2, dtype=torch.int64), torch.zeros(2, 8)).tolist() == [3, 3]

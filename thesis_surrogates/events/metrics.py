@@ -100,12 +100,12 @@ def squared_error(residuals: dict[str, torch.Tensor], spreads: torch.Tensor) -> 
     """Mean square of the residuals of ln pt, eta and phi in units of their spreads `[3]`, NaN without particles."""
     ln_pt = (residuals["pt"] + 1).clamp(min=1e-9).log()
     errors = torch.stack([ln_pt, residuals["eta"], residuals["phi"]], -1) / spreads.double()
-    return float(errors.pow(2).mean())
+    return float(errors.detach().pow(2).mean())
 
 
 def count_levels(codes: torch.Tensor, vocabulary: int) -> torch.Tensor:
     """How often each word is used on each level, `[levels, vocabulary]`, from codes `[M]` or `[M, levels]`."""
-    levels = codes.reshape(len(codes), -1).unbind(-1)
+    levels = (codes if codes.dim() == 2 else codes[:, None]).unbind(-1)
     return torch.stack([torch.bincount(level, minlength=vocabulary) for level in levels])
 
 
@@ -113,7 +113,7 @@ def held_out_bits(codes: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Mean bits per particle on each level `[levels]` of codes as `count_levels`, with counts of other particles."""
     smooth = counts.double() + 0.5
     lengths = -(smooth / smooth.sum(1, keepdim=True)).log2()
-    levels = codes.reshape(len(codes), -1).unbind(-1)
+    levels = (codes if codes.dim() == 2 else codes[:, None]).unbind(-1)
     return torch.stack([own[level].sum() / max(len(level), 1) for own, level in zip(lengths, levels, strict=True)])
 
 # %% ../../nbs/05_events/06_metrics.ipynb #2f8ecb66
