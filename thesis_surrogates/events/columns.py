@@ -30,7 +30,7 @@ SYMBOLS = (
         code="bits_per_particle",
         unit="bit",
         shape="scalar",
-        meaning="entropy of the tokens, log2 of the perplexity",
+        meaning="code length of a particle with the counts of training particles",
     ),
 )
 

@@ -26,8 +26,8 @@ from .kinematics import magnitude_angle
 # %% auto #0
 __all__ = ['PRESETS', 'Unit', 'COLUMNS', 'LAYOUT', 'MEV_PER_GEV', 'FILE_SPLITS', 'GENERATION', 'FEATURES', 'TYPE_MASS_GEV',
            'EventsData', 'process_counts', 'to_unit', 'from_unit', 'pack_rows', 'check_rows', 'check_energies',
-           'unpack_rows', 'make_data', 'to_features', 'from_features', 'read_split', 'to_tensors', 'read_events',
-           'load_data', 'feature_moments', 'met_scale']
+           'unpack_rows', 'make_data', 'to_features', 'from_features', 'keep_shares', 'read_split', 'to_tensors',
+           'read_events', 'load_data', 'feature_moments', 'met_scale']
 
 # %% ../../nbs/05_events/03_data.ipynb #05aa81c6
 class EventsData(DataConfig):
@@ -38,7 +38,9 @@ class EventsData(DataConfig):
     validation_events: int = Field(default=2_500, ge=8, description="generated events for validation")
     test_events: int = Field(default=2_500, ge=8, description="generated events for the comparison")
     signal_fraction: float = Field(default=0.5, ge=0, le=1, description="share of four-top events")
-    limit: int | None = Field(default=None, ge=8, description="use only the first events of each split of a file")
+    limit: int | None = Field(
+        default=None, ge=8, description="use so many events of each split of a file, in its shares of classes"
+    )
 
     def fresh_test(self, seed: int, rows: int) -> EventsData:
         """So many test events, and eight for each other split."""
@@ -186,11 +188,19 @@ def from_features(features: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
     particles = torch.stack([pt, eta, phi, energy], -1)
     return torch.where(real, particles, torch.zeros_like(particles))
 
+# %% ../../nbs/05_events/03_data.ipynb #92522cea
+def keep_shares(labels: np.ndarray, limit: int) -> np.ndarray:
+    """Indices of `limit` rows that hold each label in its share of `labels`, ascending: the first ones of each label."""
+    found, counts = np.unique(labels, return_counts=True)
+    wanted = counts * min(limit, len(labels)) / max(len(labels), 1)
+    sizes = np.floor(wanted).astype(int)
+    sizes[np.argsort(sizes - wanted, kind="stable")[: min(limit, len(labels)) - sizes.sum()]] += 1
+    return np.sort(np.concatenate([np.flatnonzero(labels == one)[:n] for one, n in zip(found, sizes, strict=True)]))
+
 # %% ../../nbs/05_events/03_data.ipynb #f351f353
 def read_split(path: Path, split: str, limit: int | None = None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Rows `[N, 92]`, labels `[N]` and attributes of one split; labels may be written Y_... or y_..."""
     rows_name, label_name = FILE_SPLITS[split]
-    rows = None if limit is None else slice(0, limit)
     names = {name.lower(): name for name in dataset_names(path)}
     for name in (rows_name, label_name):
         if name.lower() not in names:
@@ -198,12 +208,15 @@ def read_split(path: Path, split: str, limit: int | None = None) -> tuple[np.nda
                 f"{path}: no dataset {name}; the file holds {', '.join(sorted(names.values())) or 'nothing'}"
             )
     rows_name, label_name = names[rows_name.lower()], names[label_name.lower()]
-    arrays, attrs = read_hdf5(path, [rows_name, label_name], rows)
-    values, labels = arrays[rows_name], arrays[label_name].reshape(-1)
+    arrays, attrs = read_hdf5(path, [label_name])
+    labels = arrays[label_name].reshape(-1)
+    kept = np.arange(len(labels)) if limit is None else keep_shares(labels, limit)
+    end = int(kept[-1]) + 1 if limit is not None and len(kept) else None
+    values = read_hdf5(path, [rows_name], slice(0, end))[0][rows_name]
     known = [process.label for process in PROCESSES.values()]
-    if len(values) != len(labels) or not np.isin(labels, known).all():
+    if len(values) != (end or len(labels)) or not np.isin(labels, known).all():
         raise DataError(f"{path}: {label_name} needs one label out of {known} for each of the {len(values)} rows")
-    return values, labels.astype(np.int64), attrs
+    return values[kept], labels[kept].astype(np.int64), attrs
 
 # %% ../../nbs/05_events/03_data.ipynb #a16586bf
 def to_tensors(particles: np.ndarray, types: np.ndarray, met: np.ndarray, process: np.ndarray) -> Tensors:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 # %% auto #0
-__all__ = ['Array', 'array_module', 'cartesian', 'polar', 'delta_phi', 'mass', 'energy_of', 'velocity', 'boost',
-           'missing_momentum', 'magnitude_angle', 'scalar_sum', 'momentum_record']
+__all__ = ['Array', 'array_module', 'cartesian', 'size_and_angle', 'polar', 'delta_phi', 'root', 'mass', 'energy_of', 'velocity',
+           'boost', 'missing_momentum', 'magnitude_angle', 'scalar_sum', 'momentum_record']
 
 # %% ../../nbs/05_events/00_kinematics.ipynb #d69765bb
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
@@ -38,12 +38,20 @@ def cartesian(
     return xp.stack([pt * xp.cos(phi), pt * xp.sin(phi), pt * xp.sinh(eta), energy], -1)
 
 
+def size_and_angle(x: Array, y: Array) -> tuple[Array, Array]:
+    """Length and angle of `(x, y)`; both are 0 at the origin, and so are their gradients."""
+    xp = array_module(x)
+    origin = (x == 0) & (y == 0)
+    x = xp.where(origin, xp.ones_like(x), x)
+    return xp.where(origin, xp.zeros_like(x), xp.hypot(x, y)), xp.arctan2(y, x)
+
+
 def polar(p4: Array) -> tuple[Array, Array, Array, Array]:
     """`(pt, eta, phi, energy)` of four-vectors `[..., 4]`; a vector along the beam gets a large finite eta."""
     xp = array_module(p4)
-    pt = xp.hypot(p4[..., 0], p4[..., 1])
+    pt, phi = size_and_angle(p4[..., 0], p4[..., 1])
     eta = xp.arcsinh(p4[..., 2] / xp.clip(pt, 1e-12, None))
-    return pt, eta, xp.arctan2(p4[..., 1], p4[..., 0]), p4[..., 3]
+    return pt, eta, phi, p4[..., 3]
 
 # %% ../../nbs/05_events/00_kinematics.ipynb #0b554b70
 def delta_phi(a: Array, b: Array) -> Array:
@@ -51,11 +59,17 @@ def delta_phi(a: Array, b: Array) -> Array:
     return (a - b + np.pi) % (2 * np.pi) - np.pi
 
 # %% ../../nbs/05_events/00_kinematics.ipynb #1513493f
+def root(x: Array) -> Array:
+    """Square root; what is not positive gives 0 with gradient 0, and not a number stays."""
+    xp = array_module(x)
+    none = x <= 0
+    return xp.where(none, xp.zeros_like(x), xp.sqrt(xp.where(none, xp.ones_like(x), x)))
+
+
 def mass(p4: Array) -> Array:
     """Invariant mass [GeV] of four-vectors `[..., 4]`; rounding that makes m^2 negative gives 0."""
-    xp = array_module(p4)
-    momentum = xp.sqrt((p4[..., :3] ** 2).sum(-1))
-    return xp.sqrt(xp.clip((p4[..., 3] - momentum) * (p4[..., 3] + momentum), 0, None))
+    momentum = root((p4[..., :3] ** 2).sum(-1))
+    return root((p4[..., 3] - momentum) * (p4[..., 3] + momentum))
 
 
 def energy_of(pt: Array, eta: Array, mass: Array | float) -> Array:
@@ -95,8 +109,7 @@ def missing_momentum(
 
 def magnitude_angle(met: Array) -> tuple[Array, Array]:
     """`(|met| [GeV], phi [rad])` of a transverse vector `[..., 2]`."""
-    xp = array_module(met)
-    return xp.hypot(met[..., 0], met[..., 1]), xp.arctan2(met[..., 1], met[..., 0])
+    return size_and_angle(met[..., 0], met[..., 1])
 
 
 def scalar_sum(pt: Array, mask: Array) -> Array:

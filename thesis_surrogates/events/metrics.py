@@ -19,8 +19,9 @@ from .generator import TYPE_NAMES
 from .kinematics import delta_phi, missing_momentum, scalar_sum
 
 # %% auto #0
-__all__ = ['PT_EDGES', 'half_width', 'error_68', 'r_squared', 'particle_residuals', 'event_residuals', 'met_metrics',
-           'code_counts', 'token_metrics', 'small_tables', 'score']
+__all__ = ['PHI_SPREAD_RAD', 'PT_EDGES', 'half_width', 'error_68', 'r_squared', 'particle_residuals', 'event_residuals',
+           'met_metrics', 'code_counts', 'token_metrics', 'coordinate_spreads', 'squared_error', 'count_levels',
+           'held_out_bits', 'small_tables', 'prices', 'score']
 
 # %% ../../nbs/05_events/06_metrics.ipynb #e92f5596
 def half_width(values: torch.Tensor) -> float:
@@ -81,9 +82,39 @@ def code_counts(codes: torch.Tensor, real: torch.Tensor, vocabulary: int) -> tor
 
 
 def token_metrics(counts: torch.Tensor) -> dict[str, float]:
-    """Share of codes in use, perplexity and bits per particle, from counts `[K]`."""
+    """Share of codes in use and perplexity, from counts `[K]`."""
     used, perplexity = used_and_perplexity(counts)
-    return {"codes_used": used, "perplexity": perplexity, "bits_per_particle": math.log2(perplexity)}
+    return {"codes_used": used, "perplexity": perplexity}
+
+# %% ../../nbs/05_events/06_metrics.ipynb #746994b4
+PHI_SPREAD_RAD = math.pi / math.sqrt(3)  # of an angle that may be anywhere
+
+
+def coordinate_spreads(split: Tensors) -> torch.Tensor:
+    """Spreads `[3]` of ln pt, eta and phi over the real particles of a split."""
+    real = split["particles"][split["types"] != 0].double()
+    return torch.stack([real[:, 0].log().std(), real[:, 1].std(), real.new_tensor(PHI_SPREAD_RAD)])
+
+
+def squared_error(residuals: dict[str, torch.Tensor], spreads: torch.Tensor) -> float:
+    """Mean square of the residuals of ln pt, eta and phi in units of their spreads `[3]`, NaN without particles."""
+    ln_pt = (residuals["pt"] + 1).clamp(min=1e-9).log()
+    errors = torch.stack([ln_pt, residuals["eta"], residuals["phi"]], -1) / spreads.double()
+    return float(errors.detach().pow(2).mean())
+
+
+def count_levels(codes: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """How often each word is used on each level, `[levels, vocabulary]`, from codes `[M]` or `[M, levels]`."""
+    levels = (codes if codes.dim() == 2 else codes[:, None]).unbind(-1)
+    return torch.stack([torch.bincount(level, minlength=vocabulary) for level in levels])
+
+
+def held_out_bits(codes: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Mean bits per particle on each level `[levels]` of codes as `count_levels`, with counts of other particles."""
+    smooth = counts.double() + 0.5
+    lengths = -(smooth / smooth.sum(1, keepdim=True)).log2()
+    levels = (codes if codes.dim() == 2 else codes[:, None]).unbind(-1)
+    return torch.stack([own[level].sum() / max(len(level), 1) for own, level in zip(lengths, levels, strict=True)])
 
 # %% ../../nbs/05_events/06_metrics.ipynb #2f8ecb66
 PT_EDGES = tuple(float(edge) for edge in np.linspace(-0.5, 0.5, 41))  # of the relative residual
@@ -97,6 +128,13 @@ def small_tables(samples: dict[str, np.ndarray]) -> dict[str, SmallTable]:
     }
 
 # %% ../../nbs/05_events/06_metrics.ipynb #9a214be0
+def prices(predictions: Tensors, real: torch.Tensor) -> dict[str, float]:
+    """Bits of a particle, coded and at one length, and of an event; NaN for what a method does not tell."""
+    bits, fixed, count = (float(predictions.get(name, math.nan)) for name in ("bits", "fixed_bits", "count_bits"))
+    event = bits * float(real.sum()) / max(len(real), 1) + count
+    return {"bits_per_particle": bits, "fixed_bits_per_particle": fixed, "bits_per_event": event}
+
+
 def score(
     predictions: Tensors,  # particles [N, T, 4], types [N, T], met [N, 2] [GeV], codes [N, T]; 0-dim vocabulary, bits
     truth: Tensors,  # the split, see events.data
@@ -110,7 +148,6 @@ def score(
     of_events = event_residuals(predictions["particles"], truth["particles"], real)
     right = (predictions["types"] == truth["types"])[real]
     counts = code_counts(predictions["codes"], real, size) if (size := int(predictions["vocabulary"])) else None
-    price = {"codes_used": math.nan, "perplexity": math.nan, "bits_per_particle": float(predictions["bits"])}
     metrics = {
         "visible_met_half_width_gev": half_width(of_events["visible_met"]),
         "pt_half_width": half_width(residuals["pt"]),
@@ -119,8 +156,10 @@ def score(
         "phi_half_width_rad": half_width(residuals["phi"]),
         "ht_half_width": half_width(of_events["ht"]),
         "type_accuracy": float(right.double().mean()),
+        "squared_error": squared_error(residuals, predictions.get("spreads", coordinate_spreads(truth))),
         **met_metrics(predictions["met"], truth["met"]),
-        **(price if counts is None else token_metrics(counts)),
+        **({"codes_used": math.nan, "perplexity": math.nan} if counts is None else token_metrics(counts)),
+        **prices(predictions, real),
     }
     samples = {
         **residuals,

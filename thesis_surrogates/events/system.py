@@ -24,6 +24,8 @@ TERMS = Terms(
     headline="visible_met_half_width_gev",
     columns=(
         "bits_per_particle",
+        "fixed_bits_per_particle",
+        "squared_error",
         "visible_met_half_width_gev",
         "pt_half_width",
         "pt_error_68",
@@ -37,7 +39,7 @@ TERMS = Terms(
         "met_r2",
         "met_phi_loss",
     ),
-    group=("visible_met_half_width_gev", "pt_error_68"),
+    group=("visible_met_half_width_gev", "pt_error_68", "squared_error"),
     price="bits_per_particle",
     references=("identity",),
 )

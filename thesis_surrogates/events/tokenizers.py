@@ -19,10 +19,12 @@ from .data import feature_moments, from_features, to_features
 from .generator import PHOTON
 from .kinematics import missing_momentum
 from .losses import FEATURE_WEIGHTS
+from .metrics import count_levels, held_out_bits
 
 # %% auto #0
-__all__ = ['Axis', 'quantile_axis', 'circle_axis', 'BinnedTokenizer', 'fit_bins', 'KMeansTokenizer', 'fit_k_means', 'Tokenizer',
-           'fit_momentum_factor', 'tokenizer_predictions', 'constant_predictions']
+__all__ = ['COUNTED_EVENTS', 'Axis', 'quantile_axis', 'circle_axis', 'BinnedTokenizer', 'fit_bins', 'KMeansTokenizer',
+           'fit_k_means', 'Tokenizer', 'fit_momentum_factor', 'WordTokenizer', 'count_words', 'tokenizer_predictions',
+           'constant_predictions']
 
 # %% ../../nbs/05_events/07_tokenizers.ipynb #88b15997
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +158,30 @@ def fit_momentum_factor(tokenizer: Tokenizer, split: Tensors, most: int = 5_000)
     return float((decoded * few["met"]).sum() / decoded.pow(2).sum())
 
 # %% ../../nbs/05_events/07_tokenizers.ipynb #b36c6baf
+class WordTokenizer(Tokenizer, Protocol):
+    """A tokenizer with one word for each particle."""
+
+    @property
+    def vocabulary(self) -> int: ...
+
+
+COUNTED_EVENTS = 10_000  # training events whose words are counted
+
+
+def count_words(tokenizer: WordTokenizer, split: Tensors) -> torch.Tensor:
+    """How often each word occurs, `[1, vocabulary]`, in the first events of a split."""
+    particles, types = (split[name][:COUNTED_EVENTS].cpu() for name in ("particles", "types"))
+    return count_levels(tokenizer.encode(particles, types)[types != 0], tokenizer.vocabulary)
+
+
 def tokenizer_predictions(
-    tokenizer: BinnedTokenizer | KMeansTokenizer, factor: float = 1.0
+    tokenizer: WordTokenizer,
+    factor: float = 1.0,  # of the momentum sum
+    train: Tensors | None = None,  # whose particles are counted for the code length
 ) -> Callable[[Tensors], Tensors]:
-    """A function from a split to what `events.metrics.score` takes; `factor` multiplies the momentum sum."""
+    """A function from a split to what `events.metrics.score` takes; without `train` words have one length."""
+    counts = None if train is None else count_words(tokenizer, train)
+    fixed = torch.tensor(math.log2(tokenizer.vocabulary))
 
     def predict(split: Tensors) -> Tensors:
         split = to_device(split, "cpu")
@@ -172,7 +194,8 @@ def tokenizer_predictions(
             "met": met,
             "codes": codes,
             "vocabulary": torch.tensor(tokenizer.vocabulary),
-            "bits": torch.tensor(math.log2(tokenizer.vocabulary)),
+            "bits": fixed if counts is None else held_out_bits(codes[split["types"] != 0], counts).sum(),
+            "fixed_bits": fixed,
         }
 
     return predict
@@ -197,6 +220,7 @@ def constant_predictions(train: Tensors) -> Callable[[Tensors], Tensors]:
             "codes": types.clamp(max=1) - 1,
             "vocabulary": torch.tensor(1),
             "bits": torch.tensor(0.0),
+            "fixed_bits": torch.tensor(0.0),
         }
 
     return predict
