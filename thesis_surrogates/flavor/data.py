@@ -5,6 +5,7 @@
 # %% ../../nbs/04_flavor/06_data.ipynb #03924f90
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,14 +20,16 @@ from ..core.data import Data, Tensors, numpy_rng, split_by_group
 from ..core.data_files import SPLITS, Files, SplitFiles, files_of, fingerprint_files, refuse_shared_rows
 from ..core.errors import DataError
 from ..core.files import file_fingerprint
-from ..core.hdf5 import read_hdf5
+from ..core.hdf5 import present_names, read_hdf5
 from ..core.progress import show_progress
 from .asymptotics import lebedev
-from .generator import label_cells, mixture
+from .generator import GENERATORS, label_cells, mixture
 from thesis_surrogates.flavor.streams import (
+    FIELDS,
     FINAL,
     INITIAL,
     RATE,
+    SCATTER,
     STABLE,
     FaultRules,
     read_asymptotic,
@@ -41,9 +44,9 @@ from thesis_surrogates.flavor.streams import (
 from .study.kinetic.labels import RATES, BoxConfig, make_kinetic
 
 # %% auto #0
-__all__ = ['SECTOR_ORDERS', 'FLAVOR_ORDERS', 'LabelMethod', 'LABELS', 'PRESETS', 'OWN_RULES', 'subsample', 'permutation_copies',
-           'row_groups', 'known_method', 'FlavorData', 'make_closure_labels', 'make_box_labels', 'make_data',
-           'read_rows', 'load_data']
+__all__ = ['SECTOR_ORDERS', 'FLAVOR_ORDERS', 'Generator', 'LabelMethod', 'LABELS', 'PRESETS', 'OWN_RULES', 'subsample',
+           'permutation_copies', 'row_groups', 'known_method', 'known_generator', 'FlavorData', 'make_closure_labels',
+           'make_box_labels', 'make_data', 'prefix_of', 'first_group', 'read_rows', 'load_data']
 
 # %% ../../nbs/04_flavor/06_data.ipynb #63154aa9
 def subsample(arrays: Mapping[str, np.ndarray], count: int | None, seed: int) -> dict[str, np.ndarray]:
@@ -90,6 +93,14 @@ def known_method(name: str) -> str:
     return name
 
 
+def known_generator(name: str) -> str:
+    """A key of `GENERATORS`."""
+    if name not in GENERATORS:
+        raise ValueError(f"{name!r} draws no cells; valid: {', '.join(GENERATORS)}")
+    return name
+
+
+Generator = Annotated[str, AfterValidator(known_generator)]
 LabelMethod = Annotated[str, AfterValidator(known_method)]
 
 # %% ../../nbs/04_flavor/06_data.ipynb #35a99a2f
@@ -99,8 +110,11 @@ class FlavorData(DataConfig):
     reading = frozenset({"faults"})
     file_keys = ("path", "stable_path")
     path: Files | None = Field(default=None, description="asymptotic files of your own")  # type: ignore[assignment]
-    stable_path: Files | None = Field(default=None, description="stable files of your own; needed with path")
+    stable_path: Files | None = Field(default=None, description="stable files of your own, where path holds none")
     cells: int = Field(default=20000, ge=100, description="rows to generate for each of the two streams")
+    generator: Generator = Field(
+        default="mixture", exclude_if=unless_default("mixture"), description="what draws the cells, a key of GENERATORS"
+    )
     label_method: LabelMethod = Field(default="power-1/2", description="what makes the final states, a key of LABELS")
     rate_method: Literal["estimate", "lsa", "simulated"] = Field(
         default="estimate", exclude_if=unless_default("estimate"), description="what makes the growth rates"
@@ -138,7 +152,8 @@ def make_closure_labels(config: FlavorData, path: Path, workers: int = 1) -> Non
     rates = None if config.rate_method == "estimate" else RATES[config.rate_method]
     with show_progress("flavor cells", 2 * config.cells) as tell:
         for number in itertools.count():
-            block = label_cells(mixture(config.seed, number), rule, config.label_method, most=missing["unstable"])
+            cells = mixture(config.seed, number, generator=config.generator)
+            block = label_cells(cells, rule, config.label_method, most=missing["unstable"])
             u, s = (
                 min(missing[name], len(cells.f4))
                 for name, cells in (("unstable", block.unstable), ("stable", block.stable))
@@ -158,7 +173,7 @@ def make_closure_labels(config: FlavorData, path: Path, workers: int = 1) -> Non
             if not any(missing.values()):
                 break
     label = f"{config.label_method} with maximum-entropy closure, Lebedev order {config.quadrature_order}"
-    other = {} if rates is None else {"rate_method": config.rate_method}
+    other = config.model_dump(include={"rate_method", "generator"})
     joined = [
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in (unstable, stable)
     ]
@@ -182,6 +197,7 @@ LABELS: Mapping[str, Callable[[FlavorData, Path, int], None]] = {
 PRESETS: Mapping[str, FlavorData] = {
     "power_half": FlavorData(label_method="power-1/2"),
     "box3d": FlavorData(label_method="box3d"),
+    "tilted": FlavorData(generator="tilted"),
     "kinetic_1d": FlavorData(label_method="kinetic_1d", rate_method="simulated", cells=4000),
 }
 
@@ -190,10 +206,12 @@ def make_data(config: FlavorData, path: Path, workers: int = 1) -> None:
     """Generate both streams, `config.cells` rows each; the file names the label method.
 
     Raises:
-        DataError: simulated rates are asked for without a simulation.
+        DataError: simulated rates are asked for without a simulation, or boxes for cells of another generator.
     """
     if config.rate_method == "simulated" and config.label_method != "kinetic_1d":
         raise DataError(f"data.rate_method=simulated needs data.label_method=kinetic_1d, not {config.label_method}")
+    if config.generator != "mixture" and config.label_method == "kinetic_1d":
+        raise DataError(f"data.generator={config.generator} needs labels of a scheme; boxes are run for the mixture")
     LABELS[config.label_method](config, path, workers)
 
 # %% ../../nbs/04_flavor/06_data.ipynb #cfd9cb2f
@@ -205,6 +223,8 @@ def _table(arrays: Mapping[str, np.ndarray], stream: str) -> dict[str, np.ndarra
     initial = arrays[INITIAL]
     asymptotic = stream == "asymptotic"
     stable = np.zeros(len(initial)) if asymptotic else arrays[STABLE]
+    scatter = arrays[SCATTER][:, 3, :, 0] if SCATTER in arrays else np.zeros((len(initial), 2))
+    total = np.maximum(initial[:, 3].sum((1, 2)), 1e-30)
     columns = {
         "f4_initial": initial,
         "f4_final": arrays.get(FINAL, initial),
@@ -212,21 +232,46 @@ def _table(arrays: Mapping[str, np.ndarray], stream: str) -> dict[str, np.ndarra
         "stable": stable,
         "has_final": np.maximum(stable, float(asymptotic)),
         "asymptotic": np.full(len(initial), float(asymptotic)),
+        "ne_scatter": np.sqrt((scatter**2).mean(1)) / total,
     }
     return {name: column.astype(np.float32) for name, column in columns.items()}
 
 # %% ../../nbs/04_flavor/06_data.ipynb #ad473636
+def prefix_of(file: Path, stream: str) -> str:
+    """What stands before the names of a stream: its own name in a file that holds several, as generated ones do."""
+    return f"{stream}/" if present_names(file, [f"{stream}/{INITIAL}"]) else ""
+
+
 def _sources(config: FlavorData, path: Path, split: str) -> list[tuple[str, Path, str]]:
     """Stream, file and prefix of all that holds rows of a split."""
     if config.path is None:
-        return [("asymptotic", path, "asymptotic/"), ("stable", path, "stable/")]
-    if config.stable_path is None:
-        raise DataError(f"data.path is {config.path!r} but data.stable_path is missing; name the stable file as well")
-    streams = {"asymptotic": config.path, "stable": config.stable_path}
+        return [(stream, path, f"{stream}/") for stream in FIELDS]
+    streams = {"asymptotic": config.path, "stable": config.stable_path or config.path}
     if len({isinstance(value, SplitFiles) for value in streams.values()}) == 2:
         other = "data.path" if isinstance(config.stable_path, SplitFiles) else "data.stable_path"
         raise DataError(f"{other}: name files for train, validation and test, as the other stream does")
-    return [(stream, file, "") for stream, value in streams.items() for file in files_of(value, split, str(value))]
+    found = [
+        (stream, file, prefix_of(file, stream))
+        for stream, value in streams.items()
+        for file in files_of(value, split, str(value))
+    ]
+    if config.stable_path is None:
+        found = [source for source in found if source[0] == "asymptotic" or source[2]]
+    if len({stream for stream, _, _ in found}) < 2:
+        raise DataError(
+            f"data.path is {config.path!r} but data.stable_path is missing; name the stable file as well, "
+            "or a file that holds both streams"
+        )
+    return found
+
+# %% ../../nbs/04_flavor/06_data.ipynb #ad473637
+OWN_RULES = FaultRules(beyond_cone="keep", negative="keep")  # what a scheme makes of a generated cell is what it is
+
+
+def first_group(attrs: Mapping[str, Any]) -> int:
+    """Where the groups of a generated file begin: they are numbered anew for each seed and generator."""
+    cells = f"{attrs.get('seed', '')} {attrs.get('generator', '')} {'protocol' in attrs}"  # boxes have own cells
+    return int.from_bytes(hashlib.blake2b(cells.encode(), digest_size=7).digest())
 
 
 def read_rows(
@@ -237,16 +282,20 @@ def read_rows(
     groups: list[np.ndarray] = []
     reports: dict[str, Any] = {}
     attrs: dict[str, Any] = {}
-    rules = config.faults if config.path is not None else OWN_RULES
     for stream, file, prefix in sources:
+        ours = config.path is None or (prefix and config.faults == FaultRules())
+        rules = OWN_RULES if ours else config.faults
         arrays, report = read_stream(file, stream, prefix, rules)  # type: ignore[arg-type]
         reports[f"{stream}, {file.name}" if stream in reports else stream] = vars(report)
         arrays = subsample(arrays, config.random_samples_per_database, config.seed)
-        attrs |= read_hdf5(file, [])[1]
+        own = read_hdf5(file, [])[1]
+        attrs |= own
         known = arrays.pop("group", None)
         if known is None or config.split != "group":
             stretches = row_groups(None, len(arrays[INITIAL]), config.split)
             known = np.unique(stretches, return_inverse=True)[1] + 10**7 * (first + len(groups))
+        elif prefix and config.path is not None:
+            known = known + first_group(own)
         groups.append(known)
         tables.append(_table(arrays, stream))
     columns = {name: torch.from_numpy(np.concatenate([table[name] for table in tables])) for name in tables[0]}
