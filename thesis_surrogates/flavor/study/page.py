@@ -23,13 +23,15 @@ from ..kinetics import RUN
 from .kinetic.convergence import paired_differences, seed_scatter, summarize_pairs
 
 # %% auto #0
-__all__ = ['HEADLINE', 'COLUMNS', 'NOTHING_YET', 'GUARANTEED', 'NAMES', 'label_of', 'runs_by_label', 'own_row', 'read_boxes',
-           'box_row', 'price_table', 'best_scheme', 'price_markdown', 'price_parts', 'labels_markdown', 'guarantees_of',
-           'exactness_table', 'exactness_answer', 'exactness_markdown', 'settings_markdown', 'boxes_markdown']
+__all__ = ['HEADLINE', 'COLUMNS', 'BOXES', 'NOTHING_YET', 'GUARANTEED', 'NAMES', 'label_of', 'runs_by_label', 'own_row',
+           'read_boxes', 'box_row', 'price_table', 'best_scheme', 'price_markdown', 'price_parts', 'labels_markdown',
+           'guarantees_of', 'exactness_table', 'exactness_answer', 'exactness_markdown', 'settings_markdown',
+           'boxes_markdown']
 
 # %% ../../../nbs/04_flavor/study/01_page.ipynb #db736a58
 HEADLINE = "ne_rmse"
 COLUMNS = ("ne_rmse", "flux_rmse", "false_conversion", "growth_rate_median_factor")
+BOXES = "kinetic_1d"  # labels that a box made
 NOTHING_YET = "*Nothing published yet.*"
 
 
@@ -70,12 +72,13 @@ def box_row(boxes: pd.DataFrame) -> list[dict[str, Any]]:
 
 # %% ../../../nbs/04_flavor/study/01_page.ipynb #6fc176f9
 def price_table(runs: Sequence[Run], boxes: pd.DataFrame) -> pd.DataFrame:
-    """Contenders of runs with one label, and the box; of several datasets the one with most recipes."""
+    """Contenders of runs with one label, of several datasets the one with most recipes; the box where it made labels."""
     table = comparison_table(runs, COLUMNS, HEADLINE, ("power-1/2",))
     done = table[table.status == "done"]
     counts = done[done.kind == "surrogate"].data.value_counts(sort=False)
     table = done[done.data == counts.idxmax()]
-    table = pd.concat([table, pd.DataFrame(box_row(boxes))], ignore_index=True)
+    truth = box_row(boxes) if label_of(runs[0]) == BOXES else []
+    table = pd.concat([table, pd.DataFrame(truth)], ignore_index=True)
     return table.sort_values(HEADLINE, kind="stable", ignore_index=True)
 
 
@@ -116,7 +119,7 @@ def labels_markdown(runs: Sequence[Run], boxes: pd.DataFrame) -> str:
         table = price_table(group, pd.DataFrame())
         own = table[table.kind == "surrogate"].iloc[0]
         idle, error = float(table[table.kind == "nothing"][HEADLINE].min()), float(own[HEADLINE])
-        clean = math.sqrt(max(error**2 - scatter**2, 0.0)) if label == "kinetic_1d" else error
+        clean = math.sqrt(max(error**2 - scatter**2, 0.0)) if label == BOXES else error
         numbers = [best_scheme(table), error, error / best_scheme(table), clean]
         cells = [format_digits(idle), *(format_digits(value) for value in numbers)]
         rows.append([label, *cells[:2], f"{cells[2]} ({own['contender']}, {int(own['seeds'])})", *cells[3:]])
