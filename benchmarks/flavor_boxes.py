@@ -3,7 +3,7 @@
     python benchmarks/flavor_boxes.py [--out outputs/published/flavor/boxes.csv] [--only NAME ...]
 
 Writes one row a box into the table and goes on where it was interrupted; to begin anew, remove the file. All of it
-takes about ten minutes of one processor. `flavor.study.kinetic.convergence` says what is run, and its notebook shows
+takes a quarter of an hour of one processor. `flavor.study.kinetic.convergence` says what is run, and its notebook shows
 the table.
 """
 

@@ -186,7 +186,7 @@ FINER = (1, 2, 4)  # times the points of the protocol
 
 
 def run_resolved(cell: Cell, plan: Plan, protocol: Protocol, seed: int) -> tuple[Late, np.ndarray]:
-    """One box and its changes [T, 4, 2, 3], on the first grid on which the label keeps lepton numbers, or the finest."""
+    """One box and its changes [T, 4, 2, 3], on the first grid whose label keeps lepton numbers, or the finest."""
     for finer in FINER:
         box = replace(plan.box, points=finer * plan.box.points)
         late = run_plan(replace(plan, box=box), protocol, seed)

@@ -72,12 +72,13 @@ def box_row(boxes: pd.DataFrame) -> list[dict[str, Any]]:
 
 # %% ../../../nbs/04_flavor/study/01_page.ipynb #6fc176f9
 def price_table(runs: Sequence[Run], boxes: pd.DataFrame) -> pd.DataFrame:
-    """Contenders of runs with one label, of several datasets the one with most recipes; the box where it made labels."""
-    table = comparison_table(runs, COLUMNS, HEADLINE, ("power-1/2",))
+    """Contenders of runs with one label, of several datasets that with most recipes; the box where it made labels."""
+    label = label_of(runs[0])  # older facts call the scheme that made them a baseline
+    table = comparison_table(runs, COLUMNS, HEADLINE, (label,))
     done = table[table.status == "done"]
     counts = done[done.kind == "surrogate"].data.value_counts(sort=False)
     table = done[done.data == counts.idxmax()]
-    truth = box_row(boxes) if label_of(runs[0]) == BOXES else []
+    truth = box_row(boxes) if label == BOXES else []
     table = pd.concat([table, pd.DataFrame(truth)], ignore_index=True)
     return table.sort_values(HEADLINE, kind="stable", ignore_index=True)
 

@@ -121,14 +121,13 @@ def run_study(
     variants: Mapping[str, Variant] = VARIANTS,
 ) -> Iterator[dict[str, object]]:
     """Run all boxes that the table lacks, and give each new row when it stands in the file."""
-    rows: list[dict[str, object]] = pd.read_csv(path).to_dict("records") if path.is_file() else []  # type: ignore[assignment]
+    rows: list[Any] = pd.read_csv(path).to_dict("records") if path.is_file() else []
     known = {tuple(row[name] for name in KEY) for row in rows}
     for name, variant in variants.items():
         wanted = [cell for cell in cells if not variant.square or slowness(cells[cell], BASE) < SLOWEST_SQUARE]
         for cell, seed in itertools.product(wanted, range(variant.seeds)):
             if (cell, name, seed) not in known:
-                found: dict[str, object] = {**run_row(cells[cell], variant, seed)}
-                rows.append({"cell": cell, "variant": name, "seed": seed, **found})
+                rows.append({"cell": cell, "variant": name, "seed": seed, **run_row(cells[cell], variant, seed)})
                 replace_text(path, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
                 yield rows[-1]
 
@@ -156,7 +155,7 @@ def seed_scatter(table: pd.DataFrame, column: str = "ne") -> float:
 
 
 def summarize_pairs(pairs: pd.DataFrame, variants: Mapping[str, Variant] = VARIANTS) -> pd.DataFrame:
-    """By variant: what it is, its cells, mean, rms and largest difference of cell means, and its price over the base."""
+    """By variant: what it is, its cells, mean, rms and largest difference of cell means, price over the base."""
     rows = []
     for name in (name for name in variants if (pairs.variant == name).any()):
         own = pairs[pairs.variant == name]
@@ -184,7 +183,7 @@ def law_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def growth_table(table: pd.DataFrame) -> pd.DataFrame:
-    """By variant: growth of the followed mode over its eigenvalue minus 1, median and largest; boxes that saw none."""
+    """By variant: growth of the followed mode over its eigenvalue minus 1, median and largest; `unseen` saw none."""
     ran = table[table.flag == RUN]
     off = (ran.growth_ratio - 1).abs().where(ran.growth_ratio != 1)
     found = off.groupby(ran.variant, sort=False).agg(["median", "max", "count"])
@@ -197,7 +196,7 @@ def beside_emu(table: pd.DataFrame) -> pd.DataFrame:
     total = nsm1()[0, 3].sum()
     rows = []
     for name, group in own.groupby("variant", sort=False):
-        off = [group.ne - EMU["n_nu_e"] / total, group.nebar - EMU["n_antinu_e"] / total]
+        off = [group["ne"] - EMU["n_nu_e"] / total, group["nebar"] - EMU["n_antinu_e"] / total]
         rows.append(
             {"variant": name, "seeds": len(group), "N_e": off[0].mean(), "error": off[0].sem(), "N_ebar": off[1].mean()}
         )
