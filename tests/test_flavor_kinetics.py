@@ -174,3 +174,15 @@ def test_seeds_add_their_scatter():
     each = [simulate(nsm1(), 32, 2, 5, seed=seed, protocol=protocol) for seed in (3, 4)]
     np.testing.assert_allclose(both.f4_final, (each[0].f4_final + each[1].f4_final) / 2)
     assert both.f4_std[0, 3, 0, 0] >= abs(each[0].f4_final - each[1].f4_final)[0, 3, 0, 0] / 2 * (1 - 1e-9)
+
+
+def test_a_label_of_distinct_flavors_keeps_lepton_numbers_on_a_grid_that_is_too_coarse():
+    """Its two spinors were no longer orthogonal, and what mended the third share cost lepton number."""
+    shares = np.array([[0.494, 0.129, 0.367], [0.006, 0.002, 0.002]])
+    angles = np.array([[0.5, 2.1, 0.9], [1.8, 0.2, 2.6]])
+    cell = np.zeros((1, 4, 2, 3))
+    cell[0, 3], cell[0, 0], cell[0, 2] = shares, 0.5 * shares * np.sin(angles), 0.5 * shares * np.cos(angles)
+    found = simulate(1e33 * cell, points=32, wavelengths=4, directions=9)
+    change = found.f4_final[0, 3] / 1e33 - shares
+    assert found.counts["run"] == 1 and np.abs(change).max() > 1e-3
+    assert np.abs(change[0] - change[1]).max() < 1e-5 * shares.sum()

@@ -18,9 +18,9 @@ from .study.kinetic.box import Box, Directions, Late, box_directions, frame_arou
 from .study.kinetic.dispersion import NO_MODE, Mode, find_along, find_fastest
 
 # %% auto #0
-__all__ = ['RUN', 'STABLE', 'TOO_SLOW', 'UNPHYSICAL', 'FLAGS', 'SLOWEST', 'TIME_SCALE', 'Protocol', 'Plan', 'Cell',
-           'pair_strengths', 'fastest_mode', 'heavies_alike', 'plan_box', 'mixing_matrices', 'change_of', 'Simulated',
-           'run_plan', 'unphysical', 'simulate_cell', 'simulate']
+__all__ = ['RUN', 'STABLE', 'TOO_SLOW', 'UNPHYSICAL', 'FLAGS', 'SLOWEST', 'TIME_SCALE', 'LEPTON_CHANGE', 'FINER', 'Protocol',
+           'Plan', 'Cell', 'pair_strengths', 'fastest_mode', 'heavies_alike', 'plan_box', 'mixing_matrices',
+           'change_of', 'Simulated', 'run_plan', 'unphysical', 'run_resolved', 'simulate_cell', 'simulate']
 
 # %% ../../nbs/04_flavor/16_kinetics.ipynb #cf540dc7
 RUN, STABLE, TOO_SLOW, UNPHYSICAL = 0, 1, 2, 3
@@ -180,6 +180,22 @@ def unphysical(f4: np.ndarray) -> np.ndarray:
         beyond = np.linalg.norm(f4[:, :3], axis=1) > f4[:, 3] * (1 + 1e-5)
         return np.asarray((~np.isfinite(f4).all((1, 2, 3))) | (beyond | (f4[:, 3] < 0)).any((1, 2)))
 
+# %% ../../nbs/04_flavor/16_kinetics.ipynb #b1c7d0e2
+LEPTON_CHANGE = 1e-5  # of ntot, that a label may make
+FINER = (1, 2, 4)  # times the points of the protocol
+
+
+def run_resolved(cell: Cell, plan: Plan, protocol: Protocol, seed: int) -> tuple[Late, np.ndarray]:
+    """One box and its changes [T, 4, 2, 3], on the first grid whose label keeps lepton numbers, or the finest."""
+    for finer in FINER:
+        box = replace(plan.box, points=finer * plan.box.points)
+        late = run_plan(replace(plan, box=box), protocol, seed)
+        changes = change_of(cell, box.directions, mixing_matrices(late.means))
+        density = changes.mean(0)[3]
+        if np.abs(density[0] - density[1]).max() <= LEPTON_CHANGE * cell.total:
+            break
+    return late, changes
+
 # %% ../../nbs/04_flavor/16_kinetics.ipynb #65a4e4c2
 def simulate_cell(f4: np.ndarray, protocol: Protocol, seeds: Sequence[int]) -> dict[str, Any]:
     """One cell [4, 2, 3] by the names of `Simulated`."""
@@ -195,8 +211,8 @@ def simulate_cell(f4: np.ndarray, protocol: Protocol, seeds: Sequence[int]) -> d
     rate = plan.mode.growth * RATE_PER_DENSITY * cell.total
     if not plan.mode.growth > SLOWEST * plan.box.bound:
         return found | {"flag": TOO_SLOW, "growth_rate": rate, "linear_rate": rate}
-    runs = [run_plan(plan, protocol, seed) for seed in seeds]
-    changes = np.concatenate([change_of(cell, plan.box.directions, mixing_matrices(late.means)) for late in runs])
+    runs, parts = zip(*[run_resolved(cell, plan, protocol, seed) for seed in seeds], strict=True)
+    changes = np.concatenate(parts)
     seen = [late.growth for late in runs if np.isfinite(late.growth)]
     return {
         "f4_final": f4 + changes.mean(0),

@@ -15,8 +15,8 @@ from .rotation import LANES, LOOK, TURN
 
 # %% auto #0
 __all__ = ['SEED_SIZE', 'MOST_MODES', 'TOLERANCE', 'MOST_PASSES', 'PROBES', 'LINEAR', 'Directions', 'frame_around',
-           'box_directions', 'seed_waves', 'start_spinors', 'Box', 'shift_factors', 'State', 'advance', 'box_means',
-           'mode_amplitude', 'Late', 'fit_growth', 'run_box', 'summarize']
+           'box_directions', 'seed_waves', 'spinors_of', 'start_spinors', 'Box', 'shift_factors', 'State', 'rotate',
+           'advance', 'box_means', 'mode_amplitude', 'Late', 'fit_growth', 'run_box', 'summarize']
 
 # %% ../../../../nbs/04_flavor/study/kinetic/02_box.ipynb #e17df1bd
 class Directions(NamedTuple):
@@ -66,14 +66,18 @@ def seed_waves(seed: int, points: int, modes: int) -> np.ndarray:
     return real[::2] + 1j * real[1::2]
 
 
-def start_spinors(seed: int, points: int, modes: int, spinors: int) -> np.ndarray:
-    """Orthonormal spinors [spinors, 3, points] at the start: e first, then mu."""
-    z = seed_waves(seed, points, modes)
-    u = np.stack([np.ones(points), z[0], z[1]])
+def spinors_of(z: np.ndarray, spinors: int) -> np.ndarray:
+    """Orthonormal spinors [spinors, 3, points] of waves [3, points]: e first, then mu."""
+    u = np.stack([np.ones(z.shape[1]), z[0], z[1]])
     u /= np.linalg.norm(u, axis=0)
-    v = np.stack([-z[0].conj(), np.ones(points), z[2]])
+    v = np.stack([-z[0].conj(), np.ones(z.shape[1]), z[2]])
     v -= u * (u.conj() * v).sum(0)
     return np.stack([u, v / np.linalg.norm(v, axis=0)])[:spinors]
+
+
+def start_spinors(seed: int, points: int, modes: int, spinors: int) -> np.ndarray:
+    """Orthonormal spinors [spinors, 3, points] at the start: e first, then mu."""
+    return spinors_of(seed_waves(seed, points, modes), spinors)
 
 # %% ../../../../nbs/04_flavor/study/kinetic/02_box.ipynb #2743faec
 @dataclass(frozen=True)
@@ -135,13 +139,9 @@ TOLERANCE = 2e-6  # of the bound
 MOST_PASSES = 12
 
 
-def advance(state: State, step: float, factors: np.ndarray, tolerance: float = TOLERANCE) -> None:
-    """One step: shift, then the implicit rotation."""
-    p = state.p
-    rows, points, components, _ = p.shape
-    waves = fft.rfft(p.reshape(rows, points, -1), axis=1)
-    waves *= factors
-    state.p = fft.irfft(waves, points, axis=1).reshape(p.shape)
+def rotate(state: State, step: float, tolerance: float = TOLERANCE) -> None:
+    """The implicit rotation of a step; every sixteenth time in single precision the norms are set right first."""
+    rows, points, components, _ = state.p.shape
     if state.kind == np.float32 and state.turned % 16 == 0:
         parts = state.p.reshape(rows, points, components // 6, 6, LANES)
         parts /= np.sqrt((parts * parts).sum(3).mean(1))[:, None, :, None]
@@ -155,6 +155,15 @@ def advance(state: State, step: float, factors: np.ndarray, tolerance: float = T
     state.turn(guess, step)
     state.before, state.fields = state.fields, guess
     state.turned += 1
+
+
+def advance(state: State, step: float, factors: np.ndarray, tolerance: float = TOLERANCE) -> None:
+    """One step: shift, then the implicit rotation."""
+    rows, points, _, _ = state.p.shape
+    waves = fft.rfft(state.p.reshape(rows, points, -1), axis=1)
+    waves *= factors
+    state.p = fft.irfft(waves, points, axis=1).reshape(state.p.shape)
+    rotate(state, step, tolerance)
 
 # %% ../../../../nbs/04_flavor/study/kinetic/02_box.ipynb #d1248ecc
 def box_means(state: State) -> np.ndarray:
