@@ -215,9 +215,6 @@ def make_data(config: FlavorData, path: Path, workers: int = 1) -> None:
     LABELS[config.label_method](config, path, workers)
 
 # %% ../../nbs/04_flavor/06_data.ipynb #cfd9cb2f
-OWN_RULES = FaultRules(beyond_cone="keep", negative="keep")  # what a scheme makes of a generated cell is what it is
-
-
 def _table(arrays: Mapping[str, np.ndarray], stream: str) -> dict[str, np.ndarray]:
     """Columns of the common table from one stream, float32; densities stay in 1/ccm."""
     initial = arrays[INITIAL]
