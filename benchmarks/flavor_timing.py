@@ -137,9 +137,9 @@ def beside_network(
         space = "".join(letter if letter.isalnum() else "_" for letter in f"{title}_{gate}")
         network, forms = make_forms(config, Path(folder), names, space)
         for equal, given in cells.items():
-            rival = fastest[equal]
+            baseline = fastest[equal]
             double, single = given, np.ascontiguousarray(given, dtype=np.float32)
-            rule, own = lebedev(rival["order"]), double if "float64" in rival["implementation"] else single
+            rule, own = lebedev(baseline["order"]), double if "float64" in baseline["implementation"] else single
             calls = {name: partial(ask, single) for name, ask in forms.items()}
             seconds = time_forms({"box3d": partial(scheme_compiled, own, rule, "box3d"), **calls}, 3 if quick else 15)
             rows += [
@@ -185,8 +185,8 @@ def main() -> None:
         for gate in words.gates
         for row in beside_network(cells, fastest, title, gate, words.quick)
     ]
-    rivals = [{"equal_heavies": equal, **row} for equal, row in fastest.items()]
-    write_result("flavor_timing", {"fastest_box3d": rivals, "networks": networks, "rows": schemes})
+    baselines = [{"equal_heavies": equal, **row} for equal, row in fastest.items()]
+    write_result("flavor_timing", {"fastest_box3d": baselines, "networks": networks, "rows": schemes})
 
 
 if __name__ == "__main__":
