@@ -50,7 +50,7 @@ def find_saturation(magnitude: np.ndarray) -> int:
 
 
 def fit_growth_rate(time: np.ndarray, magnitude: np.ndarray) -> float:
-    """Slope of the log of magnitudes [nt] between the limits of `SLOPE`, in units of 1/time; NaN with one point only."""
+    """Slope of the log of magnitudes [nt] between the limits of `SLOPE`, in 1/time; NaN with one point only."""
     place = find_saturation(magnitude)
     before, share = time[: place + 1], magnitude[: place + 1] / magnitude[place]
     first, last = (int(np.argmax(share >= limit)) for limit in SLOPE)
@@ -163,7 +163,7 @@ def block_groups(shape: tuple[int, ...], where: str, block: int = 16) -> np.ndar
     assert groups is not None  # these names have places
     return groups[number.reshape(-1)]
 
-
+# %% ../../nbs/04_flavor/19_simulations.ipynb #0e7e1f7c
 def read_snapshot(path: str | Path, rules: FaultRules | None = None) -> tuple[dict[str, np.ndarray], Report]:
     """Cells of a snapshot as arrays for `write_stable`, with groups, and what was left out.
 
@@ -178,9 +178,7 @@ def read_snapshot(path: str | Path, rules: FaultRules | None = None) -> tuple[di
     for name, array in raw.items():
         wanted = (3, *shape) if name in fluxes.values() else shape
         if len(shape) != 3 or array.shape != wanted:
-            raise DataError(
-                f"{path}: {name!r} has shape {array.shape}; expected {wanted} for a grid of three dimensions"
-            )
+            raise DataError(f"{path}: {name!r} has shape {array.shape}; expected {wanted} on a grid of 3 axes")
     nu, anti, heavy = (
         np.concatenate([raw[fluxes[kind]].reshape(3, -1), raw[densities[kind]].reshape(1, -1)]).T for kind in KINDS
     )
