@@ -12,10 +12,11 @@ import torch
 from thesis_surrogates.core.errors import ConfigError, DataError
 from thesis_surrogates.flavor.generator import one_flavor_cells, random_cells, zero_flux_cells
 from thesis_surrogates.flavor.metrics import equivariance_errors, law_violations, random_turn, turn_cells
-from thesis_surrogates.flavor.models import StochasticConfig, YMatrixConfig, build
+from thesis_surrogates.flavor.mixing import Mixing
+from thesis_surrogates.flavor.models import MODELS, StochasticConfig, YMatrixConfig, build
 from thesis_surrogates.flavor.networks.backbone import HEADS
 from thesis_surrogates.flavor.networks.deployed import nearly_isotropic, nsm1
-from thesis_surrogates.flavor.networks.gates import GATES
+from thesis_surrogates.flavor.networks.gates import GATES, Gate
 from thesis_surrogates.flavor.networks.surrogate import components_first, components_last
 
 # What configurations without the later keys answered before there were any, for seed 5 and the cells of `random_rows`.
@@ -292,3 +293,15 @@ def test_a_scripted_network_answers_all_questions(name, tmp_path):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e28)
         assert len(loaded.predict_WhiskyTHC(cells)) == 3 and loaded.is_physical(cells).shape == (20,)
         assert torch.equal(loaded.X_from_F4(cells), network.X_from_F4(cells))
+
+
+def test_gates_and_mixings_say_what_their_bases_ask():
+    found = [build({"name": name, "width": 8}).mixing for name in MODELS]
+    found += [build({"name": name, "width": 8, "residual_on": "box3d"}).mixing for name in ("ymatrix", "stochastic")]
+    for mixing in found:
+        assert type(mixing).__bases__ == (Mixing,) and len(mixing.heads) == mixing.matrices
+    for gate in GATES.values():
+        assert gate.__bases__ == (Gate,) and gate.__final__
+    for base in (Mixing, Gate):
+        with pytest.raises(TypeError, match="abstract"):
+            base()

@@ -5,12 +5,15 @@
 # %% ../../nbs/04_flavor/04_mixing.ipynb #0234be5b
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import ClassVar, final
+
 import torch
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['normalised_species', 'conserve', 'step_of', 'physical_densities', 'physical_fluxes', 'YMatrixMixing', 'common_flow',
-           'balance', 'StochasticMixing']
+__all__ = ['normalised_species', 'conserve', 'step_of', 'physical_densities', 'physical_fluxes', 'Mixing', 'YMatrixMixing',
+           'common_flow', 'balance', 'StochasticMixing']
 
 # %% ../../nbs/04_flavor/04_mixing.ipynb #b62d8386
 def normalised_species(f4: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +92,20 @@ def _length(v: Tensor) -> Tensor:
     return (v**2).sum(-1, keepdim=True).clamp(min=1e-36).sqrt()
 
 # %% ../../nbs/04_flavor/04_mixing.ipynb #63645458
-class YMatrixMixing(nn.Module):
+class Mixing(nn.Module, ABC):
+    """How raw matrices of a network mix flavors; a class below it is final."""
+
+    heads: ClassVar[tuple[str, ...]]  # names of the matrices that it reads, of `HEADS`
+    title: ClassVar[str]  # of a network with it
+    matrices: ClassVar[int]
+
+    @abstractmethod
+    def forward(self, raw: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw matrices [B, matrices, 6, 6] and species [B, 6, 4] to changes of densities and fluxes, [B, 6, 6] each."""
+
+
+@final
+class YMatrixMixing(Mixing):
     """Raw matrices [B, 2, 6, 6] to the changes of densities and of fluxes, [B, 6, 6] each."""
 
     heads, title = ("density", "flux"), "y-matrix network"
@@ -124,7 +140,8 @@ def balance(stochastic: Tensor, density: Tensor) -> Tensor:
     return off + torch.diag_embed(1 - off.sum(2))
 
 # %% ../../nbs/04_flavor/04_mixing.ipynb #2c51f98c
-class StochasticMixing(nn.Module):
+@final
+class StochasticMixing(Mixing):
     """Raw matrices [B, 1, 6, 6] to one change matrix for densities and fluxes alike, returned twice."""
 
     heads, title = ("mixing",), "stochastic network"

@@ -16,9 +16,9 @@ from ..core.config import check, model_name, nearest, unless_default
 from ..core.errors import ConfigError
 from .data import FlavorData
 from .losses import make_loss_terms
-from .mixing import StochasticMixing, YMatrixMixing
+from .mixing import Mixing, StochasticMixing, YMatrixMixing
 from .networks.backbone import BACKBONES, BackboneConfig
-from .networks.corrections import GUIDES, CorrectedStochastic, CorrectedYMatrix, Mixing, silence
+from .networks.corrections import GUIDES, CorrectedStochastic, CorrectedYMatrix, silence
 from .networks.gates import GATES
 from .networks.surrogate import FlavorSurrogate
 from .networks.survival import SurvivalMixing

@@ -5,22 +5,23 @@
 # %% ../../../nbs/04_flavor/networks/08_corrections.ipynb #c98b05ad
 from __future__ import annotations
 
+from typing import final
+
 import torch
 from torch import Tensor, nn
 
 from thesis_surrogates.flavor.mixing import (
+    Mixing,
     StochasticMixing,
-    YMatrixMixing,
     conserve,
     physical_densities,
     physical_fluxes,
 )
 from .exchange import Stack
-from .survival import Exchange, Shape, SurvivalMixing
+from .survival import Exchange, Shape
 
 # %% auto #0
-__all__ = ['SOFTNESS', 'Mixing', 'GUIDES', 'SchemeChange', 'CorrectedYMatrix', 'CorrectedStochastic', 'NoGuide', 'EstimateGuide',
-           'silence']
+__all__ = ['SOFTNESS', 'GUIDES', 'SchemeChange', 'CorrectedYMatrix', 'CorrectedStochastic', 'NoGuide', 'EstimateGuide', 'silence']
 
 # %% ../../../nbs/04_flavor/networks/08_corrections.ipynb #eb73d905
 SOFTNESS = {"box3d": 0.0, "power_half": 1.0}  # of the large side, see `survival.shape_of`
@@ -38,7 +39,8 @@ class SchemeChange(nn.Module):
         return self.exchange(species, Shape(2 / 3 * one, self.softness * one, 0 * one, 0 * one))
 
 # %% ../../../nbs/04_flavor/networks/08_corrections.ipynb #77ba9906
-class CorrectedYMatrix(nn.Module):
+@final
+class CorrectedYMatrix(Mixing):
     """Raw matrices [B, 2, 6, 6] to change matrices [B, 6, 6] of densities and fluxes: the scheme's where raw is 0."""
 
     heads, title = ("density", "flux"), "corrected scheme"
@@ -59,7 +61,8 @@ class CorrectedYMatrix(nn.Module):
         return density, flux
 
 
-class CorrectedStochastic(nn.Module):
+@final
+class CorrectedStochastic(Mixing):
     """Raw matrices [B, 1, 6, 6] to one step from a scheme's state towards that of the stochastic matrix."""
 
     heads, title = StochasticMixing.heads, "corrected scheme, stochastic"
@@ -77,9 +80,6 @@ class CorrectedStochastic(nn.Module):
         return density + way * (towards - density), flux + way * (same - flux)
 
 # %% ../../../nbs/04_flavor/networks/08_corrections.ipynb #3734fc94
-Mixing = YMatrixMixing | StochasticMixing | SurvivalMixing | CorrectedYMatrix | CorrectedStochastic
-
-
 class NoGuide(nn.Module):
     """Nothing is known of the growth rate."""
 

@@ -5,7 +5,8 @@
 # %% ../../../nbs/04_flavor/networks/03_gates.ipynb #6436c391
 from __future__ import annotations
 
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ from ..crossing import _climb, _unit, crosses, discriminant, heavies_cancel
 from ..distributions import log_amplitude, sharp_vectors
 
 # %% auto #0
-__all__ = ['START', 'GATES', 'is_physical', 'Opening', 'trivial_gate', 'TrivialGate', 'LearnedGate', 'NoGate', 'crosses_in_graph',
-           'AnalyticGate']
+__all__ = ['START', 'GATES', 'is_physical', 'Opening', 'Gate', 'open_wide', 'trivial_gate', 'TrivialGate', 'LearnedGate',
+           'NoGate', 'crosses_in_graph', 'AnalyticGate']
 
 # %% ../../../nbs/04_flavor/networks/03_gates.ipynb #c199c5d6
 def is_physical(f4: Tensor, rounding: float = 1e-5) -> Tensor:
@@ -37,6 +38,23 @@ class Opening(NamedTuple):
     logit: Tensor
 
 
+class Gate(nn.Module, ABC):
+    """What lets a cell change; a class below it is final."""
+
+    asks_head: ClassVar[bool] = True  # whether it reads the logit of the learned head
+    decides: ClassVar[bool] = True  # whether cells that are called stable are left alone
+
+    @abstractmethod
+    def forward(self, cells: Tensor, species: Tensor, logit: Tensor) -> Opening:
+        """Cells [B, 4, 2, 3] and species [B, 6, 4] in units of ntot, and the learned logit [B], to how far it opens."""
+
+
+def open_wide(logit: Tensor) -> Opening:
+    """All may change, and the logit [B] stays what it is."""
+    one = torch.ones_like(logit)
+    return Opening(one, one, logit)
+
+# %% ../../../nbs/04_flavor/networks/03_gates.ipynb #f98846fe
 def trivial_gate(species: Tensor) -> Tensor:
     """Zero without flux or with one species only, close to one for ordinary cells; shape [B]."""
     flux = (species[..., :3] ** 2).sum(dim=(1, 2))
@@ -44,30 +62,31 @@ def trivial_gate(species: Tensor) -> Tensor:
     return flux / (flux + 1e-5) * others / (others + 1e-3)
 
 
-class TrivialGate(nn.Module):
+@final
+class TrivialGate(Gate):
     """The gate of older runs: a smooth factor, and the learned head."""
-
-    asks_head, decides = True, True
 
     def forward(self, cells: Tensor, species: Tensor, logit: Tensor) -> Opening:
         gate = trivial_gate(species)
         return Opening(gate, gate, logit - torch.log(gate + 1e-9))
 
 
-class LearnedGate(nn.Module):
+@final
+class LearnedGate(Gate):
     """The learned head decides."""
 
-    asks_head, decides = True, True
-
     def forward(self, cells: Tensor, species: Tensor, logit: Tensor) -> Opening:
-        one = torch.ones_like(logit)
-        return Opening(one, one, logit)
+        return open_wide(logit)
 
 
-class NoGate(LearnedGate):
+@final
+class NoGate(Gate):
     """The learned head is reported, and decides nothing."""
 
     decides = False
+
+    def forward(self, cells: Tensor, species: Tensor, logit: Tensor) -> Opening:
+        return open_wide(logit)
 
 # %% ../../../nbs/04_flavor/networks/03_gates.ipynb #44a51556
 START = 11  # order of the rule whose 50 directions a search starts from
@@ -94,10 +113,11 @@ def crosses_in_graph(cells: Tensor, directions: Tensor) -> Tensor:
     return (two & (discriminant(species[:, 0], species[:, 3]) > 0)) | (~two & searched)
 
 # %% ../../../nbs/04_flavor/networks/03_gates.ipynb #05651db7
-class AnalyticGate(nn.Module):
+@final
+class AnalyticGate(Gate):
     """The crossing test decides."""
 
-    asks_head, decides = False, True
+    asks_head = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +137,7 @@ class AnalyticGate(nn.Module):
         return crosses(cells, directions)
 
 
-GATES: dict[str, type[nn.Module]] = {
+GATES: dict[str, type[Gate]] = {
     "trivial": TrivialGate,
     "analytic": AnalyticGate,
     "learned": LearnedGate,

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from ..asymptotics import _inverse_square_flow
+from ..mixing import Mixing
 from .directions import OwnDirections, Sampled, axes_of, longest
 
 # %% auto #0
@@ -203,7 +204,8 @@ class Exchange(nn.Module):
         return torch.log(strength.amax(1).clamp(min=2e-9))
 
 # %% ../../../nbs/04_flavor/networks/07_survival.ipynb #d2a206f2
-class SurvivalMixing(nn.Module):
+@final
+class SurvivalMixing(Mixing):
     """Raw matrices [B, 1, 6, 6] to the change matrices of densities and fluxes: they say only which shape P(n) has."""
 
     heads, title = ("shape",), "survival network"
