@@ -109,8 +109,8 @@ def test_turned_fluxes_change_the_sky_and_a_cell_without_crossing_keeps_its_neut
 @pytest.mark.parametrize("name", PAGE)
 def test_a_suite_that_is_not_published_is_one_line(name):
     for boxes in (BOXES, pd.DataFrame()):
-        said = PAGE[name]([], boxes)
-        text = said[0] if isinstance(said, list) else said
+        answer = PAGE[name]([], boxes)
+        text = answer[0] if isinstance(answer, list) else answer
         assert "ublished yet" in text and "\n" not in text
     assert page.boxes_markdown(pd.DataFrame()) == page.NOTHING_YET == "*Nothing published yet.*"
 

@@ -54,7 +54,7 @@ def add_references(predict: Callable[[Tensors], Tensors], train: Tensors) -> Cal
 
     return predict_too
 
-
+# %% ../../nbs/05_events/10_baselines.ipynb #cd9cac3e
 def surrogate(model: EventNetwork, data: Data) -> Contender:
     """The trained model as a row of the comparison; a codebook is counted with its parameters."""
     vocabulary = model.bottleneck.vocabulary

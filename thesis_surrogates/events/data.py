@@ -190,7 +190,7 @@ def from_features(features: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
 
 # %% ../../nbs/05_events/03_data.ipynb #92522cea
 def keep_shares(labels: np.ndarray, limit: int) -> np.ndarray:
-    """Indices of `limit` rows that hold each label in its share of `labels`, ascending: the first ones of each label."""
+    """Indices of `limit` rows with each label in its share of `labels`, ascending: the first of each label."""
     found, counts = np.unique(labels, return_counts=True)
     wanted = counts * min(limit, len(labels)) / max(len(labels), 1)
     sizes = np.floor(wanted).astype(int)

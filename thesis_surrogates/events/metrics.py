@@ -127,14 +127,14 @@ def small_tables(samples: dict[str, np.ndarray]) -> dict[str, SmallTable]:
         "types": confusion("type", samples["true_type"], samples["type"], TYPE_NAMES),
     }
 
-# %% ../../nbs/05_events/06_metrics.ipynb #9a214be0
+# %% ../../nbs/05_events/06_metrics.ipynb #083983fb
 def prices(predictions: Tensors, real: torch.Tensor) -> dict[str, float]:
     """Bits of a particle, coded and at one length, and of an event; NaN for what a method does not tell."""
     bits, fixed, count = (float(predictions.get(name, math.nan)) for name in ("bits", "fixed_bits", "count_bits"))
     event = bits * float(real.sum()) / max(len(real), 1) + count
     return {"bits_per_particle": bits, "fixed_bits_per_particle": fixed, "bits_per_event": event}
 
-
+# %% ../../nbs/05_events/06_metrics.ipynb #9a214be0
 def score(
     predictions: Tensors,  # particles [N, T, 4], types [N, T], met [N, 2] [GeV], codes [N, T]; 0-dim vocabulary, bits
     truth: Tensors,  # the split, see events.data

@@ -41,7 +41,7 @@ TERMS = Terms(
     ),
     group=("visible_met_half_width_gev", "pt_error_68", "squared_error"),
     price="bits_per_particle",
-    references=("identity",),
+    references=("identity", "sum of true particles", "trees on true particles"),
 )
 
 # %% ../../nbs/05_events/12_system.ipynb #76f27053

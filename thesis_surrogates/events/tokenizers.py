@@ -173,7 +173,7 @@ def count_words(tokenizer: WordTokenizer, split: Tensors) -> torch.Tensor:
     particles, types = (split[name][:COUNTED_EVENTS].cpu() for name in ("particles", "types"))
     return count_levels(tokenizer.encode(particles, types)[types != 0], tokenizer.vocabulary)
 
-
+# %% ../../nbs/05_events/07_tokenizers.ipynb #4494fb7b
 def tokenizer_predictions(
     tokenizer: WordTokenizer,
     factor: float = 1.0,  # of the momentum sum
