@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
+from typing import TypeVar
 
 import torch
 
@@ -30,6 +31,7 @@ from thesis_surrogates.events.quantizer import (
 )
 from thesis_surrogates.events.tokenizers import (
     COUNTED_EVENTS,
+    KMeansTokenizer,
     WordTokenizer,
     constant_predictions,
     fit_bins,
@@ -39,8 +41,8 @@ from thesis_surrogates.events.tokenizers import (
 )
 
 # %% auto #0
-__all__ = ['UNIFORM_PARTS', 'QUANTILE_PARTS', 'CLUSTERS', 'GREEDY_WEIGHTS', 'add_references', 'surrogate', 'word_tokenizers',
-           'true_references', 'baselines']
+__all__ = ['UNIFORM_PARTS', 'QUANTILE_PARTS', 'CLUSTERS', 'GREEDY_WEIGHTS', 'Result', 'add_references', 'surrogate',
+           'word_tokenizers', 'fitted_at_first', 'true_references', 'baselines']
 
 # %% ../../nbs/05_events/10_baselines.ipynb #61e1ba0f
 def add_references(predict: Callable[[Tensors], Tensors], train: Tensors) -> Callable[[Tensors], Tensors]:
@@ -91,27 +93,43 @@ CLUSTERS = (64, 512, 1_024)  # centres of k-means for momenta
 GREEDY_WEIGHTS = (1e-4, 3e-4, 1e-3)  # of an error of the momentum sum, 1/GeV^2
 
 
-def word_tokenizers(train: Tensors) -> dict[str, WordTokenizer]:
-    """Tokenizers with one word for each particle, by the names of their rows."""
-    typed = fit_k_means(train)
-    momenta = {codes: fit_k_means(train, codes, type_scale=0.0) for codes in CLUSTERS}
-    found: dict[str, WordTokenizer] = {
-        "binned 5": fit_bins(train, 5),
-        "binned 10": fit_bins(train, 10),
+def word_tokenizers(train: Tensors) -> dict[str, Callable[[], WordTokenizer]]:
+    """What fits a tokenizer with one word for each particle, by the names of their rows; a codebook is fitted once."""
+    typed = cache(partial(fit_k_means, train))
+    momenta = {codes: cache(partial(fit_k_means, train, codes, type_scale=0.0)) for codes in CLUSTERS}
+
+    def greedy(clusters: Callable[[], KMeansTokenizer], weight: float) -> WordTokenizer:
+        return GreedyTokenizer(clusters=clusters(), weight=weight)
+
+    found: dict[str, Callable[[], WordTokenizer]] = {
+        "binned 5": partial(fit_bins, train, 5),
+        "binned 10": partial(fit_bins, train, 10),
         "k-means 512": typed,
-        "greedy 512": GreedyTokenizer(clusters=typed, weight=GREEDY_WEIGHTS[0]),
+        "greedy 512": partial(greedy, typed, GREEDY_WEIGHTS[0]),
     }
     found |= {f"k-means {codes} momenta": clusters for codes, clusters in momenta.items()}
-    greedy = {weight: GreedyTokenizer(clusters=momenta[512], weight=weight) for weight in GREEDY_WEIGHTS}
-    return found | {f"greedy 512 momenta {weight:g}": one for weight, one in greedy.items()}
+    return found | {
+        f"greedy 512 momenta {weight:g}": partial(greedy, momenta[512], weight) for weight in GREEDY_WEIGHTS
+    }
 
 # %% ../../nbs/05_events/10_baselines.ipynb #71bbd9c2
+Result = TypeVar("Result")
+
+
+def fitted_at_first(fit: Callable[[], Callable[[Tensors], Result]]) -> Callable[[Tensors], Result]:
+    """A prediction that is fitted when it is first asked for: where the scores of a dataset are known, never."""
+    fitted = cache(fit)
+    return lambda split: fitted()(split)
+
+
 def true_references(train: Tensors) -> tuple[Contender, ...]:
     """Missing momentum from the true particles: their plain sum and, where scikit-learn is installed, boosted trees."""
     rows: list[tuple[str, Callable[[Tensors], torch.Tensor], str]] = []
     rows.append(("sum of true particles", sum_of_particles, "minus the vector sum of the uncompressed particles"))
     if find_spec("sklearn"):
-        rows.append(("trees on true particles", fit_trees(train), "boosted trees of scikit-learn"))
+        rows.append(
+            ("trees on true particles", fitted_at_first(partial(fit_trees, train)), "boosted trees of scikit-learn")
+        )
 
     def make(name: str, find: Callable[[Tensors], torch.Tensor], note: str) -> Contender:
         def predict(split: Tensors) -> Tensors:
@@ -123,20 +141,26 @@ def true_references(train: Tensors) -> tuple[Contender, ...]:
 
 
 def baselines(data: Data) -> tuple[Contender, ...]:
-    """Nothing, words, scalar steps at every price, and two references, fitted on the training split."""
+    """Nothing, words, scalar steps at every price, and two references, fitted on the training split when asked."""
     train = data.splits["train"]
     note = "median particle and mean missing momentum"
     rows = [Contender(name="one token", kind="nothing", predict=constant_predictions(train), note=note)]
-    note = "missing momentum is minus the decoded vector sum times one fitted factor"
-    for name, tokenizer in word_tokenizers(train).items():
-        predict = tokenizer_predictions(tokenizer, fit_momentum_factor(tokenizer, train), train)
+
+    def words(fit: Callable[[], WordTokenizer]) -> Callable[[Tensors], Tensors]:
+        tokenizer = fit()
+        return tokenizer_predictions(tokenizer, fit_momentum_factor(tokenizer, train), train)
+
+    def add(name: str, fit: Callable[[], Callable[[Tensors], Tensors]], note: str) -> None:
+        predict = fitted_at_first(fit)
         rows.append(Contender(name=name, kind="baseline", predict=predict, note=note, implementation="torch, batch"))
-    note = "ln pt, eta and phi each coded on its own with the counts of training particles"
+
+    for name, fit in word_tokenizers(train).items():
+        add(name, partial(words, fit), "missing momentum is minus the decoded vector sum times one fitted factor")
     scalars: dict[str, Quantizer] = {"float16": HalfPrecision()}
     scalars |= {f"uniform {parts}": fit_quantizer(train, parts) for parts in UNIFORM_PARTS}
     scalars |= {f"quantile {parts}": fit_quantiles(train, parts) for parts in QUANTILE_PARTS}
     for name, quantizer in scalars.items():
-        predict = quantizer_predictions(train, quantizer)
-        rows.append(Contender(name=name, kind="baseline", predict=predict, note=note, implementation="torch, batch"))
+        note = "ln pt, eta and phi each coded on its own with the counts of training particles"
+        add(name, partial(quantizer_predictions, train, quantizer), note)
     rows += true_references(train)
     return tuple(replace(row, predict=add_references(row.predict, train), timed=row.predict) for row in rows)
