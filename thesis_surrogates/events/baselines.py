@@ -139,7 +139,7 @@ def true_references(train: Tensors) -> tuple[Contender, ...]:
 
     return tuple(make(*row) for row in rows)
 
-
+# %% ../../nbs/05_events/10_baselines.ipynb #082be267
 def baselines(data: Data) -> tuple[Contender, ...]:
     """Nothing, words, scalar steps at every price, and two references, fitted on the training split when asked."""
     train = data.splits["train"]
