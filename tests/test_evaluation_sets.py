@@ -198,7 +198,7 @@ def test_published_sets_come_back_and_baselines_stand_once(tmp_path):
             order = [sorted(map(str, map(sorted_items, rows(run)))) for run in (ours, theirs)]
             assert order[0] == order[1]
     lines = (tmp_path / "published" / "toy" / "other" / "baselines.jsonl").read_text().splitlines()
-    assert len(lines) == 5, "one on the test split, one on the named set, three on judging sets"
+    assert len(lines) == 1 + 5, "behind the head one on the test split, one on the named set, three on judging sets"
     publish([run.path for run in runs], tmp_path / "published")
     assert (tmp_path / "published" / "toy" / "other" / "baselines.jsonl").read_text().splitlines() == lines
 

@@ -106,6 +106,7 @@ ALIAS = {
     "pil": "pillow",
     "cycler": "matplotlib",
     "pypandoc": "pypandoc-binary",
+    "sklearn": "scikit-learn",
 }  # cycler is matplotlib's in all but name
 NEEDED_BY_OTHERS = {"onnxscript": "torch.onnx.export asks for it and does not declare it"}
 
