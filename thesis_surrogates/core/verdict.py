@@ -18,7 +18,7 @@ from .plots import axis_label
 
 # %% auto #0
 __all__ = ['TIE', 'Outcome', 'Terms', 'Pairing', 'judge', 'Verdict', 'decide', 'format_quantity', 'format_factor', 'name_of',
-           'format_price', 'reason_not_decided', 'compare_ways', 'verdict_sentence']
+           'format_price', 'reason_not_decided', 'compare_ways', 'cheaper_reference', 'verdict_sentence']
 
 # %% ../../nbs/01_core/32_verdict.ipynb #39a00007
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +171,13 @@ def compare_ways(table: pd.DataFrame, terms: Terms, item: str) -> str:
     return f"**Ways of learning compared with each other**: {'; '.join(words)}; {references}, not to be beaten."
 
 # %% ../../nbs/01_core/32_verdict.ipynb #39a0001a
+def cheaper_reference(own: pd.Series, table: pd.DataFrame, terms: Terms) -> pd.Series | None:
+    """The cheapest reference that is as accurate as a surrogate and cheaper; None where there is none."""
+    known = table[(table.kind == "reference") & (table.status == "done")].dropna(subset=[terms.price])
+    found = cheapest_as_accurate(known, own, terms.accuracy, terms.price)
+    return None if found is None or found[terms.price] * TIE >= own[terms.price] else found
+
+
 def verdict_sentence(found: Verdict, table: pd.DataFrame, terms: Terms, item: str) -> str:
     """The first sentence of a page: the outcome in bold, who decided it, and by how much."""
     if found.outcome == "not decided" or found.pairing is None:
@@ -197,4 +204,9 @@ def verdict_sentence(found: Verdict, table: pd.DataFrame, terms: Terms, item: st
         "does not pay": "It does not pay, a tie" if loss < TIE else f"It does not pay, by a factor of {loss:.2g}",
         "cannot pay": "It cannot pay, because a baseline without any error is cheaper",
     }
-    return f"**{words[found.outcome]}**: {who}; {against}."
+    reference = cheaper_reference(pairing.own, table, terms) if found.winners else None
+    if reference is None:
+        return f"**{words[found.outcome]}**: {who}; {against}."
+    paid = format_price(reference[terms.price], terms, item)
+    told = f"the reference {name_of(reference)} is as accurate for {paid}"
+    return f"**{words[found.outcome]}, but not beside a reference**: {who}; {against}; {told}."
