@@ -25,11 +25,11 @@ from thesis_surrogates.flavor.study.kinetic.convergence import (
     seed_scatter,
     summarize_pairs,
 )
-from thesis_surrogates.running.results import published_folder, published_runs
+from thesis_surrogates.running.results import published_folder, suite_runs
 
 FOLDER = published_folder(Path(__file__).parent)
 BOXES = page.read_boxes(FOLDER)
-RUNS = published_runs("flavor", FOLDER)
+RUNS = suite_runs("flavor", "comparison", FOLDER)  # suites that come later change nothing here
 TOY = Protocol(points=32, wavelengths=2, directions=5, end=1.5)
 PAGE = {  # every cell of the results page that needs runs
     "price": lambda runs, boxes: list(page.price_parts(runs, boxes)),
