@@ -17,16 +17,18 @@ from ...core.config import flatten, recipe_hash
 from ...core.cost_figure import accuracy_cost
 from ...core.facts import Run
 from ...core.metrics import format_digits, format_value
+from ...core.set_tables import sets_table
 from ...core.sweep_tables import importance
 from ...core.tables import comparison_table, drop_seeds, to_markdown
+from ...core.verdict import Terms
 from ..kinetics import RUN
 from .kinetic.convergence import paired_differences, seed_scatter, summarize_pairs
 
 # %% auto #0
-__all__ = ['HEADLINE', 'COLUMNS', 'BOXES', 'NOTHING_YET', 'GUARANTEED', 'NAMES', 'label_of', 'runs_by_label', 'own_row',
+__all__ = ['HEADLINE', 'COLUMNS', 'BOXES', 'NOTHING_YET', 'GUARANTEED', 'NAMES', 'OTHER', 'label_of', 'runs_by_label', 'own_row',
            'read_boxes', 'box_row', 'price_table', 'best_scheme', 'price_markdown', 'price_parts', 'labels_markdown',
            'guarantees_of', 'exactness_table', 'exactness_answer', 'exactness_markdown', 'settings_markdown',
-           'boxes_markdown']
+           'is_extrapolated', 'plain_results', 'extrapolation_markdown', 'boxes_markdown']
 
 # %% ../../../nbs/04_flavor/study/01_page.ipynb #db736a58
 HEADLINE = "ne_rmse"
@@ -170,7 +172,8 @@ def exactness_answer(table: pd.DataFrame) -> str:
             best = group.groupby(name)[HEADLINE].min()
             if len(best) == 2:
                 words.append(f"{label}, {name}: {best[True] / best[False]:.2g} times the error of the best without")
-    return "; ".join(words) + "." if words else "No guarantee was tried both ways."
+    more = "Recipes differ in more than what they guarantee."
+    return f"{'; '.join(words)}. {more}" if words else "No guarantee was tried both ways."
 
 
 def exactness_markdown(runs: Sequence[Run]) -> str:
@@ -198,6 +201,45 @@ def settings_markdown(suites: Mapping[str, Sequence[Run]]) -> str:
                 parts.append(f"### {suite}, labels {label}\n\n{importance(group, HEADLINE).markdown()}")
     note = f"*Not published yet: {', '.join(missing)}.*" if missing else ""
     return "\n\n".join([*parts, *[note] * bool(note)]) or NOTHING_YET
+
+# %% ../../../nbs/04_flavor/study/01_page.ipynb #9c604edb
+OTHER = "tilted"  # the set of cells from another generator
+
+
+def is_extrapolated(run: Run) -> bool:
+    """Whether a run was judged on cells of another generator, which the tables of plain results leave out."""
+    return any(row.get("set") == OTHER for row in run.evaluated_on)
+
+
+def plain_results(runs: Sequence[Run], terms: Terms) -> tuple[list[Run], pd.DataFrame]:
+    """The runs that are judged on cells like their own, and their comparison; an empty table without any."""
+    plain = [run for run in runs if not is_extrapolated(run)]
+    found = comparison_table(plain, terms.columns, terms.headline, terms.references) if plain else pd.DataFrame()
+    return plain, found
+
+# %% ../../../nbs/04_flavor/study/01_page.ipynb #6a415de0
+def extrapolation_markdown(runs: Sequence[Run]) -> str:
+    """Errors on cells of another generator by what a network was taught with, beside the best scheme."""
+    groups: dict[str, list[Run]] = {}
+    for run in filter(is_extrapolated, runs):
+        groups.setdefault(str(run.config["data"].get("generator", "mixture")), []).append(run)
+    rows, words = [["taught with", "contender", "own cells", f"{OTHER} cells", "over the best scheme"]], []
+    for taught, members in groups.items():
+        table = sets_table(members, (), HEADLINE)
+        scheme = float(table[table.kind == "baseline"][HEADLINE].min())
+        for row in table[table.kind == "surrogate"].to_dict("records"):
+            own = [
+                float(found[HEADLINE])
+                for run in members
+                if drop_seeds(run) == row["contender"]
+                if (found := own_row(run))
+            ]
+            error = format_value(row[HEADLINE], row[f"{HEADLINE}_low"], row[f"{HEADLINE}_high"], exponent=False)
+            cells = [format_digits(pd.Series(own).median()), error, format_digits(row[HEADLINE] / scheme)]
+            rows.append([taught, str(row["contender"]), *cells])
+        best = float(table[table.kind == "surrogate"][HEADLINE].min()) / scheme
+        words.append(f"taught with {taught}, the best network has {best:.2g} times the error of the best scheme")
+    return f"On {OTHER} cells: {'; '.join(words)}.\n\n{to_markdown(rows)}" if words else NOTHING_YET
 
 # %% ../../../nbs/04_flavor/study/01_page.ipynb #145fe75d
 def boxes_markdown(boxes: pd.DataFrame) -> str:
