@@ -321,7 +321,7 @@ def curves_figure(runs: Sequence[Run]) -> Figure | Text:
 
 # %% ../../nbs/06_running/12_results.ipynb #1dcddbfa
 # The suite that stands for a system where there is room for one table; "comparison" elsewhere.
-SUMMARY_COLUMNS = {"tracks": "frontier", "orbits": "goals"}
+SUMMARY_COLUMNS = {"tracks": "frontier", "orbits": "goals", "flavor": "goals"}
 
 
 def summary_suite_table(system: str, folder: str | Path | None) -> pd.DataFrame:
