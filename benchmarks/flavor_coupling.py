@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measured import write_result
+from measured import seconds_in_turns, write_result
 
 from thesis_surrogates.core.export.cpp_compiler import compile_source, find_compiler
 from thesis_surrogates.core.export.cpp_header import export_header
@@ -87,17 +85,6 @@ def make_forms(config: Mapping[str, Any], folder: Path, names: tuple[str, ...] =
     return network, forms
 
 
-def time_forms(forms: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median processor seconds of each call, in turns, after one round that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(rounds + 1):
-        for name, ask in forms.items():
-            begin = time.process_time()
-            ask()
-            times[name].append(time.process_time() - begin)
-    return {name: statistics.median(each[1:]) for name, each in times.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gate", default="learned", help="learned, none, or analytic, which takes minutes to export")
@@ -114,7 +101,7 @@ def main() -> None:
     names = tuple(name for name in FORMS if not (words.quick and name == "pt2"))
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         network, forms = make_forms({**config, "width": words.width}, Path(folder), names)
-        seconds = time_forms({name: (lambda ask=ask: ask(cells)) for name, ask in forms.items()}, rounds)
+        seconds = seconds_in_turns({name: (lambda ask=ask: ask(cells)) for name, ask in forms.items()}, rounds)
     rows = [
         {"form": name, "us_a_cell": 1e6 * found / count, "of_eager": found / seconds["eager"]}
         for name, found in seconds.items()

@@ -12,12 +12,10 @@ two repeats. Writes outputs/benchmarks/flavor_layers.json.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
-from measured import write_result
+from measured import seconds_in_turns, write_result
 from torch import Tensor, nn
 
 from thesis_surrogates.core.data import numpy_rng
@@ -88,17 +86,6 @@ def products_of(network: nn.Module, rows: int) -> Callable[[], None]:
     return multiply
 
 
-def time_jobs(jobs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median processor seconds of each job, in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(repeats + 1):
-        for name, job in jobs.items():
-            start = time.process_time()
-            job()
-            seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
-
-
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--parameters", type=int, default=91_210)
@@ -117,7 +104,7 @@ def main() -> None:
         jobs = {name: make(network, cells[:count]) for name, network in networks.items()}
         if title == "prediction":
             jobs["matrix products"] = products_of(networks["plain"], count)
-        seconds = time_jobs(jobs, repeats)
+        seconds = seconds_in_turns(jobs, repeats)
         for name in jobs:
             size = count_parameters(networks[name]) if name in networks else None
             speed, ratio = count / seconds[name], seconds["plain"] / seconds[name]

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from flavor_coupling import make_forms, time_forms
-from measured import write_result
+from flavor_coupling import make_forms
+from measured import seconds_in_turns, write_result
 
 from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.timing import time_in_turns
@@ -141,7 +141,9 @@ def beside_network(
             double, single = given, np.ascontiguousarray(given, dtype=np.float32)
             rule, own = lebedev(baseline["order"]), double if "float64" in baseline["implementation"] else single
             calls = {name: partial(ask, single) for name, ask in forms.items()}
-            seconds = time_forms({"box3d": partial(scheme_compiled, own, rule, "box3d"), **calls}, 3 if quick else 15)
+            seconds = seconds_in_turns(
+                {"box3d": partial(scheme_compiled, own, rule, "box3d"), **calls}, 3 if quick else 15
+            )
             rows += [
                 {
                     "network": title,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,17 @@ def process_cost(program: str, words: Sequence[str | Path]) -> tuple[float, floa
     if process.returncode:
         raise SystemExit(f"a program ended with {process.returncode}")
     return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def seconds_in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median processor seconds of each call, in turns, after one round that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            begin = time.process_time()
+            call()
+            times[name].append(time.process_time() - begin)
+    return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 
 def write_result(name: str, result: Mapping[str, Any]) -> None:

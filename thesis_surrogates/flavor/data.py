@@ -41,7 +41,7 @@ from thesis_surrogates.flavor.streams import (
 from thesis_surrogates.flavor.streams import (
     read_stable as read_stable,
 )
-from .study.kinetic.labels import RATES, BoxConfig, make_kinetic
+from .study.kinetic.labels import RATES, BoxConfig, make_kinetic, refuse_older_labels
 
 # %% auto #0
 __all__ = ['SECTOR_ORDERS', 'FLAVOR_ORDERS', 'Generator', 'LabelMethod', 'LABELS', 'PRESETS', 'OWN_RULES', 'subsample',
@@ -198,7 +198,7 @@ PRESETS: Mapping[str, FlavorData] = {
     "power_half": FlavorData(label_method="power-1/2"),
     "box3d": FlavorData(label_method="box3d"),
     "tilted": FlavorData(generator="tilted"),
-    "kinetic_1d": FlavorData(label_method="kinetic_1d", rate_method="simulated", cells=4000),
+    "kinetic_1d": FlavorData(label_method="kinetic_1d", rate_method="simulated", cells=1000),
 }
 
 
@@ -286,6 +286,7 @@ def read_rows(
         reports[f"{stream}, {file.name}" if stream in reports else stream] = vars(report)
         arrays = subsample(arrays, config.random_samples_per_database, config.seed)
         own = read_hdf5(file, [])[1]
+        refuse_older_labels(own, file)
         attrs |= own
         known = arrays.pop("group", None)
         if known is None or config.split != "group":

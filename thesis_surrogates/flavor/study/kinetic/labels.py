@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from ....core.config import StrictModel
+from ....core.errors import DataError
 from ....core.production import Part, Piece, Production, produce
 from ...asymptotics import growth_rate, lebedev
 from ...crossing import unstable
@@ -26,11 +27,12 @@ from ...stability import growth_rate_lsa
 from ...streams import FINAL, INITIAL, RATE, SCATTER, STABLE, write_streams
 
 # %% auto #0
-__all__ = ['LINEAR_RATE', 'PATCHES', 'RATES', 'BoxConfig', 'cells_in_order', 'cell_maker', 'estimate_rates', 'write_labels',
-           'make_kinetic']
+__all__ = ['LINEAR_RATE', 'LABELS_VERSION', 'PATCHES', 'RATES', 'BoxConfig', 'cells_in_order', 'cell_maker', 'estimate_rates',
+           'refuse_older_labels', 'write_labels', 'make_kinetic']
 
 # %% ../../../../nbs/04_flavor/study/kinetic/03_labels.ipynb #752b5280
 LINEAR_RATE = "linearGrowthRate(1|s)"
+LABELS_VERSION = 2  # 1 lost lepton number where three flavors differ
 PATCHES = 30  # of a block of cells: small blocks, so that small datasets hold all kinds
 
 
@@ -94,6 +96,16 @@ RATES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {  # of cells [n, 4, 2
 }
 
 
+def refuse_older_labels(attrs: Mapping[str, Any], file: Path) -> None:
+    """Raise DataError where a file holds labels of boxes that were run in an older way; other files pass."""
+    made = int(attrs.get("labels_version", 1))
+    if str(attrs.get("label_method", "")).startswith("kinetic_1d") and made < LABELS_VERSION:
+        raise DataError(
+            f"{file}: labels of boxes of version {made}, which lose lepton number where three flavors differ; "
+            "make the file again: surrogates data flavor --again, with the options that it was made with"
+        )
+
+# %% ../../../../nbs/04_flavor/study/kinetic/03_labels.ipynb #bb33976b
 def write_labels(path: Path, pieces: Iterator[Piece], seed: int, count: int, box: BoxConfig, rates: str) -> None:
     """Both streams of a dataset, from its parts."""
     parts, drawn = zip(*pieces, strict=True)
@@ -112,6 +124,7 @@ def write_labels(path: Path, pieces: Iterator[Piece], seed: int, count: int, box
         "rate_method": rates,
         "protocol": json.dumps(asdict(box.protocol()) | {"seeds": box.seeds}, sort_keys=True),
         "code_version": version("thesis_surrogates"),
+        "labels_version": LABELS_VERSION,
         "seed": seed,
         "too_slow_left_out": sum(drawn) - len(columns[RATE]),
     }
@@ -125,6 +138,7 @@ def make_kinetic(path: Path, seed: int, count: int, box: BoxConfig, rates: str =
         "seed": seed,
         "box": box.model_dump(),
         "version": version("thesis_surrogates"),
+        "labels_version": LABELS_VERSION,
     }
     production = Production(
         description=description,
