@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from thesis_surrogates.core.data import Tensors
 from thesis_surrogates.core.export.deployable import Deployable
+from thesis_surrogates.events.data import process_counts, to_tensors
+from thesis_surrogates.events.generator import generate
 from thesis_surrogates.running.registry import SYSTEMS, get_system
 from thesis_surrogates.tracks.axis_tables import AxisField
 from thesis_surrogates.tracks.field import DipoleField
@@ -39,3 +42,12 @@ def every_deployable() -> dict[str, Deployable]:
     """All models of all systems by a name that C++ takes, too."""
     models = [(s, name, {}) for s in SYSTEMS for name in get_system(s).models if name not in LEFT_OUT]
     return {"_".join([s, name, *data.values()]): small(s, name, **data) for s, name, data in (*models, *FURTHER)}
+
+
+def small_events(**sizes: int) -> dict[str, Tensors]:
+    """Splits with so many collider events, half of them of the signal."""
+    splits = {}
+    for split, size in sizes.items():
+        made = generate(0, split, process_counts(size, 0.5))
+        splits[split] = to_tensors(made.particles, made.types, made.met, made.process)
+    return splits

@@ -6,23 +6,19 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from small_models import small_events
 
 from thesis_surrogates.core.comparison import score_all
 from thesis_surrogates.core.data import Data
 from thesis_surrogates.events import kinematics
 from thesis_surrogates.events.baselines import baselines
-from thesis_surrogates.events.data import COLUMNS, SLOTS, process_counts, read_split, to_tensors
-from thesis_surrogates.events.generator import generate
+from thesis_surrogates.events.data import COLUMNS, SLOTS, read_split
 from thesis_surrogates.events.metrics import count_levels, held_out_bits, score
 
 
 @pytest.fixture(scope="module")
 def splits():
-    found = {}
-    for split, size in {"train": 4_000, "validation": 8, "test": 800}.items():
-        e = generate(0, split, process_counts(size, 0.5))
-        found[split] = to_tensors(e.particles, e.types, e.met, e.process)
-    return found
+    return small_events(train=4_000, validation=8, test=800)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from small_models import small_events
 from torch import nn
 
 from thesis_surrogates.core.config import check_run
@@ -12,8 +13,7 @@ from thesis_surrogates.core.errors import ConfigError, DataError
 from thesis_surrogates.core.models import count_parameters
 from thesis_surrogates.core.training import fit
 from thesis_surrogates.events.bottlenecks import VectorQuantizer
-from thesis_surrogates.events.data import EventsData, process_counts, to_tensors
-from thesis_surrogates.events.generator import generate
+from thesis_surrogates.events.data import EventsData
 from thesis_surrogates.events.losses import EventsTrain, LossWeights, make_loss_terms
 from thesis_surrogates.events.metrics import score
 from thesis_surrogates.events.models import GLOBALS_HEADS, MODELS, build_autoencoder, decode_tokens, reconstruct
@@ -26,11 +26,7 @@ VARIANTS = [(name, head, types) for name in MODELS for head in GLOBALS_HEADS for
 
 @pytest.fixture(scope="module")
 def data():
-    splits = {}
-    for split, size in {"train": 1_500, "validation": 200, "test": 400}.items():
-        e = generate(0, split, process_counts(size, 0.5))
-        splits[split] = to_tensors(e.particles, e.types, e.met, e.process)
-    return Data(splits=splits, fingerprint="test", meta={})
+    return Data(splits=small_events(train=1_500, validation=200, test=400), fingerprint="test", meta={})
 
 
 def prepared(data, name="ae_vq", **options):

@@ -17,7 +17,7 @@ from hypothesis import given, strategies
 from thesis_surrogates.core import publishing
 from thesis_surrogates.core.errors import FactsError
 from thesis_surrogates.core.facts import load_runs, read_run
-from thesis_surrogates.core.packing import Packer, read_head, unpack
+from thesis_surrogates.core.packing import Head, pack_lines, read_head, unpack
 from thesis_surrogates.core.publishing import CURVE_POINTS, LARGE_SUITE_RUNS, publish, read_published
 from thesis_surrogates.core.recorder import open_run
 from thesis_surrogates.core.run_files import encode, to_line
@@ -90,9 +90,7 @@ def records_of(file):
 
 
 def write_records(file, records):
-    packer = Packer(records)
-    lines = packer.lines()
-    file.write_text("".join([packer.head.line(), *lines]))
+    file.write_text("".join(pack_lines(records)))
 
 
 def text_of(folder):
@@ -329,13 +327,15 @@ FACTS = strategies.recursive(
 @given(strategies.lists(strategies.dictionaries(KEYS, FACTS, max_size=4), min_size=1, max_size=4))
 def test_packing_loses_nothing(facts):
     records = [{"format": 2, "facts": one} for one in [*facts, facts[0]]]
-    packer = Packer(records)
-    lines = packer.lines()
-    head = read_head(packer.head.line())
-    assert [unpack(json.loads(line), head) for line in lines] == encode(records)
-    again = Packer(records[::-1], head)  # of a file that keeps its head
-    lines = again.lines()
-    assert [unpack(json.loads(line), again.head) for line in lines] == encode(records[::-1])
+    first, *lines = pack_lines(records)
+    assert [unpack(json.loads(line), read_head(first)) for line in lines] == encode(records)
+    again, *lines = pack_lines(records[::-1], read_head(first))  # of a file that keeps its head
+    assert [unpack(json.loads(line), read_head(again)) for line in lines] == encode(records[::-1])
+
+
+def test_a_head_that_holds_itself_is_told():
+    with pytest.raises(FactsError, match="holds itself"):
+        unpack({"$": "a"}, Head({"a": {"$": "a"}}))
 
 
 @pytest.mark.parametrize("name", ["baselines.jsonl", "scalars.csv"])

@@ -18,7 +18,8 @@ from .run_files import COLUMNS, encode, parse_row, read_lines, to_line
 
 # %% auto #0
 __all__ = ['PACKED_FORMAT', 'PART_CHARACTERS', 'FORM_KEYS', 'PART', 'FORM', 'Rows', 'HeadError', 'Head', 'read_head', 'json_text',
-           'subtrees', 'add_named', 'Packer', 'unpack', 'merge_orders', 'curve_lines', 'parse_wide_row', 'read_curves']
+           'subtrees', 'add_named', 'pack_lines', 'unpack', 'merge_orders', 'curve_lines', 'parse_wide_row',
+           'read_curves']
 
 # %% ../../nbs/01_core/50_packing.ipynb #d14d42aa
 PACKED_FORMAT = 2  # version of this form; facts that are not packed have format 1
@@ -75,7 +76,7 @@ def add_named(known: dict[str, Any], content: Any, stored: Any) -> str:
     return name
 
 # %% ../../nbs/01_core/50_packing.ipynb #f86f5659
-class Packer:
+class _Packer:
     """Packs the records of one file; `head` holds what they share, and at first what it is given."""
 
     def __init__(self, records: Sequence[Mapping[str, Any]], head: Head | None = None) -> None:
@@ -109,6 +110,13 @@ class Packer:
         return {key: self.pack(item) for key, item in value.items()}
 
 # %% ../../nbs/01_core/50_packing.ipynb #027ddd51
+def pack_lines(records: Sequence[Mapping[str, Any]], head: Head | None = None) -> list[str]:
+    """The lines of a file, its head first, which also keeps what a given `head` holds."""
+    packer = _Packer(records, head)
+    lines = packer.lines()  # before the head, which they fill
+    return [packer.head.line(), *lines]
+
+
 def unpack(value: Any, head: Head) -> Any:
     """The inverse of packing.
 
@@ -125,6 +133,8 @@ def unpack(value: Any, head: Head) -> Any:
         if set(value) == {FORM}:
             name, *items = value[FORM]
             return dict(zip(head.forms[name], (unpack(item, head) for item in items), strict=True))
+    except RecursionError:
+        raise HeadError("refers to a part of the head that holds itself") from None
     except KeyError as error:
         raise HeadError(f"refers to {error}, which the first line of the file does not hold") from None
     return {key: unpack(item, head) for key, item in value.items()}

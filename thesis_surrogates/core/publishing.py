@@ -25,9 +25,9 @@ from thesis_surrogates.core.packing import (
     PACKED_FORMAT,
     Head,
     HeadError,
-    Packer,
     Rows,
     curve_lines,
+    pack_lines,
     read_curves,
     read_head,
     unpack,
@@ -275,9 +275,7 @@ def read_published(folder: str | Path) -> tuple[list[Run], list[Problem]]:
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0d3
 def baseline_text(known: Baselines) -> str:
     """Text of `baselines.jsonl`."""
-    packer = Packer([{"data": data, "name": name, "row": row} for (data, name), row in known.items()])
-    lines = packer.lines()
-    return "".join([packer.head.line(), *lines])
+    return "".join(pack_lines([{"data": data, "name": name, "row": row} for (data, name), row in known.items()]))
 
 # %% ../../nbs/01_core/41_publishing.ipynb #3e41a0e9
 def write_suite(folder: Path, new: Sequence[Run]) -> None:
@@ -294,8 +292,7 @@ def write_suite(folder: Path, new: Sequence[Run]) -> None:
     known = dict(there.baselines)
     records = [run_record(run, known) for run in runs]
     used = {(fingerprint(run), name) for run, record in zip(runs, records, strict=True) for name in names_in(record)}
-    packer = Packer(records, there.head if unread else None)  # a line that is not understood keeps what it refers to
-    lines = packer.lines()
+    lines = pack_lines(records, there.head if unread else None)  # a line that is not understood keeps what it refers to
     others = {owner: rows for owner, rows in there.rows.items() if owner not in merged}
     curves = curve_lines(
         {**{run.config_hash: list(run.scalars.itertuples(index=False, name=None)) for run in runs}, **others}
@@ -303,7 +300,7 @@ def write_suite(folder: Path, new: Sequence[Run]) -> None:
     replace_text(folder / "baselines.jsonl", baseline_text(known))
     if points:
         replace_text(folder / "scalars.csv", curves)
-    replace_text(folder / "runs.jsonl", "".join([packer.head.line(), *lines, *(f"{line}\n" for line in unread)]))
+    replace_text(folder / "runs.jsonl", "".join([*lines, *(f"{line}\n" for line in unread)]))
     if not points:  # only now, when the lines hold what the curves held
         replace_text(folder / "scalars.csv", curves)
     if not unread:  # metrics that no line refers to any more
